@@ -1,0 +1,1 @@
+"""The core: specs, registry, store, plan, engine, data, training, metrics, command line."""

@@ -1,0 +1,1 @@
+"""One file per way to use the patient's record."""

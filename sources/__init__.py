@@ -1,0 +1,1 @@
+"""One file per pretraining set that is only a source."""
