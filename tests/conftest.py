@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,3 +16,41 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+TINY = ROOT / "tests" / "components" / "tiny.py"
+
+
+@pytest.fixture
+def runtime(tmp_path: Path):
+    """A runtime on an empty store that knows the tiny target."""
+    from benchmark.spec import Runtime
+
+    return Runtime(
+        data=tmp_path / "data",
+        store=tmp_path / "store",
+        device="cpu",
+        workers=1,
+        offline=True,
+        draws=200,
+        paths={"tiny": TINY},
+    )
+
+
+@pytest.fixture
+def request_tiny():
+    """Asks for small cells on the tiny target; keywords change it."""
+    from benchmark.plan import Request
+
+    def make(**changes: Any) -> Request:
+        recipe = {"threads": 1, "epochs": 2, "batch": 16, **changes.pop("recipe", {})}
+        base: dict[str, Any] = {
+            "targets": ("tiny",),
+            "archs": ("resnet18",),
+            "modes": ("frozen",),
+            "protocols": ("demo",),
+            "recipe": recipe,
+        }
+        return Request(**{**base, **changes})
+
+    return make

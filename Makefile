@@ -1,0 +1,43 @@
+# Two commands do everything on a machine with Python 3.11, make and a compiler:
+#   make demo    sets up, then runs a small true grid on synthetic data
+#   make test    sets up, then runs the tests
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DONE   := $(VENV)/.installed
+DEMO   := --store demo/store --protocol demo --arch resnet18
+
+.PHONY: demo test test-all lint speed clean
+
+$(DONE): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt -e '.[dev,slurm,mri,dicom]'
+	touch $@
+
+demo: $(DONE)
+	$(BIN)/bench run $(DEMO) --mode frozen --target demo:skin --target demo:grey \
+	  --source none --source patterns:near --source patterns:middle --source patterns:far \
+	  --fusion none --fusion concat
+	$(BIN)/bench run $(DEMO) --mode finetune --target demo:skin --source patterns:near --fusion concat
+	$(BIN)/bench leaderboard --store demo/store
+	$(BIN)/bench report --store demo/store --out demo/report
+	@echo "Open demo/report/index.html"
+
+test: $(DONE)
+	$(BIN)/pytest
+
+test-all: $(DONE)
+	$(BIN)/pytest -m 'not gpu and not network'
+
+lint: $(DONE)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --level error
+	$(BIN)/lint-imports
+
+speed: $(DONE)
+	$(BIN)/python tests/speed.py
+
+clean:
+	rm -rf $(VENV) demo build dist

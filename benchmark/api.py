@@ -1,0 +1,221 @@
+"""What a component file may use: the base classes, their cards, and helpers to read data.
+
+A file `sources/dtd.py` defines one class with a `card`; its name is the file's. Nothing here
+imports torch, so that planning can read every card.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from benchmark import ecg, images
+from benchmark.download import File
+from benchmark.errors import BenchError, DataMissing
+from benchmark.spec import Augment, Input, Recipe, Scalar, Size
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Augment",
+    "BenchError",
+    "Card",
+    "Component",
+    "DataMissing",
+    "Experts",
+    "File",
+    "Fusion",
+    "FusionCard",
+    "Input",
+    "Recipe",
+    "Record",
+    "Size",
+    "Source",
+    "SourceCard",
+    "Target",
+    "TargetCard",
+    "class_folders",
+    "ecg",
+    "images",
+    "read_table",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One labelled image with what is known about it."""
+
+    image: Path | np.ndarray | bytes
+    label: str
+    name: str  # unique within the set, not a patient's name
+    group: str = ""  # patient, lesion or slide; empty: the image stands alone
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    part: str = ""  # official split, where there is one
+
+
+@dataclass(frozen=True)
+class Experts:
+    """What observers say of a set: the six properties of the expert distance."""
+
+    medical: str  # "medical" or "natural"
+    colour: str  # "grey" or "colour"
+    content: str  # "objects" or "textures"
+    type: str  # of object or texture
+    diversity: str  # "low", "medium" or "high"
+    classes: str  # "binary" or "many"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a reader must know of any component; a change of its numbers raises `version`."""
+
+    title: str
+    version: int = 1
+    license: str = ""
+    reference: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceCard(Card):
+    """A set of labelled images to pretrain on."""
+
+    origin: str  # "natural", "medical" or "synthetic"
+    classes: int
+    images: int
+    channels: int = 3
+    experts: Experts | None = None
+    pretrain: Recipe = field(default_factory=Recipe)
+    given: bool = False  # its weights are made by others: no recipe of ours is in their key
+    folders: tuple[str, ...] = ()  # names its folder may have below the data folder
+    files: tuple[File, ...] = ()  # open downloads
+    steps: str = ""  # how to get it where it lies behind an account
+    overlaps: tuple[str, ...] = ()  # sets known to share images with it
+    show: bool = False  # the licence allows sample images in a report
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetCard(SourceCard):
+    """A medical task; it can serve as a source too."""
+
+    task: str = ""
+    group: str = ""  # what a group is: "lesion", "patient", ...
+    labels: tuple[str, ...] = ()  # class order; empty: sorted by code point
+    columns: Mapping[str, str] = field(default_factory=dict)  # inputs: name -> type
+    forbidden: Mapping[str, str] = field(default_factory=dict)  # name -> why it leaks
+    warned: Mapping[str, str] = field(default_factory=dict)  # name -> why it is doubtful
+    missing: tuple[str, ...] = ()  # extra words that mean missing
+    subgroups: tuple[str, ...] = ()  # columns to report metrics by
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionCard(Card):
+    """A way to use the patient's record."""
+
+    needs: str = "pooled"  # pooled features, last "maps", inner "blocks", "record", "probabilities"
+    record: bool = True  # reads the patient's record
+    image: bool = True  # reads the image
+    options: Mapping[str, Scalar] = field(default_factory=dict)  # name -> default
+
+
+class Component:
+    """Anything with a card that the registry finds by its file's name."""
+
+    #: Names after a colon that this family knows, the default first; empty: takes none.
+    variants: ClassVar[tuple[str, ...]] = ()
+    card: Any  # each kind narrows it to its own card
+
+    def __init__(self, variant: str = "", given: Input | None = None) -> None:
+        self.variant = variant
+        self.given = given
+
+
+class Source(Component):
+    """A set of labelled images."""
+
+    card: SourceCard
+
+    def records(self, root: Path) -> Iterator[Record]:
+        """Every image of the set, read from its official files below `root`."""
+        raise NotImplementedError
+
+    def decode(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
+        """The image as uint8 (H, W, 3) at `size`, and the hash of its pixels before resizing."""
+        image = images.decode(record.image, what=record.name)
+        return images.resize(image, size), images.pixel_hash(image)
+
+    def fingerprint(self) -> str:
+        """What a key holds of a user's own data; an official set is named by its version."""
+        return str(self.card.version)
+
+    def columns(self) -> dict[str, str]:
+        """The columns of the record that are inputs, with their types."""
+        return dict(getattr(self.card, "columns", {}))
+
+    def pretrained(self, arch: str) -> "dict[str, torch.Tensor] | None":
+        """Weights made by others, where this source is such; None trains on the records."""
+        return None
+
+    @classmethod
+    def fake(cls, root: Path, seed: int) -> None:
+        """Write a miniature of the set in its own on-disk format."""
+        raise NotImplementedError
+
+
+class Target(Source):
+    """A medical task with patients: a source whose records carry groups and metadata."""
+
+    card: TargetCard
+
+
+class Fusion(Component):
+    """A way to use the patient's record beside the image."""
+
+    card: FusionCard
+
+    def head(
+        self,
+        channels: int,
+        record: int,
+        classes: int,
+        *,
+        dropout: float,
+        options: Mapping[str, Scalar],
+    ) -> "torch.nn.Module":
+        """A module (pooled (N, channels), record (N, record)) -> logits (N, classes)."""
+        raise NotImplementedError
+
+
+def class_folders(
+    root: Path, *, endings: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+) -> Iterator[tuple[Path, str]]:
+    """Every image below `root` with the name of the folder it lies in, in a stable order."""
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in endings and not path.name.startswith("."):
+                yield path, folder.name
+
+
+def read_table(path: Path, *, need: tuple[str, ...] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV as text, exactly as written; `need` names columns that must be there."""
+    import csv
+
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in need if name not in (reader.fieldnames or ())]
+            if missing:
+                raise BenchError(
+                    f"{path.name} has no column '{missing[0]}'.",
+                    f"Its columns are: {', '.join(reader.fieldnames or ())}.",
+                )
+            return [{k: v or "" for k, v in row.items() if k is not None} for row in reader]
+    except FileNotFoundError as error:
+        raise DataMissing(f"The table {path} is not there.", "Put it there.") from error
+    except UnicodeDecodeError as error:
+        raise BenchError(f"{path.name} is not UTF-8 text.", "Save it as a UTF-8 CSV.") from error
+
+
+Decoder = Callable[[Record, Size], tuple[np.ndarray, str]]

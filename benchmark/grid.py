@@ -1,0 +1,296 @@
+"""`bench run`: plan, prepare the data once, run what is left, and say what came of it."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmark import data, plan
+from benchmark.engine import local
+from benchmark.errors import BenchError
+from benchmark.spec import Cell, Failure, Input, Outcome, PretrainSpec, RunSpec, Runtime, Size
+from benchmark.store import Store
+
+
+def say(text: str = "") -> None:
+    """A line for the user; results go to stdout, everything else goes here."""
+    sys.stderr.write(text + "\n")
+
+
+@dataclass(frozen=True)
+class Names:
+    """Component names as keys know them, and where those given by path lie."""
+
+    inputs: dict[str, Input] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    def resolve(self, kind: str, name: str, own: Input | None = None) -> str:
+        """`./mine.py` becomes `mine`, `./my-images` becomes `folder:my-images`."""
+        text = name.removeprefix("folder:")
+        path = Path(text).expanduser()
+        if name.endswith(".py"):
+            if not path.is_file():
+                raise BenchError(f"There is no component file {path}.", "Check the path.")
+            self.paths[path.stem] = path.resolve()
+            return path.stem
+        if name.startswith("folder:") or (("/" in text or text.startswith(".")) and path.is_dir()):
+            if not path.is_dir():
+                raise BenchError(f"There is no folder {path}.", "Check the path.")
+            path = path.resolve()
+            short = f"folder:{path.name}"
+            if short in self.inputs and self.inputs[short].path != path:
+                raise BenchError(
+                    f"Two folders are both named '{path.name}'.", "Rename one of them."
+                )
+            extra = own.model_dump(exclude={"path"}) if own is not None else {}
+            self.inputs[short] = Input(path=path, **extra)
+            return short
+        if "/" in text and kind in ("source", "target"):
+            raise BenchError(f"There is no folder or component file {path}.", "Check the path.")
+        return name
+
+
+def run(
+    request: plan.Request,
+    runtime: Runtime,
+    *,
+    retry: Sequence[str] = (),
+    dry: bool = False,
+    slots: int = 1,
+    command: str = "bench run",
+) -> int:
+    """Run what a request asks for; the exit code is 0 when every cell has its numbers."""
+    store = Store(runtime.store)
+    store.prepare()
+    made = plan.make(request, runtime, retry=retry)
+    for note in made.notes:
+        say(f"Note: {note}")
+    if dry:
+        _show(made, store)
+        return 0
+    for planned in made.of("skipped"):
+        _note_skip(store, planned)
+    cells = [planned.cell for planned in made.of("to run")]
+    _say_summary(made)
+    if not cells:
+        failed = made.of("failed")
+        for planned in failed:
+            say(f"{title(planned.cell)}: failed before ({planned.why})")
+        if failed:
+            say("Run them again with --retry all, or with --retry and the kind of failure.")
+        return 2 if failed else 0
+    cells, broken = _prepare(cells, runtime, store)
+    progress = Progress(len(cells))
+    began = time.monotonic()
+    whole = local.run(
+        cells,
+        runtime,
+        slots=slots,
+        gpus=[] if runtime.device == "cpu" else local.visible_gpus(),
+        listener=progress.listen,
+    )
+    progress.close()
+    if not whole:
+        left = len(cells) - progress.finished
+        say(f"Stopped. {left} cells are left; go on with the same command:\n  {command}")
+        return 130
+    failures = [*broken, *progress.failures]
+    took = _duration(time.monotonic() - began)
+    say(f"{len(cells) - len(progress.failures)} cells done in {took}.")
+    if failures:
+        _say_failures(failures)
+        return 2
+    return 0
+
+
+def title(cell: Cell) -> str:
+    """A cell in the user's words."""
+    spec = cell.spec
+    if isinstance(spec, RunSpec):
+        return f"{spec.source} → {spec.target}, {spec.fusion}, {spec.mode}, fold {spec.fold}"
+    if isinstance(spec, PretrainSpec):
+        return f"pretraining on {spec.source}"
+    return f"{spec.method} {spec.source} → {spec.target}"
+
+
+class Progress:
+    """One line per event in logs; on a terminal a live line per running cell."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.finished = 0
+        self.failures: list[tuple[Cell, Failure]] = []
+        self.live = sys.stderr.isatty() and "CI" not in os.environ
+        self.last: dict[str, float] = {}
+        self.bars: Any = None
+        self.tasks: dict[str, Any] = {}
+        if self.live:
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bars
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[facts]}"),
+                TimeRemainingColumn(),
+            )
+            self.bars = Bars(*columns, console=Console(stderr=True), transient=True)
+            self.bars.start()
+
+    def listen(self, event: str, cell: Cell, facts: dict[str, Any]) -> None:
+        """What a worker told of its cell."""
+        if event == "epoch":
+            self._epoch(cell, facts)
+        elif event == "done":
+            self._done(cell, facts["outcome"])
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self.bars is not None:
+            self.bars.stop()
+
+    def _epoch(self, cell: Cell, facts: dict[str, Any]) -> None:
+        left = (facts["epochs"] - facts["epoch"]) * facts["seconds"]
+        text = (
+            f"epoch {facts['epoch']}/{facts['epochs']}  loss {facts['loss']:.4f}  "
+            f"{facts['rate']:.0f} img/s"
+        )
+        if self.bars is not None:
+            if cell.key not in self.tasks:
+                self.tasks[cell.key] = self.bars.add_task(
+                    title(cell), total=facts["epochs"], facts=""
+                )
+            self.bars.update(self.tasks[cell.key], completed=facts["epoch"], facts=text)
+        elif time.monotonic() - self.last.get(cell.key, 0.0) > 10 or facts["seconds"] > 10:
+            self.last[cell.key] = time.monotonic()
+            say(f"  {title(cell)}: {text}  {_duration(left)} left")
+
+    def _done(self, cell: Cell, outcome: Outcome) -> None:
+        self.finished += 1
+        if outcome.failure is not None:
+            self.failures.append((cell, outcome.failure))
+            result = f"failed ({outcome.failure.kind})"
+        else:
+            result = _headline(outcome)
+        line = f"[{self.finished}/{self.total}] {title(cell)}: {result}"
+        if self.bars is not None:
+            if cell.key in self.tasks:
+                self.bars.remove_task(self.tasks.pop(cell.key))
+            self.bars.console.print(line, markup=False, highlight=False)
+        else:
+            say(line)
+
+
+def _headline(outcome: Outcome) -> str:
+    spec = outcome.spec
+    name = spec.headline if isinstance(spec, RunSpec) else "test_auroc"
+    found = outcome.metrics.get(name)
+    if found is None:
+        return outcome.chosen or "ok"
+    seconds = outcome.seconds.get("total", 0.0)
+    return f"{name} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] in {_duration(seconds)}"
+
+
+def _prepare(
+    cells: list[Cell], runtime: Runtime, store: Store
+) -> tuple[list[Cell], list[tuple[Cell, Failure]]]:
+    """Decode every set once before workers start; what cannot be read costs its cells only."""
+    broken: dict[str, Failure] = {}
+    for name, size, constancy in dict.fromkeys(
+        use for cell in cells for use in _sets(cell, runtime)
+    ):
+        shown = [time.monotonic()]
+
+        def progress(done: int, total: int, name: str = name, shown: list[float] = shown) -> None:
+            if done == total or time.monotonic() - shown[0] > 2:
+                shown[0] = time.monotonic()
+                say(f"  preparing {name}: {done} of {total} images")
+
+        try:
+            data.prepare(name, size, runtime, constancy=constancy, progress=progress)
+        except BenchError as error:
+            broken[name] = Failure.model_validate({"kind": error.kind, "message": str(error)})
+    good, failures = [], []
+    for cell in cells:
+        cause = next((broken[name] for name, *_ in _sets(cell, runtime) if name in broken), None)
+        if cause is None:
+            good.append(cell)
+        else:
+            store.fail(cell, cause)
+            failures.append((cell, cause))
+    return good, failures
+
+
+def _sets(cell: Cell, runtime: Runtime) -> list[tuple[str, Size, bool]]:
+    """The data sets a cell reads."""
+    spec = cell.spec
+    if isinstance(spec, RunSpec):
+        return [(spec.target, spec.recipe.size, spec.recipe.constancy)]
+    if isinstance(spec, PretrainSpec) and not data.source_of(spec.source, runtime).card.given:
+        return [(spec.source, spec.recipe.size, spec.recipe.constancy)]
+    return []
+
+
+def _note_skip(store: Store, planned: plan.Planned) -> None:
+    """A skip is an answer: it is stored, so that a board can show the reason."""
+    cell = planned.cell
+    if store.outcome(cell.spec.kind, cell.key) is None:
+        outcome = Outcome(
+            key=cell.key,
+            spec=cell.spec,
+            versions=cell.versions,
+            status="skipped",
+            reason=planned.why,
+        )
+        store.finish(cell, outcome)
+
+
+def _say_summary(made: plan.Plan) -> None:
+    counts = {state: len(made.of(state)) for state in ("to run", "done", "failed", "skipped")}
+    if not counts["to run"]:
+        say(f"Nothing to do: {counts['done']} cells are done" + _also(counts) + ".")
+        return
+    say(f"{counts['to run']} cells to run, {counts['done']} done" + _also(counts) + ".")
+
+
+def _also(counts: dict[str, int]) -> str:
+    return "".join(f", {counts[s]} {s}" for s in ("failed", "skipped") if counts[s])
+
+
+def _say_failures(failures: list[tuple[Cell, Failure]]) -> None:
+    """Each distinct cause once, with the cells it cost."""
+    causes: dict[str, list[Cell]] = {}
+    for cell, failure in failures:
+        causes.setdefault(f"{failure.message} ({failure.kind})", []).append(cell)
+    for cause, cells in causes.items():
+        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        say(f"Failed: {title(cells[0])}{more}: {cause}")
+
+
+def _show(made: plan.Plan, store: Store) -> None:
+    """The plan of a dry run: every cell, why it would run again, and what it all takes."""
+    why = plan.again(made, store)
+    for planned in made.cells:
+        reason = planned.why or why.get(planned.cell.key, "")
+        line = f"{planned.cell.key}  {planned.state:8}  {title(planned.cell)}"
+        sys.stdout.write(line + (f"  ({reason})" if reason else "") + "\n")
+    found = plan.estimate(made, store)
+    _say_summary(made)
+    if found.seconds is None:
+        say("No finished cell is like these: time and disk are not known yet.")
+        return
+    disk = f"{(found.bytes or 0) / 1e6:.0f} MB of disk"
+    rest = f", without {found.unknown} cells unlike any finished" if found.unknown else ""
+    say(f"About {_duration(found.seconds)} on one slot and {disk}{rest}.")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

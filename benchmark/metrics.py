@@ -1,0 +1,398 @@
+"""What a set of predictions is worth: one-vs-rest rates, ranking, calibration, with intervals.
+
+Labels are class indices 0…K-1, shape (n,). Scores have shape (n, K); the prediction is the
+highest, the lowest index on ties. A binary task may hand in (n,) probabilities of class 1.
+"""
+
+import warnings
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from benchmark.errors import BenchError, NotFinite
+from benchmark.stats import Estimate, interval
+
+Array = NDArray[np.float64]
+Rows = NDArray[np.intp]
+BINS = 15
+ALL = -1  # in the place of a class: the whole test set
+_CHUNK = 1_000_000  # weights held at a time; a dozen arrays of this size live at once
+
+
+class Description(NamedTuple):
+    title: str
+    higher_is_better: bool = True
+
+
+#: The metrics of a whole test set; a mean over classes leaves out those it is undefined for.
+NAMES: dict[str, Description] = {
+    "auroc": Description("AUROC (one-vs-rest, mean over classes; binary: class 1)"),
+    "auroc_weighted": Description("AUROC (one-vs-rest, weighted by class priors)"),
+    "mcr": Description("Mean class recall"),
+    "accuracy": Description("Accuracy"),
+    "accuracy_ovr": Description("Accuracy (one-vs-rest, mean over classes)"),
+    "sensitivity": Description("Sensitivity (mean over classes)"),
+    "specificity": Description("Specificity (mean over classes)"),
+    "precision": Description("Precision (mean over classes)"),
+    "npv": Description("Negative predictive value (mean over classes)"),
+    "f1": Description("F1 (mean over classes)"),
+    "informedness": Description("Informedness (mean over classes)"),
+    "markedness": Description("Markedness (mean over classes)"),
+    "mcc": Description("Matthews correlation (one-vs-rest, mean over classes)"),
+    "auprc": Description("Average precision (mean over classes; binary: class 1)"),
+    "worst_class_recall": Description("Recall of the worst class"),
+    "ece": Description("Expected calibration error (top label, 15 equal bins)", False),
+    "brier": Description("Brier score (sum over classes; binary: class 1)", False),
+    "log_loss": Description("Log loss (nats)", False),
+    "positive_sensitivity": Description("Sensitivity (class 1)"),
+    "positive_specificity": Description("Specificity (class 1)"),
+    "positive_precision": Description("Positive predictive value (class 1)"),
+    "positive_npv": Description("Negative predictive value (class 1)"),
+}
+
+
+class Macro(TypedDict):  # over the classes for which the rate is defined; std: ddof 1
+    mean: float
+    std: float
+    n_defined: int
+
+
+class OneVsRest(TypedDict):  # ten rates per class, NaN where undefined
+    per_class: list[dict[str, float]]
+    macro: dict[str, Macro]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All metrics of one test set with 95 % intervals from resampling its groups.
+
+    `n` of an overall estimate is the number of samples, of a class's the number of its samples.
+    `draws` holds each overall metric's bootstrap draws, NaN where a draw leaves it undefined;
+    equal groups, draws and seed give paired draws.
+    """
+
+    overall: dict[str, Estimate]
+    per_class: list[dict[str, Estimate]]
+    draws: dict[str, Array]
+    table: OneVsRest
+    samples: int
+    groups: int
+
+    def defined(self, name: str) -> int:
+        """How many draws the interval of a metric rests on."""
+        return int(np.count_nonzero(~np.isnan(self.draws[name])))
+
+
+class BadScores(BenchError, ValueError):
+    """Labels and scores do not fit together."""
+
+
+class NotFiniteScores(NotFinite, ValueError):
+    """A score is NaN or infinite."""
+
+
+def one_vs_rest(labels: ArrayLike, scores: ArrayLike) -> OneVsRest:
+    """Ten one-vs-rest rates per class and their mean, standard deviation (ddof 1) and count.
+
+    What a fold leaves undefined is NaN, is left out of the mean, and is warned about.
+    """
+    table = _table(*_checked(labels, scores))
+    _warn_undefined(table)
+    return table
+
+
+def evaluate(
+    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, *, draws: int = 2000, seed: int
+) -> Evaluation:
+    """Every metric with its 95 % percentile interval; `groups` (n,) are resampled, not samples.
+
+    Intervals are NaN with fewer than two groups: one patient says nothing about the next.
+    Calibration (ece, brier, log_loss) is NaN unless the scores are probabilities.
+    """
+    evaluation = _evaluate(*_checked(labels, scores), groups, draws, seed)
+    _warn_undefined(evaluation.table)
+    return evaluation
+
+
+def subgroups(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    groups: ArrayLike,
+    columns: Mapping[str, ArrayLike],
+    *,
+    draws: int = 2000,
+    seed: int,
+    minimum: int = 10,
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """AUROC, mean class recall and accuracy for each value of each column of texts (n,).
+
+    Values with fewer than `minimum` groups, and the empty text (missing), are left out; classes
+    that a subgroup lacks are left out of its means without a warning.
+    """
+    y, p = _checked(labels, scores)
+    names = _one_per_sample(groups, len(y), "groups")
+    result: dict[str, dict[str, dict[str, Estimate]]] = {}
+    for column, texts in columns.items():
+        values = _one_per_sample(texts, len(y), f"values of {column}").astype(str)
+        result[column] = {}
+        for value in np.unique(values[values != ""]).tolist():
+            rows = values == value
+            if len(np.unique(names[rows])) >= minimum:
+                part = _evaluate(y[rows], p[rows], names[rows], draws, seed).overall
+                result[column][value] = {m: part[m] for m in ("auroc", "mcr", "accuracy")}
+    return result
+
+
+def age_band(values: Iterable[Any]) -> NDArray[np.str_]:
+    """Ages in years as `<30`, `30-44`, `45-59`, `60-74` or `75+`; what is no age is empty."""
+
+    def band(value: Any) -> str:
+        try:
+            age = float(value)
+        except (TypeError, ValueError):
+            return ""
+        bands = ("<30", "30-44", "45-59", "60-74", "75+")
+        return bands[bisect((30, 45, 60, 75), age)] if age >= 0 else ""
+
+    return np.array([band(value) for value in values], dtype=str)
+
+
+def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Rows, Array]:
+    y, p = _on_cpu(labels), np.asarray(_on_cpu(scores), dtype=float)
+    if not np.isfinite(p).all():
+        raise NotFiniteScores(
+            f"{np.count_nonzero(~np.isfinite(p))} of {p.size} scores are NaN or infinite.",
+            "Look at the loss of this run; a lower learning rate is the usual cure.",
+        )
+    p = p[:, 0] if p.ndim == 2 and p.shape[1] == 1 else p
+    if p.ndim == 1 and p.size and p.min() >= 0 and p.max() <= 1:
+        p = np.stack([1 - p, p], axis=1)
+    if p.ndim != 2 or y.ndim != 1 or len(y) != len(p) or not len(y):
+        raise BadScores(
+            f"Labels of shape {y.shape} do not go with scores of shape {p.shape}.",
+            "Give labels (n,) and scores (n, classes), or (n,) probabilities of class 1.",
+        )
+    codes = y.astype(np.intp)
+    if (codes != y).any() or codes.min() < 0 or codes.max() >= p.shape[1]:
+        what = f"The labels are not whole numbers from 0 to {p.shape[1] - 1}."
+        raise BadScores(what, "Number the classes from 0 and give each a column of scores.")
+    return codes, p
+
+
+def _on_cpu(values: Any) -> NDArray[Any]:
+    if hasattr(values, "detach"):  # a torch tensor, without importing torch to ask
+        values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
+    return np.asarray(values)
+
+
+def _one_per_sample(values: ArrayLike, samples: int, what: str) -> NDArray[Any]:
+    array = _on_cpu(values)
+    if array.shape == (samples,):
+        return array
+    raise BadScores(
+        f"The {what} have shape {array.shape}.", f"Give one for each of {samples} samples."
+    )
+
+
+def _warn_undefined(table: OneVsRest) -> None:
+    parts = []
+    for index, rates in enumerate(table["per_class"]):
+        undefined = [name for name, rate in rates.items() if np.isnan(rate)]
+        parts += [f"{', '.join(undefined)} of class {index}"] if undefined else []
+    if parts:
+        message = f"Undefined on these labels and left out of the means: {'; '.join(parts)}."
+        warnings.warn(message, stacklevel=3)
+
+
+# --- one computation for the point (weights all one) and for the bootstrap --------------------
+# weights: (n, draws), how often each sample was drawn; rates: (classes, draws).
+
+
+def _table(labels: Rows, scores: Array) -> OneVsRest:
+    rates = _rates_of(labels, scores, np.ones((len(labels), 1)))[0]
+    del rates["auprc"]  # not one of the ten
+    rows = zip(*(rate[:, 0].tolist() for rate in rates.values()), strict=True)
+    return {
+        "per_class": [dict(zip(rates, row, strict=True)) for row in rows],
+        "macro": {name: _summary(rate[:, 0]) for name, rate in rates.items()},
+    }
+
+
+def _summary(column: Array) -> Macro:
+    known = column[~np.isnan(column)]
+    std = float(known.std(ddof=1)) if known.size > 1 else np.nan
+    return {"mean": float(_mean(column)), "std": std, "n_defined": known.size}
+
+
+def _evaluate(labels: Rows, scores: Array, groups: ArrayLike, draws: int, seed: int) -> Evaluation:
+    names = _one_per_sample(groups, len(labels), "groups")
+    distinct, codes = np.unique(names, return_inverse=True)
+    count = len(distinct)
+    point = _metrics(labels, scores, np.ones((len(labels), 1)))
+    chunks = [_metrics(labels, scores, w) for w in _bootstrap(codes, count, draws, seed)]
+    chunks = chunks or [dict.fromkeys(point, np.full(draws, np.nan))]
+    drawn = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in point}
+    sizes = [*np.bincount(labels, minlength=scores.shape[1]).tolist(), len(labels)]  # ALL: last
+    estimates = {
+        (name, c): Estimate(float(v[0]), *interval(drawn[name, c]), sizes[c])
+        for (name, c), v in point.items()
+    }
+    overall, *per_class = (
+        {name: estimate for (name, c), estimate in estimates.items() if c == which}
+        for which in (ALL, *range(scores.shape[1]))
+    )
+    kept = {name: values for (name, c), values in drawn.items() if c == ALL}
+    return Evaluation(overall, per_class, kept, _table(labels, scores), len(labels), count)
+
+
+def _bootstrap(codes: Rows, count: int, draws: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    """Weights (n, draws of this chunk): each draw takes `count` groups with replacement."""
+    if count < 2:
+        return
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK // len(codes))
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        picks = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        times = np.bincount(picks.ravel(), minlength=size * count).reshape(size, count)
+        yield times.T.astype(np.float32)[codes]
+
+
+def _metrics(labels: Rows, scores: Array, weights: NDArray[Any]) -> dict[tuple[str, int], Array]:
+    """Each metric's (draws,) by name and class, or name and ALL."""
+    rates, tp, actual = _rates_of(labels, scores, weights)
+    total = actual.sum(axis=0)
+    binary = len(actual) == 2
+    auroc = rates["auroc"][1] if binary else _mean(rates["auroc"])
+    recall = rates["sensitivity"]
+    overall = {
+        "auroc": auroc,
+        "auroc_weighted": auroc if binary else _mean(rates["auroc"], actual),
+        "mcr": _mean(recall),
+        "accuracy": tp.sum(axis=0) / total,
+        "accuracy_ovr": _mean(rates["accuracy"]),
+        **{name: _mean(rates[name]) for name in list(rates)[1:9]},
+        "auprc": rates["auprc"][1] if binary else _mean(rates["auprc"]),
+        "worst_class_recall": np.fmin.reduce(recall, axis=0),
+        **_calibration(labels, scores, weights, total),
+    }
+    if binary:
+        for name in ("sensitivity", "specificity", "precision", "npv"):
+            overall[f"positive_{name}"] = rates[name][1]
+    by_class = {"auroc": rates["auroc"], "recall": recall}
+    return {(name, ALL): values for name, values in overall.items()} | {
+        (name, k): row for name, rows in by_class.items() for k, row in enumerate(rows)
+    }
+
+
+def _mean(rates: Array, weights: Array | float = 1.0) -> Array:
+    """The mean over the classes (first axis) that are defined, NaN where none is."""
+    counted = np.where(np.isnan(rates), 0.0, weights)
+    sums, total = (np.nan_to_num(rates) * counted).sum(axis=0), counted.sum(axis=0)
+    return np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
+
+
+def _rates_of(
+    labels: Rows, scores: Array, weights: NDArray[Any]
+) -> tuple[dict[str, Array], Array, Array]:
+    """All rates (classes, draws) by name, the true positives and the class sizes."""
+    classes = np.arange(scores.shape[1])
+    truth = labels[:, None] == classes
+    guess = scores.argmax(axis=1)[:, None] == classes
+    # Counts below 2^24 are exact in float32.
+    indicators = np.concatenate([truth & guess, truth, guess], axis=1).astype(weights.dtype)
+    counts = (indicators.T @ weights).astype(float)
+    tp, actual, predicted = np.split(counts, 3)
+    rates = _rates(tp, actual, predicted)
+    ranking = [_ranking(truth[:, k], scores[:, k], weights) for k in classes]
+    rates["auroc"], rates["auprc"] = (np.stack(column) for column in zip(*ranking, strict=True))
+    return rates, tp, actual
+
+
+def _rates(tp: Array, actual: Array, predicted: Array) -> dict[str, Array]:
+    """The rates of the predictions; undefined is NaN, never predicting a class there is 0."""
+    total = actual.sum(axis=0)
+    fp, fn = predicted - tp, actual - tp
+    tn = total - actual - fp
+    absent, everyone = actual == 0, actual == total
+    never, always = predicted == 0, predicted == total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sensitivity = tp / actual
+        specificity = tn / (tn + fp)
+        precision = np.where(never & ~absent, 0.0, tp / predicted)
+        npv = tn / (tn + fn)
+        markedness = np.where(never | always, 0.0, precision + npv - 1)
+        spread = np.sqrt(actual * (total - actual)) * np.sqrt(predicted * (total - predicted))
+        mcc = np.where(never | always, 0.0, (tp * tn - fp * fn) / spread)
+        return {
+            "accuracy": (tp + tn) / total,
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "precision": precision,
+            "npv": npv,
+            "f1": np.where(absent, np.nan, 2 * tp / (actual + predicted)),
+            "informedness": sensitivity + specificity - 1,
+            "markedness": np.where(never & absent, np.nan, markedness),
+            "mcc": np.where(absent | everyone, np.nan, mcc),
+        }
+
+
+def _ranking(
+    positive: NDArray[np.bool_], scores: Array, weights: NDArray[Any]
+) -> tuple[Array, Array]:
+    """AUROC (ties by mid-rank) and average precision (ties as one step) of each draw.
+
+    One sort for all draws: going down the scores, only thresholds that catch a positive count.
+    """
+    nothing = np.full(weights.shape[1], np.nan)
+    if not positive.any():
+        return nothing, nothing
+    order = np.argsort(-scores, kind="stable")
+    hit = np.flatnonzero(positive[order])
+    tie = np.cumsum(np.diff(scores[order], prepend=np.inf) != 0)  # 1, 1, 2, … from the top
+    steps, first = np.unique(tie[hit], return_index=True)
+    begin = np.searchsorted(tie, steps, side="left")
+    end = np.searchsorted(tie, steps, side="right")
+    heavy = weights[order]
+    passed = np.cumsum(heavy, axis=0)
+    above = np.where(begin[:, None] > 0, passed[begin - 1], 0).astype(float)
+    until = passed[end - 1].astype(float)
+    caught = np.add.reduceat(heavy[hit], first, axis=0).astype(float)
+    true = np.cumsum(caught, axis=0)
+    positives, negatives = true[-1], passed[-1] - true[-1]
+    # Negatives passed so far, those tied with this step by half.
+    false = (above + until + caught) / 2 - true
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lost = np.einsum("sd,sd->d", caught, false)
+        auroc = 1 - lost / (positives * negatives)
+        gained = caught * np.divide(true, until, out=np.zeros_like(true), where=until > 0)
+        return np.where(negatives > 0, auroc, np.nan), gained.sum(axis=0) / positives
+
+
+def _calibration(
+    labels: Rows, scores: Array, weights: NDArray[Any], total: Array
+) -> dict[str, Array]:
+    """Top-label ECE over 15 equal-width bins (a, b], Brier and log loss of each draw.
+
+    The Brier score of two classes is that of class 1 (0 to 1), of more the sum over classes
+    (0 to 2). A probability of 0 counts as 2.2e-16 in the log loss.
+    """
+    if (scores < 0).any() or not np.allclose(scores.sum(axis=1), 1, rtol=0, atol=1e-3):
+        return {name: np.full(weights.shape[1], np.nan) for name in ("ece", "brier", "log_loss")}
+    rows = np.arange(len(labels))
+    top = scores.max(axis=1)
+    gap = (scores.argmax(axis=1) == labels) - top
+    bins = np.clip(np.ceil(top * BINS).astype(int) - 1, 0, BINS - 1)
+    squares = (scores - (labels[:, None] == np.arange(scores.shape[1]))) ** 2
+    brier = squares[:, 1] if scores.shape[1] == 2 else squares.sum(axis=1)
+    surprise = -np.log(np.clip(scores[rows, labels], np.finfo(float).eps, 1))
+    columns = np.zeros((BINS + 2, len(labels)))
+    columns[bins, rows], columns[BINS], columns[BINS + 1] = gap, brier, surprise
+    sums = columns @ weights.astype(float)
+    ece, brier, log_loss = np.abs(sums[:BINS]).sum(axis=0), *sums[BINS:]
+    return {"ece": ece / total, "brier": brier / total, "log_loss": log_loss / total}

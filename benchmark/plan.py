@@ -1,0 +1,353 @@
+"""Turns what is asked into cells, each done, to run, failed or skipped."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+from benchmark import protocol as protocols
+from benchmark import registry
+from benchmark.api import Fusion, SourceCard, TargetCard
+from benchmark.errors import BenchError
+from benchmark.metadata import check_columns
+from benchmark.spec import (
+    UNFINISHED,
+    Cell,
+    Outcome,
+    PretrainSpec,
+    Recipe,
+    RunSpec,
+    Runtime,
+    Scalar,
+    canonical,
+)
+from benchmark.store import Store
+
+#: Raised when the training or test code gives other numbers for the same spec.
+CORE_VERSION = "1"
+
+State = Literal["done", "to run", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `bench run` was asked for; every list is crossed with every other."""
+
+    sources: Sequence[str] = ("none",)
+    targets: Sequence[str] = ()
+    fusions: Sequence[str] = ("none",)
+    archs: Sequence[str] = ("resnet50",)
+    modes: Sequence[str] = ("finetune",)
+    protocols: Sequence[str] = ("standard",)
+    folds: Sequence[int] = ()  # empty: all of the protocol's
+    seeds: Sequence[int] = (0,)
+    columns: Sequence[str] = ()  # empty: the inputs on the target's card
+    recipe: dict[str, Any] = field(default_factory=dict)
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Scalar] = field(default_factory=dict)
+
+
+class Planned(NamedTuple):
+    """A cell, where it stands, and why."""
+
+    cell: Cell
+    state: State
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells in the order they are run, pretraining first, and notes for the user."""
+
+    cells: list[Planned]
+    notes: list[str]
+
+    def of(self, state: State) -> list[Planned]:
+        """The cells in one state."""
+        return [planned for planned in self.cells if planned.state == state]
+
+
+class Estimated(NamedTuple):
+    """What the cells to run will take, by what finished cells took; None where none is alike."""
+
+    seconds: float | None
+    bytes: float | None
+    unknown: int  # cells that resemble none that is finished
+
+
+def make(request: Request, runtime: Runtime, *, retry: Sequence[str] = ()) -> Plan:
+    """Every cell asked for, each once, with its state in the store."""
+    store, notes = Store(runtime.store), list[str]()
+    cells: dict[str, Planned] = {}
+    for cell, skip in _expand(request, runtime, notes):
+        if cell.key not in cells:
+            cells[cell.key] = _state(cell, skip, store, retry)
+    needed = {_waits_for(planned) for planned in cells.values()}
+    ordered = [p for p in cells.values() if p.state != "to run" or not _idle(p, needed)]
+    return Plan(sorted(ordered, key=_order), list(dict.fromkeys(notes)))
+
+
+def estimate(plan: Plan, store: Store) -> Estimated:
+    """Seconds and bytes of the cells to run, from the finished cells most like each."""
+    times: dict[tuple, list[float]] = defaultdict(list)
+    sizes: dict[tuple, list[float]] = defaultdict(list)
+    for kind in ("pretrain", "run"):
+        for outcome in store.outcomes(kind):
+            if outcome.status == "ok":
+                folder = store.folder(kind, outcome.key)
+                size = sum(path.stat().st_size for path in folder.iterdir())
+                for like in _likes(outcome.spec):
+                    times[like].append(outcome.seconds.get("total", 0.0))
+                    sizes[like].append(size)
+    seconds, disk, unknown, known = 0.0, 0.0, 0, 0
+    for planned in plan.of("to run"):
+        like = next((like for like in _likes(planned.cell.spec) if like in times), None)
+        if like is None:
+            unknown += 1
+            continue
+        known += 1
+        seconds += sum(times[like]) / len(times[like])
+        disk += sum(sizes[like]) / len(sizes[like])
+    if not known:
+        return Estimated(None, None, unknown)
+    return Estimated(seconds, disk, unknown)
+
+
+def again(plan: Plan, store: Store) -> dict[str, str]:
+    """For each cell to run that resembles a finished one: what differs, by the cell's key."""
+    past: dict[tuple, list[Outcome]] = defaultdict(list)
+    for kind in ("pretrain", "run"):
+        for outcome in store.outcomes(kind):
+            past[_identity(outcome.spec)].append(outcome)
+    found = {}
+    for planned in plan.of("to run"):
+        cell = planned.cell
+        others = [
+            _differences(outcome, cell)
+            for outcome in past.get(_identity(cell.spec), ())
+            if outcome.key != cell.key
+        ]
+        if others:
+            found[cell.key] = "differs from a finished cell in " + ", ".join(min(others, key=len))
+    return found
+
+
+def pretrain_cell(
+    source: str, arch: str, seed: int, changes: dict[str, Any], runtime: Runtime
+) -> Cell:
+    """The pretraining that makes a source's weights."""
+    card = _component("source", source, runtime).card
+    assert isinstance(card, SourceCard)
+    # Weights made by others are what they are: no recipe of ours is in their key.
+    recipe = Recipe() if card.given else protocols.change(card.pretrain.model_dump(), changes)
+    spec = PretrainSpec(source=source, arch=arch, seed=0 if card.given else seed, recipe=recipe)
+    return Cell.of(spec, {"core": CORE_VERSION, "source": _version("source", source, runtime)})
+
+
+def columns_of(
+    target: str, asked: Sequence[str], runtime: Runtime
+) -> tuple[dict[str, str], list[str]]:
+    """The record's columns to use with their types, and warnings; refuses columns that leak."""
+    component = _component("target", target, runtime)
+    card = component.card
+    given = runtime.inputs.get(target)
+    known = {**component.columns(), **(given.forced if given is not None else {})}
+    unknown = [name for name in asked if name not in known]
+    forbidden, warned = getattr(card, "forbidden", {}), getattr(card, "warned", {})
+    warnings = check_columns(asked or known, forbidden, warned)
+    unknown = [name for name in unknown if name not in warned]
+    if unknown:
+        raise BenchError(
+            f"The target {target} has no column '{unknown[0]}'.",
+            registry.did_you_mean(unknown[0], list(known)) if known else "It has no metadata.",
+        )
+    return {name: known.get(name, "") for name in (asked or known)}, warnings
+
+
+def _expand(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple[Cell, str]]:
+    """Each cell with the reason to skip it, or an empty one; its pretraining comes before it."""
+    for target in request.targets:
+        card = _component("target", target, runtime).card
+        if not isinstance(card, TargetCard):
+            raise BenchError(f"'{target}' is only a source.", "Name a target; see `bench list`.")
+        types, warnings = columns_of(target, request.columns, runtime)
+        notes.extend(warnings)
+        for name in request.protocols:
+            for fusion in request.fusions:
+                yield from _cells(request, runtime, target, tuple(types), name, fusion)
+
+
+def _cells(
+    request: Request,
+    runtime: Runtime,
+    target: str,
+    columns: tuple[str, ...],
+    name: str,
+    fusion: str,
+) -> Iterator[tuple[Cell, str]]:
+    protocol = protocols.load(name)
+    arm = _component("fusion", fusion, runtime)
+    assert isinstance(arm, Fusion)
+    options = _options(arm, fusion, protocol.fusion.get(fusion, {}), request.options)
+    reads = arm.card.record
+    skip = f"{target} has no metadata" if reads and not columns else ""
+    # An arm on the record alone has no source and no network: it is planned once.
+    image = arm.card.image
+    folds = request.folds or range(protocol.split.folds)
+    for arch in request.archs if image else ("none",):
+        for mode in request.modes if image else ("frozen",):
+            recipe = protocols.recipe_for(protocol, target, mode, request.recipe)
+            why = skip or (arm.refuses(arch, mode) if image else "")
+            for source in request.sources if image else ("none",):
+                for seed in request.seeds:
+                    weights = None
+                    if source != "none":
+                        first = pretrain_cell(source, arch, seed, request.pretrain, runtime)
+                        weights = first.key
+                        if not why:
+                            yield first, ""
+                    versions = {
+                        "core": CORE_VERSION,
+                        "target": _version("target", target, runtime),
+                        "fusion": _version("fusion", fusion, runtime),
+                        "protocol": str(protocol.version),
+                    }
+                    if source != "none":
+                        versions["source"] = _version("source", source, runtime)
+                    shared: dict[str, Any] = {
+                        "source": source,
+                        "target": target,
+                        "fusion": fusion,
+                        "arch": arch,
+                        "mode": mode,
+                        "protocol": name,
+                        "seed": seed,
+                        "columns": columns if reads else (),
+                        "record": protocol.record if reads else None,
+                        "options": options,
+                        "weights": weights,
+                        "headline": protocol.headline,
+                        "split": protocol.split,
+                        "recipe": recipe,
+                    }
+                    for fold in folds:
+                        if not 0 <= fold < protocol.split.folds:
+                            raise BenchError(
+                                f"The protocol {name} has no fold {fold}.",
+                                f"Its folds are 0 to {protocol.split.folds - 1}.",
+                            )
+                        yield Cell.of(RunSpec(**shared, fold=fold), versions), why
+
+
+def _options(
+    arm: Fusion, fusion: str, of_protocol: dict[str, Scalar], asked: dict[str, Scalar]
+) -> dict[str, Scalar]:
+    """The arm's options: its own defaults, the protocol's, then the user's."""
+    known = dict(arm.card.options)
+    return {**known, **of_protocol, **{k: v for k, v in asked.items() if k in known}}
+
+
+def _state(cell: Cell, skip: str, store: Store, retry: Sequence[str]) -> Planned:
+    done = store.outcome(cell.spec.kind, cell.key)
+    if skip:
+        return Planned(cell, "skipped", skip)
+    if done is None:
+        return Planned(cell, "to run")
+    if done.status == "ok":
+        return Planned(cell, "done")
+    if done.status == "skipped":
+        return Planned(cell, "skipped", done.reason)
+    assert done.failure is not None
+    kind = done.failure.kind
+    if kind in UNFINISHED or kind in retry or "all" in retry:
+        return Planned(cell, "to run", f"again: {kind}")
+    return Planned(cell, "failed", f"{kind}: {done.failure.message}")
+
+
+def _waits_for(planned: Planned) -> str | None:
+    spec = planned.cell.spec
+    return spec.weights if planned.state == "to run" and isinstance(spec, RunSpec) else None
+
+
+def _idle(planned: Planned, needed: set[str | None]) -> bool:
+    """A pretraining that nothing to run waits for."""
+    return isinstance(planned.cell.spec, PretrainSpec) and planned.cell.key not in needed
+
+
+def _order(planned: Planned) -> tuple:
+    """Pretraining first; then cells side by side that share data, weights and features."""
+    spec = planned.cell.spec
+    if isinstance(spec, RunSpec):
+        return (1, spec.target, canonical(spec.recipe.size), spec.arch, spec.weights or "",
+                spec.mode, spec.protocol, spec.fusion, spec.seed, spec.fold)  # fmt: skip
+    return (0, spec.source, spec.arch, spec.seed)
+
+
+def _likes(spec) -> Iterator[tuple]:
+    """What makes the time of two cells alike, the nearest first."""
+    if isinstance(spec, PretrainSpec):
+        yield ("pretrain", spec.source, spec.arch, canonical(spec.recipe.model_dump(mode="json")))
+        yield ("pretrain", spec.source, spec.arch)
+    elif isinstance(spec, RunSpec):
+        recipe = canonical(spec.recipe.model_dump(mode="json"))
+        yield ("run", spec.target, spec.arch, spec.mode, spec.fusion, recipe)
+        yield ("run", spec.target, spec.arch, spec.mode, recipe)
+        yield ("run", spec.target, spec.arch, spec.mode)
+
+
+def _identity(spec) -> tuple:
+    """What the user names when asking for a cell; all else can make it run again."""
+    if isinstance(spec, RunSpec):
+        return ("run", spec.source, spec.target, spec.fusion, spec.arch, spec.mode, spec.protocol,
+                spec.fold, spec.seed)  # fmt: skip
+    return (spec.kind, spec.source, spec.arch, spec.seed)
+
+
+def _differences(outcome: Outcome, cell: Cell) -> list[str]:
+    """Fields and versions that changed, as `name old -> new`."""
+    old = {"version of " + k: v for k, v in outcome.versions.items()}
+    new = {"version of " + k: v for k, v in cell.versions.items()}
+    old.update(_flat(outcome.spec.model_dump(mode="json")))
+    new.update(_flat(cell.spec.model_dump(mode="json")))
+    return [
+        f"{k} {old.get(k)} -> {new.get(k)}"
+        for k in sorted({*old, *new})
+        if old.get(k) != new.get(k)
+    ]
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, item in value.items():
+        if isinstance(item, dict):
+            flat.update(_flat(item, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = item
+    return flat
+
+
+def _component(kind: str, name: str, runtime: Runtime):
+    path, given = runtime.paths.get(name), runtime.inputs.get(name)
+    return (
+        _built_in(kind, name)
+        if path is None and given is None
+        else registry.load(kind, name, path=path, given=given)
+    )
+
+
+@cache
+def _built_in(kind: str, name: str):
+    return registry.load(kind, name)
+
+
+def _version(kind: str, name: str, runtime: Runtime) -> str:
+    path, given = runtime.paths.get(name), runtime.inputs.get(name)
+    if path is None and given is None:
+        return _built_in_version(kind, name)
+    return registry.version(kind, name, path=path, given=given)
+
+
+@cache
+def _built_in_version(kind: str, name: str) -> str:
+    return registry.version(kind, name)

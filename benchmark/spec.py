@@ -1,0 +1,265 @@
+"""What is asked and what came out: specs, their keys and seeds, and the outcome of a cell."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from benchmark.stats import Estimate
+
+SCHEMA_VERSION = 1
+
+Size = int | tuple[int, int]
+Scalar = bool | int | float | str
+
+
+class Frozen(BaseModel):
+    """A value that cannot change and knows all its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Augment(Frozen):
+    """Random changes of an image; each is drawn per image."""
+
+    rotation: float = 0.0  # degrees, uniform in ±rotation
+    shift: float = 0.0  # uniform in ±shift of the side; 1 or more means pixels
+    scale: tuple[float, float] = (1.0, 1.0)  # uniform
+    horizontal: bool = False
+    vertical: bool = False
+    brightness: float = 0.0  # factor uniform in 1 ± brightness; the two below likewise
+    contrast: float = 0.0
+    saturation: float = 0.0
+    fill: Literal["zeros", "border", "reflection"] = "zeros"
+
+
+class Recipe(Frozen):
+    """How a network is trained: everything that changes its numbers."""
+
+    size: Size = 224  # the prepared image; (height, width) where not square
+    crop: Size | None = None  # random in training, central in test
+    epochs: int = Field(default=30, ge=0)
+    batch: int = Field(default=32, ge=1)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=1e-4, gt=0)
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    milestones: tuple[int, ...] = ()  # epochs after which `step` multiplies by `factor`
+    factor: float = 0.5
+    dropout: float = 0.5
+    class_weights: Literal["none", "balanced", "complement"] = "balanced"
+    augment: Augment = Augment()
+    test_augment: Augment | None = None
+    constancy: bool = False  # shades of gray before anything else
+    precision: Literal["float32", "bf16"] = "bf16"  # bf16 autocast on a GPU; a CPU runs float32
+    threads: int = Field(default=2, ge=1)  # per cell: CPU results differ bitwise between thread counts
+    select: Literal["validation", "last"] = "validation"
+    init: Literal["default", "he"] = "default"
+    limit: int | None = Field(default=None, ge=2)  # images used at most, whole groups, seeded
+
+
+class Split(Frozen):
+    """How a target's images are parted into train, validation and test."""
+
+    kind: Literal["grouped", "image", "official"] = "grouped"
+    folds: int = Field(default=5, ge=1)
+    validation: float = Field(default=0.1, ge=0, lt=1)  # of what is not test
+    test: float | None = None  # a share for a single split (folds = 1)
+
+
+class RecordMap(Frozen):
+    """How the patient's record becomes numbers; fitted on the training part only."""
+
+    encoder: Literal["onehot", "ordinal"] = "onehot"
+    standardise: bool = True  # to mean 0 and deviation 1 of the training part
+    indicator: bool = False  # a column that says a value was missing
+
+
+class Protocol(Frozen):
+    """A way to evaluate: split, training, selection, metrics. One YAML each in protocols/."""
+
+    title: str
+    version: int = 1
+    reference: str = ""
+    leaky: bool = False  # one patient may be on both sides of the split
+    split: Split = Split()
+    recipe: Recipe = Recipe()
+    frozen: dict[str, Any] = {}  # what `mode: frozen` changes in the recipe
+    by_target: dict[str, dict[str, Any]] = {}  # what a target changes in the recipe
+    fusion: dict[str, dict[str, Scalar]] = {}  # options of an arm
+    record: RecordMap = RecordMap()
+    headline: str = "auroc"
+    notes: tuple[str, ...] = ()
+
+
+class PretrainSpec(Frozen):
+    """Train a network on a source; the result is a file of weights."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    source: str
+    arch: str = "resnet50"
+    seed: int = 0
+    recipe: Recipe
+
+
+class RunSpec(Frozen):
+    """One cell: one training on one fold of a target, and its test."""
+
+    kind: Literal["run"] = "run"
+    source: str
+    target: str
+    fusion: str = "none"
+    arch: str = "resnet50"
+    mode: Literal["finetune", "frozen", "tuned"] = "finetune"
+    protocol: str = "standard"
+    fold: int = 0
+    seed: int = 0
+    columns: tuple[str, ...] = ()  # of the patient's record; empty where the arm reads none
+    record: RecordMap | None = None  # None where the arm reads no record
+    options: dict[str, Scalar] = {}  # of the fusion arm
+    weights: str | None = None  # key of the PretrainSpec; None trains from scratch
+    headline: str = "auroc"
+    split: Split = Split()
+    recipe: Recipe = Recipe()
+
+
+class DistanceSpec(Frozen):
+    """How far a source is from a target by one method."""
+
+    kind: Literal["distance"] = "distance"
+    source: str
+    target: str
+    method: str
+    arch: str = "resnet50"
+    seed: int = 0
+    size: Size = 224
+    limit: int | None = None
+    options: dict[str, Scalar] = {}
+    weights: str | None = None  # of the probe network, where the method uses one
+
+
+Spec = Annotated[PretrainSpec | RunSpec | DistanceSpec, Field(discriminator="kind")]
+
+
+class Input(Frozen):
+    """Where a user's own data lie and how to read them."""
+
+    path: Path
+    metadata: Path | None = None
+    label: str | None = None  # column of the label; None takes the class folders
+    group: str | None = None  # column of patient, lesion or slide
+    image: str | None = None  # column of the file name
+    forced: dict[str, str] = {}  # column -> type, over what is inferred
+
+
+#: Failures whose cause lies outside the cell: a plain `bench run` tries these again.
+UNFINISHED = ("killed", "interrupted", "data_missing", "bad_input", "upstream")
+
+
+class Runtime(Frozen):
+    """How a cell runs; never part of a key."""
+
+    data: Path = Path("data")
+    store: Path = Path("store")
+    device: str = "auto"
+    workers: int = 0  # processes that decode images; 0 means one per core
+    timeout: float | None = None  # seconds a cell may take
+    offline: bool = False
+    draws: int = 2000  # of the bootstrap
+    keep: bool = True  # the trained network beside the outcome, for prediction and pictures
+    inputs: dict[str, Input] = {}  # component name -> the user's folder
+    paths: dict[str, Path] = {}  # component name -> its file, for components given by path
+
+
+class Cell(NamedTuple):
+    """A spec with the versions of what it names, and the key both make."""
+
+    key: str
+    spec: PretrainSpec | RunSpec | DistanceSpec
+    versions: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, spec: PretrainSpec | RunSpec | DistanceSpec, versions: dict[str, str] | None = None
+    ) -> "Cell":
+        """Name the cell by what it asks and by the versions of the parts that answer."""
+        return cls(key_of(spec, versions or {}), spec, versions or {})
+
+
+FailureKind = Literal[
+    "oom",
+    "killed",
+    "timeout",
+    "data_missing",
+    "bad_input",
+    "not_finite",
+    "interrupted",
+    "upstream",
+    "bug",
+]
+
+
+class Failure(Frozen):
+    """Why a cell has no numbers."""
+
+    kind: FailureKind
+    message: str
+    log_tail: str = ""
+
+
+def _nan_for_null(value: Any) -> Any:
+    """JSON has no NaN: an undefined number is written as null."""
+    if isinstance(value, dict):
+        return {name: _nan_for_null(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nan_for_null(item) for item in value]
+    return math.nan if value is None else value
+
+
+Estimates = Annotated[dict[str, Estimate], BeforeValidator(_nan_for_null)]
+
+
+class Outcome(Frozen):
+    """What one cell gave: its numbers with intervals, or why there are none."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    spec: Spec
+    versions: dict[str, str] = {}
+    status: Literal["ok", "failed", "skipped"]
+    reason: str = ""  # of a skip: an answer, not a failure
+    failure: Failure | None = None
+    metrics: Estimates = {}
+    classes: tuple[str, ...] = ()
+    per_class: Annotated[list[dict[str, Estimate]], BeforeValidator(_nan_for_null)] = []
+    subgroups: Annotated[
+        dict[str, dict[str, dict[str, Estimate]]], BeforeValidator(_nan_for_null)
+    ] = {}
+    chosen: str = ""  # which checkpoint, and by what
+    history: list[dict[str, float | int | None]] = []
+    data: dict[str, Scalar] = {}  # digest, counts, sibling rate, overlap
+    warnings: list[str] = []
+    seconds: dict[str, float] = {}
+    joules: float | None = None
+    environment: dict[str, str] = {}
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def key_of(spec: PretrainSpec | RunSpec | DistanceSpec, versions: dict[str, str]) -> str:
+    """The first 16 hex digits of the sha256 of a spec and the versions of what it names."""
+    text = canonical({"spec": spec.model_dump(mode="json"), "versions": versions})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed made from names, the same in every process and on every machine."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,268 @@
+"""Synthetic stores for the tests of the reports: real specs and outcomes, invented numbers."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from benchmark import metrics
+from benchmark.spec import (
+    Cell,
+    Failure,
+    Outcome,
+    PretrainSpec,
+    Recipe,
+    RecordMap,
+    RunSpec,
+    Split,
+    seed_of,
+)
+from benchmark.stats import Estimate, interval
+from benchmark.store import Store
+
+CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+DRAWS = 400
+
+
+@contextmanager
+def quick() -> Iterator[None]:
+    """Nothing here has to outlive a power cut."""
+    with mock.patch.object(os, "fsync"):
+        yield
+
+
+def pretrain(store: Store, source: str, *, seed: int = 0, recipe: Recipe | None = None) -> str:
+    """Store a pretraining with its table of accuracies and a curve; its key."""
+    spec = PretrainSpec(source=source, seed=seed, recipe=recipe or Recipe(epochs=8))
+    cell = Cell.of(spec, {"core": "1", "source": "1"})
+    rng = np.random.default_rng(seed_of("pretrain", source))
+    level = rng.uniform(0.7, 0.9)
+    found = {
+        f"{part}_{name}": Estimate(v := level - 0.03 * i, v - 0.02, v + 0.02, 500)
+        for i, part in enumerate(("train", "val", "test"))
+        for name in ("accuracy", "auroc")
+    }
+    with quick():
+        store.begin(cell)
+        outcome = Outcome(
+            key=cell.key,
+            spec=spec,
+            versions=cell.versions,
+            status="ok",
+            metrics=found,
+            history=_history(spec.recipe.epochs, level),
+            chosen="last epoch of 8",
+            seconds={"train": 300.0, "total": 320.0},
+            environment={"device": "cuda (NVIDIA)", "torch": "2.11"},
+        )
+        store.finish(cell, outcome)
+    return cell.key
+
+
+def run(
+    store: Store,
+    *,
+    source: str = "dtd",
+    target: str = "isic",
+    fusion: str = "none",
+    fold: int = 0,
+    seed: int = 0,
+    folds: int = 3,
+    value: float | None = None,
+    draws: np.ndarray | None = None,
+    predictions: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    failure: Failure | None = None,
+    skip: str = "",
+    versions: dict[str, str] | None = None,
+    data: dict[str, Any] | None = None,
+    classes: Sequence[str] = CLASSES,
+    spec: dict[str, Any] | None = None,
+    **facts: Any,
+) -> Outcome:
+    """Store one cell. `predictions` (labels, scores, groups) are truly evaluated; else the value
+    and the draws are taken as they are."""
+    record_only = fusion.startswith("metadata")
+    fields: dict[str, Any] = {
+        "source": source,
+        "target": target,
+        "fusion": fusion,
+        "arch": "none" if record_only else "resnet50",
+        "mode": "frozen" if record_only else "finetune",
+        "fold": fold,
+        "seed": seed,
+        "columns": () if fusion == "none" else ("age", "sex", "site"),
+        "record": None if fusion == "none" else RecordMap(),
+        "split": Split(folds=folds),
+        "weights": None if source == "none" else f"weights-of-{source}",
+    }
+    made = RunSpec(**(fields | (spec or {})))
+    known = {"core": "1", "target": "1", "fusion": "1", "protocol": "1"}
+    if source != "none":
+        known["source"] = "1"
+    cell = Cell.of(made, known | (versions or {}))
+    with quick():
+        store.begin(cell)
+        if failure is not None:
+            return store.fail(cell, failure, seconds={"total": 12.5})
+        if skip:
+            outcome = Outcome(
+                key=cell.key, spec=made, versions=cell.versions, status="skipped", reason=skip
+            )
+            store.finish(cell, outcome)
+            return outcome
+        if predictions is not None:
+            found = _evaluated(store, cell, made, predictions)
+        else:
+            found = _invented(store, cell, made, value, draws, classes)
+        outcome = Outcome(
+            key=cell.key,
+            spec=made,
+            versions=cell.versions,
+            status="ok",
+            classes=tuple(classes),
+            chosen="epoch 21 of 30 by validation AUROC",
+            **{
+                "data": {
+                    "digest": "0123456789abcdef", "train": 5000, "val": 500, "test": 1000,
+                    "test_groups": 700, "siblings": 0.0,
+                } | (data or {}),
+                "seconds": {"data": 3.0, "train": 250.0, "test": 9.0, "total": 262.0},
+                "joules": 61_000.0,
+                "environment": {"device": "cuda (NVIDIA)", "python": "3.12", "torch": "2.11"},
+            }
+            | found
+            | facts,
+        )  # fmt: skip
+        store.finish(cell, outcome)
+    return outcome
+
+
+def shared_draws(target: str, fold: int, seed: int, spread: float = 0.02) -> np.ndarray:
+    """What the patients drawn do to every arm alike."""
+    rng = np.random.default_rng(seed_of("shared", target, fold, seed))
+    return rng.normal(0, spread, DRAWS)
+
+
+def predictions(
+    target: str,
+    skill: float,
+    fold: int,
+    *,
+    arm: str = "",
+    seed: int = 0,
+    patients: int = 120,
+    classes: int = 3,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores and groups of one test fold: two images per patient, arms share the noise."""
+    rng = np.random.default_rng(seed_of("patients", target, fold, seed))
+    labels = np.repeat(rng.integers(classes, size=patients), 2)
+    noise = rng.normal(size=(2 * patients, classes))
+    own = np.random.default_rng(seed_of("arm", target, fold, seed, arm, skill))
+    logits = skill * np.eye(classes)[labels] + noise + 0.5 * own.normal(size=noise.shape)
+    scores = np.exp(logits)
+    return labels, scores / scores.sum(axis=1, keepdims=True), np.repeat(np.arange(patients), 2)
+
+
+def fill(
+    root: Path,
+    *,
+    targets: Sequence[str] = ("isic", "ptbxl"),
+    sources: Sequence[str] = ("none", "imagenet", "dtd"),
+    fusions: Sequence[str] = ("none", "concat"),
+    folds: int = 3,
+    true: bool = False,
+    epochs: int = 30,
+    wide: bool = False,
+) -> Store:
+    """A whole grid; `true` evaluates predictions, else the numbers are invented (quick);
+    `wide` gives predictions of a real test set's size."""
+    store = Store(root)
+    store.prepare()
+    keys = {s: pretrain(store, s) for s in sources if s != "none"}
+    for target in targets:
+        arms = [(s, f) for f in fusions for s in sources if not f.startswith("metadata")]
+        arms += [("none", f) for f in fusions if f.startswith("metadata")]
+        for source, fusion in arms:
+            rng = np.random.default_rng(seed_of("arm", target, source, fusion))
+            gain = {"none": 0.0, "imagenet": 0.06, "dtd": 0.03}.get(source, rng.uniform(-0.02, 0.06))
+            level = 0.78 + gain + (0.02 if fusion == "concat" else 0.0) + rng.normal(0, 0.004)
+            level -= 0.12 if fusion.startswith("metadata") else 0
+            for fold in range(folds):
+                rng = np.random.default_rng(seed_of("cell", target, source, fusion, fold))
+                shown = {
+                    "spec": {"weights": keys.get(source)},
+                    "history": _history(epochs, level),
+                    "warnings": ["Class 3 is rare: 4 test images."] if fold == 0 else [],
+                }
+                common = {"source": source, "target": target, "fusion": fusion, "fold": fold}
+                if true:
+                    skill = 12 * (level - 0.62)
+                    part = predictions(target, skill, fold, arm=f"{source} {fusion}")
+                    run(store, **common, folds=folds, predictions=part, classes=CLASSES[4:7], **shown)
+                    continue
+                value = float(level + rng.normal(0, 0.006))
+                drawn = value + shared_draws(target, fold, 0) + rng.normal(0, 0.008, DRAWS)
+                run(
+                    store, **common, folds=folds, value=value, draws=drawn,
+                    predictions=None, **shown, **({"spread": 0} if False else {}),
+                )  # fmt: skip
+    return store
+
+
+def _evaluated(store: Store, cell: Cell, spec: RunSpec, part: tuple) -> dict[str, Any]:
+    labels, scores, groups = part
+    seed = seed_of("bootstrap", spec.target, spec.protocol, spec.seed, spec.fold)
+    found = metrics.evaluate(labels, scores, groups, draws=DRAWS, seed=seed)
+    store.save_predictions(
+        cell, labels=labels, scores=scores, groups=groups, draws=found.draws[spec.headline]
+    )
+    return {"metrics": found.overall, "per_class": found.per_class}
+
+
+def _invented(
+    store: Store,
+    cell: Cell,
+    spec: RunSpec,
+    value: float | None,
+    draws: np.ndarray | None,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    value = 0.8 if value is None else value
+    if draws is None:
+        draws = value + shared_draws(spec.target, spec.fold, spec.seed)
+    low, high = interval(draws)
+    estimates = {}
+    for name in metrics.NAMES:
+        base = value if metrics.NAMES[name].higher_is_better else 0.5 * (1 - value)
+        estimates[name] = Estimate(base, base - value + low, base - value + high, 1000)
+    each = [{name: estimates["auroc"] for name in ("auroc", "recall")} for _ in classes]
+    rng = np.random.default_rng(seed_of("scores", cell.key))
+    labels = rng.integers(len(classes), size=200)
+    scores = np.exp(2 * np.eye(len(classes))[labels] + rng.normal(size=(200, len(classes))))
+    store.save_predictions(
+        cell,
+        labels=labels,
+        scores=scores / scores.sum(axis=1, keepdims=True),
+        groups=np.arange(200) // 2,
+        draws=draws,
+    )
+    small = {name: estimates[name] for name in ("auroc", "mcr", "accuracy")}
+    by = {"sex": {"female": small, "male": small}, "age": {"<30": small, "75+": small}}
+    return {"metrics": estimates, "per_class": each, "subgroups": by}
+
+
+def _history(epochs: int, level: float) -> list[dict[str, float | int | None]]:
+    return [
+        {
+            "epoch": i + 1,
+            "loss": 1.5 * 0.9**i + 0.1,
+            "lr": 1e-4,
+            "rate": 812.5,
+            "val_auroc": level - 0.2 * 0.8**i,
+        }
+        for i in range(epochs)
+    ]

@@ -1,0 +1,166 @@
+"""An outcome is whole or not there; what is damaged, newer or unwritable is told plainly."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.errors import BenchError
+from benchmark.spec import Cell, Failure, Outcome, RunSpec
+from benchmark.stats import Estimate
+from benchmark.store import Store, build_folder, replacing
+
+
+def a_cell(fold: int = 0) -> Cell:
+    return Cell.of(RunSpec(source="a", target="b", fold=fold), {"core": "1"})
+
+
+def ok(cell: Cell) -> Outcome:
+    return Outcome(
+        key=cell.key,
+        spec=cell.spec,
+        versions=cell.versions,
+        status="ok",
+        metrics={"auroc": Estimate(0.7, 0.6, 0.8, 50)},
+    )
+
+
+def test_round_trip(tmp_path: Path):
+    store, cell = Store(tmp_path), a_cell()
+    assert store.outcome("run", cell.key) is None
+    store.begin(cell)
+    assert store.outcome("run", cell.key) is None
+    store.finish(cell, ok(cell))
+    assert store.outcome("run", cell.key) == ok(cell)
+    assert [o.key for o in store.outcomes()] == [cell.key]
+    assert not (store.of(cell) / "running.json").exists()
+
+
+def test_predictions_hold_no_names(tmp_path: Path):
+    store, cell = Store(tmp_path), a_cell()
+    labels, scores = np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]])
+    store.save_predictions(
+        cell, labels=labels, scores=scores, groups=np.array([3, 4]), draws=np.zeros(5)
+    )
+    found = store.predictions(cell.key)
+    assert {name: array.dtype.kind for name, array in found.items()} == {
+        "labels": "i",
+        "scores": "f",
+        "groups": "i",
+        "draws": "f",
+    }
+    assert found["scores"] == pytest.approx(scores)
+
+
+def test_a_damaged_outcome_counts_as_not_done(tmp_path: Path):
+    store, cell = Store(tmp_path), a_cell()
+    store.finish(cell, ok(cell))
+    path = store.of(cell) / "outcome.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.outcome("run", cell.key) is None
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path):
+    store, cell = Store(tmp_path), a_cell()
+    store.finish(cell, ok(cell))
+    path = store.of(cell) / "outcome.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
+    with pytest.raises(BenchError, match="schema 99"):
+        store.outcome("run", cell.key)
+    (tmp_path / "store.json").write_text('{"schema_version": 99}')
+    with pytest.raises(BenchError, match="Upgrade"):
+        store.prepare()
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path):
+    """A real full file system would need root: a file size limit gives the same OSError path."""
+    code = """
+import resource, sys
+from pathlib import Path
+from benchmark.errors import BenchError
+from benchmark.store import write
+path = Path(sys.argv[1])
+write(path, "old")
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+try:
+    write(path, "x" * 100000)
+except BenchError as error:
+    print(error)
+"""
+    path = tmp_path / "file"
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert "Could not write" in found.stdout
+    assert str(path) in found.stdout
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_is_told(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(BenchError, match="Permission denied"):
+        Store(tmp_path / "store").prepare()
+
+
+def test_a_file_in_the_way_is_told(tmp_path: Path):
+    (tmp_path / "store").write_text("not a folder")
+    with pytest.raises(BenchError, match="Could not write"):
+        Store(tmp_path / "store").prepare()
+
+
+def test_an_error_while_writing_leaves_the_old_file(tmp_path: Path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_two_builders_of_one_folder_do_not_meet(tmp_path: Path):
+    final, barrier = tmp_path / "prepared", threading.Barrier(4)
+
+    def build(folder: Path) -> None:
+        (folder / "one").write_text("1")
+        barrier.wait(5)
+        (folder / "two").write_text("2")
+
+    threads = [threading.Thread(target=build_folder, args=(final, build)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(p.name for p in final.iterdir()) == ["one", "two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["prepared"]
+
+
+def test_a_failure_keeps_its_cause_and_its_checkpoint(tmp_path: Path):
+    store, cell = Store(tmp_path), a_cell()
+    folder = store.begin(cell)
+    (folder / "last.pt").write_bytes(b"state")
+    store.fail(cell, Failure(kind="killed", message="signal 9"))
+    outcome = store.outcome("run", cell.key)
+    assert outcome is not None
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "killed"
+    assert (folder / "last.pt").exists()
+    assert not store.garbage()  # the run that goes on needs it
+
+
+def test_garbage_is_never_a_result(tmp_path: Path):
+    store, cell = Store(tmp_path), a_cell()
+    folder = store.begin(cell)
+    store.finish(cell, ok(cell))
+    (folder / "outcome.json.tmp-12345678").write_text("half")
+    (tmp_path / "features" / "abc").mkdir(parents=True)
+    assert {p.name for p in store.garbage()} == {"outcome.json.tmp-12345678", "abc"}
