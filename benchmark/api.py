@@ -187,6 +187,10 @@ class Fusion(Component):
         """A module (pooled (N, channels), record (N, record)) -> logits (N, classes)."""
         raise NotImplementedError
 
+    def refuses(self, arch: str, mode: str) -> str:
+        """Why this arm cannot run there, or an empty text."""
+        return ""
+
 
 def class_folders(
     root: Path, *, endings: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")

@@ -88,7 +88,7 @@ def _records(rng: np.random.Generator, n: int) -> tuple[list[dict[str, str]], Fl
 def _lesion(rng: np.random.Generator, evidence: float, size: int, grey: bool) -> NDArray[np.uint8]:
     """Skin with a lesion on it; the more evidence, the coarser, more bent and dotted its lines."""
     lean = 1 / (1 + np.exp(-1.6 * evidence))
-    frequency = 6.5 - 2 * lean + rng.uniform(-1, 1)
+    frequency = 7 - 3 * lean + rng.uniform(-0.6, 0.6)
     texture = Texture(frequency, bend=lean, dots=1 + 8 * lean)
     y, x = np.mgrid[:size, :size] / size - rng.uniform(0.42, 0.58, (2, 1, 1))
     turn = rng.uniform(0, np.pi)

@@ -280,7 +280,9 @@ def _entropic(cost: torch.Tensor, epsilon: float) -> _Solution:
             gap = max(gap, 0.0) / max(abs(dual), 1e-9 * epsilon)
             if gap <= GAP_LIMIT:
                 return _Solution(dual, gap, error)
-        g, damping = _newton_step(g, plan, lambda g, e=level: _semi_dual(cost, g, e), level, damping)
+        g, damping = _newton_step(
+            g, plan, lambda g, e=level: _semi_dual(cost, g, e), level, damping
+        )
     raise BenchError(f"The transport did not converge at epsilon {epsilon}.", "Use a larger one.")
 
 

@@ -40,7 +40,7 @@ def test_grouped_folds_part_no_group_and_cover_everything(seed: int, folds: int,
     groups = rng.integers(0, 40, 120)
     labels = rng.integers(0, 3, 40)[groups]
     labels[:3] = [0, 1, 2]
-    hashes = [f"h{i}" for i in rng.integers(0, 110, 120)]  # some images are there twice
+    hashes = [f"h{i}" for i in rng.integers(0, 1500, 120)]  # some are there twice
     data = a_set(labels, groups, hashes=hashes)
     how = Split(folds=folds, validation=validation)
     units = linked_groups(data)

@@ -1,0 +1,199 @@
+"""Grids that are killed, interrupted and broken: what was finished stays, the rest completes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmark.spec import Outcome
+from benchmark.store import Store
+
+TINY = Path(__file__).parent / "components" / "tiny.py"
+BROKEN = Path(__file__).parent / "components" / "broken.py"
+
+#: Twelve cells: two arms, two seeds, three folds; each trains long enough to be hit.
+GRID = ["--target", str(TINY), "--arch", "resnet18", "--protocol", "demo", "--fusion", "none",
+        "--fusion", "concat", "--seed", "0", "--seed", "1", "--epochs", "3", "--threads", "1",
+        "--device", "cpu", "--offline"]  # fmt: skip
+
+
+def start(store: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmark.cli", "run", *GRID, *options, "--store", str(store)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "CI": "1"},
+    )
+
+
+def finish(store: Path, *options: str) -> tuple[int, str]:
+    process = start(store, *options)
+    _, errors = process.communicate(timeout=200)
+    return process.returncode, errors
+
+
+def workers_of(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+def results(store: Path) -> dict[str, tuple]:
+    """What must be equal bit for bit."""
+    kept = Store(store)
+    found = {}
+    for outcome in kept.outcomes():
+        assert outcome.status == "ok", outcome.failure
+        arrays = kept.predictions(outcome.key)
+        found[outcome.key] = (
+            outcome.metrics,
+            tuple((h["loss"], h.get("val_auroc")) for h in outcome.history),
+            {name: array.tobytes() for name, array in arrays.items()},
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple]:
+    store = tmp_path_factory.mktemp("whole") / "store"
+    code, errors = finish(store)
+    assert code == 0, errors
+    found = results(store)
+    assert len(found) == 12
+    return found
+
+
+def kill_at_random(store: Path, times: int, seed: int) -> None:
+    """Kill the parent or a worker with signal 9, again and again, then let it end."""
+    rng = random.Random(seed)
+    for _ in range(times):
+        before = {o.key: o for o in Store(store).outcomes() if o.status == "ok"}
+        process = start(store)
+        time.sleep(rng.uniform(1.0, 14.0))
+        victims = workers_of(process.pid)
+        worker = rng.random() < 0.5 and victims
+        try:
+            os.kill(rng.choice(victims) if worker else process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it had just ended
+        process.communicate(timeout=200)
+        for pid in victims:
+            for _ in range(100):
+                if not Path(f"/proc/{pid}").exists():
+                    break
+                time.sleep(0.1)
+            else:
+                pytest.fail("a worker outlived its parent")
+        after = {o.key: o for o in Store(store).outcomes()}
+        for key, outcome in before.items():
+            assert after[key] == outcome, "a finished cell was touched"
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_nothing_is_lost(tmp_path: Path, uninterrupted, times: int):
+    store = tmp_path / "store"
+    kill_at_random(store, times, seed=20260)
+    code, errors = finish(store)
+    assert code == 0, errors
+    assert results(store) == uninterrupted
+    left = [p.name for p in store.rglob("*") if p.name in ("last.pt", "running.json")]
+    assert not left
+
+
+def test_ctrl_c_is_noted_and_the_same_command_goes_on(tmp_path: Path, uninterrupted):
+    store = tmp_path / "store"
+    process = start(store)
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("[3/"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    assert process.wait(60) == 130, lines
+    assert "go on with the same command" in rest
+    assert "bench run" in rest
+    kinds = {o.failure.kind for o in Store(store).outcomes() if o.failure}
+    assert kinds <= {"interrupted"}
+    code, errors = finish(store)
+    assert code == 0, errors
+    assert results(store) == uninterrupted
+
+
+def test_a_finished_grid_does_nothing_quickly(tmp_path: Path):
+    store = tmp_path / "store"
+    small = ("--seed", "0", "--fold", "0", "--epochs", "1", "--mode", "frozen")
+    assert finish(store, *small)[0] == 0
+    began = time.monotonic()
+    code, errors = finish(store, *small)
+    assert code == 0
+    assert "Nothing to do" in errors
+    assert time.monotonic() - began < 2 * 3, "two seconds, with room for a busy machine"
+
+
+def test_one_failure_costs_one_cell(tmp_path: Path):
+    """An arm that breaks in four ways, beside one that does not."""
+    store = tmp_path / "store"
+    command = [
+        sys.executable, "-m", "benchmark.cli", "run", "--target", str(TINY), "--fusion", "none",
+        "--fusion", str(BROKEN),
+        "--arch", "resnet18", "--protocol", "demo", "--mode", "frozen", "--epochs", "1",
+        "--threads", "1", "--device", "cpu", "--fold", "0", "--store", str(store),
+    ]  # fmt: skip
+    found = {}
+    for how in ("explode", "die", "nan", "memory"):
+        done = subprocess.run(
+            [*command, "--set", f"fusion.how={how}"], capture_output=True, text=True,
+            env={**os.environ, "CI": "1"}, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert "Traceback" not in done.stderr
+        found[how] = done.stderr
+    outcomes = Store(store).outcomes()
+    assert sum(o.status == "ok" for o in outcomes) == 1
+    kinds = {o.spec.options["how"]: o.failure.kind for o in outcomes if o.failure}
+    assert kinds == {"explode": "bug", "die": "killed", "nan": "not_finite", "memory": "oom"}
+    tail = next(o.failure.log_tail for o in outcomes if o.failure and o.failure.kind == "bug")
+    assert "this arm always breaks" in tail
+    assert "signal 9" in found["die"]
+
+
+def test_a_cell_that_takes_too_long_is_ended(tmp_path: Path):
+    store = tmp_path / "store"
+    code, errors = finish(store, "--fold", "0", "--epochs", "5000", "--timeout", "12")
+    assert code == 2
+    assert "timeout" in errors
+    assert {o.failure.kind for o in Store(store).outcomes() if o.failure} == {"timeout"}
+
+
+def test_a_cell_planned_by_another_version_is_refused():
+    from benchmark.engine.worker import decode, encode
+    from benchmark.errors import BenchError
+    from benchmark.spec import Cell, RunSpec
+
+    raw = json.loads(json.dumps(encode(Cell.of(RunSpec(source="a", target="b"), {"core": "1"}))))
+    assert decode(raw).spec == RunSpec(source="a", target="b")
+    raw["spec"]["fold"] = 3
+    with pytest.raises(BenchError, match="another version"):
+        decode(raw)
+
+
+def test_outcomes_say_how_they_came_to_be(uninterrupted, tmp_path: Path):
+    store = tmp_path / "store"
+    assert finish(store, "--fold", "1", "--epochs", "1")[0] == 0
+    outcome: Outcome = Store(store).outcomes()[0]
+    assert outcome.data["test_groups"] > 0
+    assert outcome.data["siblings"] == 0
+    assert "by validation AUROC" in outcome.chosen
+    assert {"train", "test", "bootstrap", "total"} <= set(outcome.seconds)
+    assert outcome.environment["torch"]
+    assert set(outcome.subgroups) == {"site"}
+    assert all(np.isfinite(e.value) for e in (outcome.metrics["auroc"], outcome.metrics["mcr"]))

@@ -1,0 +1,138 @@
+"""Cells are planned once each, know their state and why, and share what they can."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmark import plan, protocol
+from benchmark.errors import BenchError
+from benchmark.spec import Failure, Outcome, PretrainSpec, RunSpec, Runtime
+from benchmark.store import Store
+
+
+def finish(runtime: Runtime, planned: plan.Planned, **changes) -> None:
+    cell = planned.cell
+    base = {"key": cell.key, "spec": cell.spec, "versions": cell.versions, "status": "ok"}
+    Store(runtime.store).finish(cell, Outcome(**{**base, **changes}))
+
+
+def runs(made: plan.Plan) -> list[RunSpec]:
+    return [p.cell.spec for p in made.cells if isinstance(p.cell.spec, RunSpec)]
+
+
+def test_one_pretraining_serves_every_cell_that_starts_from_it(runtime, request_tiny):
+    made = plan.make(
+        request_tiny(sources=("none", "dtd"), fusions=("none", "concat"), seeds=(0,)), runtime
+    )
+    pretrainings = [p for p in made.cells if isinstance(p.cell.spec, PretrainSpec)]
+    assert len(pretrainings) == 1
+    assert made.cells[0] == pretrainings[0]
+    assert len(runs(made)) == 2 * 2 * 3
+    weights = {spec.weights for spec in runs(made) if spec.source == "dtd"}
+    assert weights == {pretrainings[0].cell.key}
+
+
+def test_states_follow_the_store(runtime, request_tiny):
+    request = request_tiny()
+    made = plan.make(request, runtime)
+    assert [p.state for p in made.cells] == ["to run"] * 3
+    finish(runtime, made.cells[0])
+    failure = Failure(kind="oom", message="too large")
+    finish(runtime, made.cells[1], status="failed", failure=failure)
+    finish(runtime, made.cells[2], status="failed", failure=Failure(kind="killed", message="9"))
+    again = plan.make(request, runtime)
+    assert [p.state for p in again.cells] == ["done", "failed", "to run"]
+    assert "oom" in again.cells[1].why
+    assert "killed" in again.cells[2].why
+    retried = plan.make(request, runtime, retry=("oom",))
+    assert [p.state for p in retried.cells] == ["done", "to run", "to run"]
+
+
+def test_a_finished_grid_pretrains_nothing(runtime, request_tiny):
+    request = request_tiny(sources=("dtd",))
+    for planned in plan.make(request, runtime).cells:
+        if isinstance(planned.cell.spec, RunSpec):
+            finish(runtime, planned)
+    assert not plan.make(request, runtime).of("to run")
+
+
+def test_why_a_cell_runs_again_is_said(runtime, request_tiny):
+    for planned in plan.make(request_tiny(), runtime).cells:
+        finish(runtime, planned)
+    changed = plan.make(request_tiny(recipe={"lr": 0.5}), runtime)
+    reasons = plan.again(changed, Store(runtime.store))
+    assert len(reasons) == 3
+    assert all("recipe.lr 0.002 -> 0.5" in text for text in reasons.values())
+
+
+def test_a_changed_component_runs_again_and_says_so(runtime, request_tiny, tmp_path: Path):
+    own = tmp_path / "tiny.py"
+    own.write_text(runtime.paths["tiny"].read_text())
+    moved = runtime.model_copy(update={"paths": {"tiny": own}})
+    first = plan.make(request_tiny(), moved)
+    assert [p.cell.key for p in first.cells] == [
+        p.cell.key for p in plan.make(request_tiny(), runtime).cells
+    ], "where a file lies changes no number"
+    for planned in first.cells:
+        finish(moved, planned)
+    own.write_text(own.read_text() + "\n# another rule\n")
+    made = plan.make(request_tiny(), moved)
+    assert len(made.of("to run")) == 3
+    assert "version of target" in next(iter(plan.again(made, Store(moved.store)).values()))
+
+
+def test_an_estimate_comes_from_cells_that_are_alike(runtime, request_tiny):
+    store = Store(runtime.store)
+    made = plan.make(request_tiny(), runtime)
+    assert plan.estimate(made, store).seconds is None
+    finish(runtime, made.cells[0], seconds={"total": 10.0})
+    found = plan.estimate(plan.make(request_tiny(), runtime), store)
+    assert found.seconds == pytest.approx(20.0)
+    assert (found.bytes or 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ("dtd",)}, "only a source|No target"),
+        ({"folds": (7,)}, "no fold 7"),
+        ({"protocols": ("standrad",)}, "No protocol named 'standrad'"),
+        ({"columns": ("weight",)}, "no column 'weight'"),
+        ({"columns": ("dx_type",)}, "dx_type"),
+        ({"recipe": {"learning": 1}}, "no setting 'learning'"),
+        ({"recipe": {"lr": -1}}, "lr"),
+        ({"sources": ("dtdd",)}, "No source named 'dtdd'"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(runtime, request_tiny, changes, message):
+    with pytest.raises(BenchError, match=message):
+        plan.make(request_tiny(**changes), runtime)
+
+
+def test_a_fusion_without_metadata_is_skipped_with_the_reason(runtime, request_tiny):
+    request = request_tiny(targets=("demo:grey",), fusions=("none", "concat"))
+    made = plan.make(request, runtime)
+    skipped = made.of("skipped")
+    assert len(skipped) == 3
+    assert skipped[0].why == "demo:grey has no metadata"
+
+
+def test_every_protocol_is_valid_and_takes_changes():
+    for name in protocol.names():
+        found = protocol.load(name)
+        recipe = protocol.recipe_for(found, "isic", "finetune", {"augment.rotation": 3, "lr": 0.1})
+        assert recipe.augment.rotation == 3
+        assert recipe.lr == 0.1
+        assert recipe.augment.horizontal == found.recipe.augment.horizontal
+
+
+def test_ten_thousand_cells_are_planned_in_three_seconds(runtime, request_tiny):
+    request = request_tiny(
+        sources=("none", "dtd"), fusions=("none", "concat"), seeds=tuple(range(834))
+    )
+    plan.make(request_tiny(), runtime)
+    began = time.process_time()
+    made = plan.make(request, runtime)
+    assert len(made.cells) > 10000
+    assert time.process_time() - began < 3
