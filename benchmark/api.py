@@ -4,15 +4,15 @@ A file `sources/dtd.py` defines one class with a `card`; its name is the file's.
 imports torch, so that planning can read every card.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from benchmark import ecg, images
-from benchmark.download import File
+from benchmark import ecg, images, synthetic
+from benchmark.download import File, locate
 from benchmark.errors import BenchError, DataMissing
 from benchmark.spec import Augment, Input, Recipe, Scalar, Size
 
@@ -37,10 +37,13 @@ __all__ = [
     "SourceCard",
     "Target",
     "TargetCard",
+    "check_pairs",
     "class_folders",
     "ecg",
     "images",
+    "locate",
     "read_table",
+    "synthetic",
 ]
 
 
@@ -62,7 +65,7 @@ class Experts:
 
     medical: str  # "medical" or "natural"
     colour: str  # "grey" or "colour"
-    content: str  # "objects" or "textures"
+    content: str  # "objects", "textures" or "both"
     type: str  # of object or texture
     diversity: str  # "low", "medium" or "high"
     classes: str  # "binary" or "many"
@@ -220,6 +223,21 @@ def read_table(path: Path, *, need: tuple[str, ...] = ()) -> list[dict[str, str]
         raise DataMissing(f"The table {path} is not there.", "Put it there.") from error
     except UnicodeDecodeError as error:
         raise BenchError(f"{path.name} is not UTF-8 text.", "Save it as a UTF-8 CSV.") from error
+
+
+def check_pairs(rows: Iterable[str], files: Iterable[str], table: str) -> None:
+    """Refuse a table with rows that have no image, or images that it has no row for."""
+    named, there = dict.fromkeys(rows), dict.fromkeys(files)
+    for kind, lost in (
+        ("rows without an image", [name for name in named if name not in there]),
+        ("images without a row", [name for name in there if name not in named]),
+    ):
+        if lost:
+            raise BenchError(
+                f"{table} does not fit its images: {len(lost)} {kind}, '{lost[0]}' first "
+                f"({len(named)} rows, {len(there)} images).",
+                "Complete the set, or take them out.",
+            )
 
 
 Decoder = Callable[[Record, Size], tuple[np.ndarray, str]]

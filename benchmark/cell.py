@@ -246,7 +246,7 @@ def _run(work: Work, spec: RunSpec) -> Outcome:
         facts["overlap"] = _overlap(work, spec, prepared, parts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("head", init))
-        if spec.mode == "frozen":
+        if spec.mode != "finetune":
             with work.timed("features"):
                 values = _features(work, spec, prepared)
             inputs: train.Inputs = train.Features(values, _tensor(record, work.device))
@@ -359,7 +359,9 @@ def _encode(
         "missing_extra": list(getattr(card, "missing", ())),
     }
     kind = OneHotEncoder if spec.record.encoder == "onehot" else OrdinalEncoder
-    encoder = kind(schema, indicator=spec.record.indicator).fit(prepared.frame(spec.columns, parts.train))
+    encoder = kind(schema, indicator=spec.record.indicator).fit(
+        prepared.frame(spec.columns, parts.train)
+    )
     rows = np.concatenate([parts.train, parts.val, parts.test])
     found = encoder.transform(prepared.frame(spec.columns, rows)).to_numpy(float)
     if spec.record.standardise:
@@ -381,12 +383,13 @@ def _features(work: Work, spec: RunSpec, prepared: data.Prepared) -> torch.Tenso
     recipe = spec.recipe
     seed = seed_of("init", spec.seed)  # of a network without weights: one for all folds
     identity = {
-        "weights": spec.weights or f"random:{seed}",
+        "weights": spec.base or spec.weights or f"random:{seed}",
         "arch": spec.arch,
         "data": prepared.digest,
         "size": recipe.size,
         "crop": recipe.crop,
         "constancy": recipe.constancy,
+        "augment": recipe.test_augment and recipe.test_augment.model_dump(mode="json"),
         "precision": recipe.precision,
         "threads": recipe.threads,
     }
@@ -396,11 +399,11 @@ def _features(work: Work, spec: RunSpec, prepared: data.Prepared) -> torch.Tenso
     def build(folder: Path) -> None:
         network_ = _on(_backbone(work, spec, seed), work).eval()
         inputs = _pixels(work, prepared, network_, recipe, None)
-        found = []
+        found, generator = [], torch.Generator().manual_seed(train.TEST_SEED)
         with torch.inference_mode():
             for rows in torch.arange(len(prepared.labels)).split(max(recipe.batch, 64)):
                 work.report.check()
-                x, _ = inputs.batch(rows, None)
+                x, _ = inputs.batch(rows, generator, training=False)
                 with train.autocast(work.device, recipe):
                     found.append(network_.pooled(x).float().cpu())
         np.save(folder / path.name, torch.cat(found).numpy())
@@ -415,7 +418,10 @@ def _features(work: Work, spec: RunSpec, prepared: data.Prepared) -> torch.Tenso
 def _backbone(work: Work, spec: RunSpec, seed: int) -> network.Backbone:
     """The image network, with the source's weights where there are any."""
     backbone = network.build(spec.arch, seed=seed, init=spec.recipe.init)
-    if spec.weights is not None:
+    if spec.mode == "tuned":
+        assert spec.base is not None
+        network.load_backbone(backbone, weights.load(work.store, spec.base, kind="run"))
+    elif spec.weights is not None:
         key = spec.weights
         state = work.memory.get(("weights", key), lambda: weights.load(work.store, key))
         network.load_backbone(backbone, state)

@@ -1,7 +1,7 @@
 """ECG records and their scalograms: generalised Morse wavelets, a 3×4 montage in MATLAB's jet."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import ceil, exp, lgamma, log, log2, pi, sqrt
 from pathlib import Path
@@ -37,9 +37,6 @@ def morse_cwt(
     A float32 signal is transformed at single precision, anything else at double. With the norm
     L1 a unit cosine peaks at 1; L2 multiplies each row by the root of its scale in samples.
     """
-    import scipy.fft
-
-    fft: Any = scipy.fft  # its annotations give a Dispatchable where arrays come back
     x = np.asarray(signal)
     shape = x.shape
     x = x if x.dtype == np.float32 else x.astype(np.float64)
@@ -53,19 +50,10 @@ def morse_cwt(
     bank, frequencies = _filter_bank(
         n, pad, float(gamma), float(time_bandwidth), voices, norm, x.dtype.str
     )
-    rows, bins = bank.shape
-    # The wavelet does not see the mean, and without it single precision keeps its digits.
-    x = (x - x.mean(axis=-1, keepdims=True)).reshape(-1, n)
-    # The padded length is never rounded up to a faster one: that would change the coefficients.
-    x = np.pad(x, ((0, 0), (pad, pad)), mode="symmetric")
-    spectra = fft.rfft(x, axis=-1, workers=1)
-    out = np.empty((len(spectra), rows, n), dtype=np.result_type(x.dtype, np.complex64))
-    for spectrum, coefficients in zip(spectra, out, strict=True):
-        # One signal at a time: its rows stay in the cache between product, FFT and copy.
-        product = np.zeros((rows, n + 2 * pad), dtype=out.dtype)
-        np.multiply(bank, spectrum, out=product[:, :bins])
-        coefficients[:] = fft.ifft(product, overwrite_x=True, workers=1)[:, pad : pad + n]
-    return out.reshape(*shape[:-1], rows, n), fs * frequencies
+    out = np.empty((x.size // n, len(bank), n), dtype=np.result_type(x.dtype, np.complex64))
+    for place, coefficients in zip(out, _transforms(x.reshape(-1, n), bank, pad), strict=True):
+        place[:] = coefficients
+    return out.reshape(*shape[:-1], len(bank), n), fs * frequencies
 
 
 def montage(
@@ -80,7 +68,8 @@ def montage(
     """Draw the scalograms of twelve leads (12, N) as one picture, uint8 (size, size, 3).
 
     Rows of the picture: I II III aVR / aVL aVF V1 V2 / V3 V4 V5 V6, high frequencies on top.
-    `wavelet` is `morse` or a name of pywt's; a flat lead is drawn in the colour of 0.
+    `wavelet` is `morse` or a name of pywt's; a flat lead is drawn in the colour of 0. The rows'
+    scales follow from the number of samples: fs says what they are in Hz and changes no pixel.
     """
     from PIL import Image
 
@@ -94,16 +83,16 @@ def montage(
         raise BenchError("The leads hold samples that are not finite.", "Fill the gaps first.")
     if scaling not in ("lead", "joint"):
         raise BenchError(f"There is no scaling '{scaling}'.", "Choose lead or joint.")
-    strength = _strength(x, fs, wavelet, boundary)
-    axes = (1, 2) if scaling == "lead" else None
-    low = strength.min(axis=axes, keepdims=True)
-    span = strength.max(axis=axes, keepdims=True) - low
-    strength -= low
-    strength *= np.where(span > 1e-30, 255 / np.maximum(span, 1e-30), 0)
-    strength += 0.5
+    strength = _strength(x, wavelet, boundary)
+    low, high = strength.min(axis=(1, 2)), strength.max(axis=(1, 2))
+    if scaling == "joint":
+        low[:], high[:] = low.min(), high.max()
     _, rows, n = strength.shape
-    tiles = strength.astype(np.uint8).reshape(3, 4, rows, n).transpose(0, 2, 1, 3)
-    picture = Image.fromarray(np.ascontiguousarray(tiles).reshape(3 * rows, 4 * n))
+    tiles = np.empty((3, rows, 4, n), dtype=np.uint8)
+    for i, lead in enumerate(strength):
+        span = high[i] - low[i]
+        tiles[i // 4, :, i % 4] = (lead - low[i]) * (255 / span if span > 1e-30 else 0) + 0.5
+    picture = Image.fromarray(tiles.reshape(3 * rows, 4 * n))
     # As a palette image the colours are looked up in C; the resize then sees true colours.
     picture.putpalette(np.rint(255 * jet()).astype(np.uint8).tobytes())
     return np.array(picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
@@ -162,6 +151,25 @@ def _pad(n: int, boundary: str) -> int:
     raise BenchError(f"There is no boundary '{boundary}'.", "Choose reflection, half or periodic.")
 
 
+def _transforms(
+    x: NDArray[Any], bank: NDArray[np.floating], pad: int
+) -> Iterator[NDArray[np.complexfloating]]:
+    """Yield (rows, N) for each signal of x (signals, N): one at a time, it stays in the cache."""
+    import scipy.fft
+
+    fft: Any = scipy.fft  # its annotations give a Dispatchable where arrays come back
+    rows, bins = bank.shape
+    n = x.shape[1]
+    # The wavelet does not see the mean, and without it single precision keeps its digits.
+    x = x - x.mean(axis=1, keepdims=True)
+    # The padded length is never rounded up to a faster one: that would change the coefficients.
+    x = np.pad(x, ((0, 0), (pad, pad)), mode="symmetric")
+    for spectrum in fft.rfft(x, axis=1, workers=1):
+        product = np.zeros((rows, n + 2 * pad), dtype=spectrum.dtype)
+        np.multiply(bank, spectrum, out=product[:, :bins])
+        yield fft.ifft(product, overwrite_x=True, workers=1)[:, pad : pad + n]
+
+
 @lru_cache(maxsize=16)
 def _filter_bank(
     n: int, pad: int, gamma: float, time_bandwidth: float, voices: int, norm: str, dtype: str
@@ -212,15 +220,16 @@ def _time_deviation(gamma: float, beta: float) -> float:
     return sqrt(ratio * (1 + gamma * (2 * beta - 1)) / 4)
 
 
-def _strength(
-    x: NDArray[np.float32], fs: float, wavelet: str, boundary: Boundary
-) -> NDArray[np.float32]:
+def _strength(x: NDArray[np.float32], wavelet: str, boundary: Boundary) -> NDArray[np.float32]:
     """|W| of the leads (12, rows, N) by the named wavelet, at the Morse wavelet's frequencies."""
+    n = x.shape[-1]
+    pad = _pad(n, boundary)
+    bank, frequencies = _filter_bank(n, pad, 3.0, 60.0, 10, "L1", x.dtype.str)
     if wavelet == "morse":
-        strength = np.abs(morse_cwt(x, fs, boundary=boundary)[0])
+        strength = np.empty((len(x), len(bank), n), dtype=np.float32)
+        for lead, coefficients in zip(strength, _transforms(x, bank, pad), strict=True):
+            np.abs(coefficients, out=lead)
     else:
-        n = x.shape[-1]
-        frequencies = _filter_bank(n, _pad(n, boundary), 3.0, 60.0, 10, "L1", x.dtype.str)[1]
         strength = _pywt_strength(x, frequencies, wavelet)
     strength[x.min(axis=1) == x.max(axis=1)] = 0  # else rounding noise is stretched to full scale
     return strength

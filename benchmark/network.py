@@ -1,4 +1,5 @@
 """Backbones: last maps, pooled features, input size and normalisation of any network."""
+
 # First version; a fuller one follows.
 import timm
 import torch
@@ -33,7 +34,11 @@ def build(arch, *, pretrained=False, seed=0, init="default"):
 
 
 def load_backbone(backbone, state):
-    state = {k.removeprefix("backbone.").removeprefix("net."): v for k, v in state.items() if not k.startswith("head.")}
+    state = {
+        k.removeprefix("backbone.").removeprefix("net."): v
+        for k, v in state.items()
+        if not k.startswith("head.")
+    }
     missing, unexpected = backbone.net.load_state_dict(state, strict=False)
     if missing:
         raise BenchError(f"The weights lack {missing[0]}.", "")

@@ -1,9 +1,11 @@
 """Turns what is asked into cells, each done, to run, failed or skipped."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
 from benchmark import protocol as protocols
@@ -83,7 +85,8 @@ def make(request: Request, runtime: Runtime, *, retry: Sequence[str] = ()) -> Pl
     for cell, skip in _expand(request, runtime, notes):
         if cell.key not in cells:
             cells[cell.key] = _state(cell, skip, store, retry)
-    needed = {_waits_for(planned) for planned in cells.values()}
+    waiting = [p.cell for p in cells.values() if p.state == "to run"]
+    needed = {key for cell in waiting for _, key in cell.upstream()}
     ordered = [p for p in cells.values() if p.state != "to run" or not _idle(p, needed)]
     return Plan(sorted(ordered, key=_order), list(dict.fromkeys(notes)))
 
@@ -178,6 +181,18 @@ def _expand(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tu
                 yield from _cells(request, runtime, target, tuple(types), name, fusion)
 
 
+@dataclass(frozen=True)
+class _Arm:
+    """One line of the grid: everything but source, seed and fold."""
+
+    target: str
+    columns: tuple[str, ...]
+    protocol: str
+    fusion: str
+    arch: str
+    mode: Literal["finetune", "frozen", "tuned"]
+
+
 def _cells(
     request: Request,
     runtime: Runtime,
@@ -189,59 +204,101 @@ def _cells(
     protocol = protocols.load(name)
     arm = _component("fusion", fusion, runtime)
     assert isinstance(arm, Fusion)
-    options = _options(arm, fusion, protocol.fusion.get(fusion, {}), request.options)
-    reads = arm.card.record
-    skip = f"{target} has no metadata" if reads and not columns else ""
+    skip = f"{target} has no metadata" if arm.card.record and not columns else ""
     # An arm on the record alone has no source and no network: it is planned once.
     image = arm.card.image
     folds = request.folds or range(protocol.split.folds)
-    for arch in request.archs if image else ("none",):
-        for mode in request.modes if image else ("frozen",):
-            recipe = protocols.recipe_for(protocol, target, mode, request.recipe)
-            why = skip or (arm.refuses(arch, mode) if image else "")
-            for source in request.sources if image else ("none",):
-                for seed in request.seeds:
-                    weights = None
-                    if source != "none":
-                        first = pretrain_cell(source, arch, seed, request.pretrain, runtime)
-                        weights = first.key
-                        if not why:
-                            yield first, ""
-                    versions = {
-                        "core": CORE_VERSION,
-                        "target": _version("target", target, runtime),
-                        "fusion": _version("fusion", fusion, runtime),
-                        "protocol": str(protocol.version),
-                    }
-                    if source != "none":
-                        versions["source"] = _version("source", source, runtime)
-                    shared: dict[str, Any] = {
-                        "source": source,
-                        "target": target,
-                        "fusion": fusion,
-                        "arch": arch,
-                        "mode": mode,
-                        "protocol": name,
-                        "seed": seed,
-                        "columns": columns if reads else (),
-                        "record": protocol.record if reads else None,
-                        "options": options,
-                        "weights": weights,
-                        "headline": protocol.headline,
-                        "split": protocol.split,
-                        "recipe": recipe,
-                    }
-                    for fold in folds:
-                        if not 0 <= fold < protocol.split.folds:
-                            raise BenchError(
-                                f"The protocol {name} has no fold {fold}.",
-                                f"Its folds are 0 to {protocol.split.folds - 1}.",
-                            )
-                        yield Cell.of(RunSpec(**shared, fold=fold), versions), why
+    for fold in folds:
+        if not 0 <= fold < protocol.split.folds:
+            raise BenchError(
+                f"The protocol {name} has no fold {fold}.",
+                f"Its folds are 0 to {protocol.split.folds - 1}.",
+            )
+    for arch, mode, source, seed in product(
+        request.archs if image else ("none",),
+        request.modes if image else ("frozen",),
+        request.sources if image else ("none",),
+        request.seeds,
+    ):
+        one = _Arm(target, columns, name, fusion, arch, mode)
+        why = skip or (arm.refuses(arch, mode) if image else "")
+        for fold in folds:
+            yield from _chain(request, runtime, one, source, seed, fold, why)
+
+
+def _chain(
+    request: Request, runtime: Runtime, arm: _Arm, source: str, seed: int, fold: int, why: str
+) -> Iterator[tuple[Cell, str]]:
+    """A cell after what it builds on: its pretraining, and the image-only run it uses."""
+    component = _component("fusion", arm.fusion, runtime)
+    base = None
+    if arm.mode == "tuned":
+        base = replace(arm, mode="finetune", fusion="none")
+    elif component.card.needs == "probabilities":
+        base = replace(arm, fusion="none")
+    base_key = None
+    if base is not None and not why:
+        for found in _chain(request, runtime, base, source, seed, fold, ""):
+            yield found
+            base_key = found[0].key
+    weights = None
+    if source != "none":
+        first = pretrain_cell(source, arm.arch, seed, request.pretrain, runtime)
+        weights = first.key
+        if not why:
+            yield first, ""
+    yield _run_cell(request, runtime, arm, source, seed, fold, weights, base_key), why
+
+
+def _run_cell(
+    request: Request,
+    runtime: Runtime,
+    arm: _Arm,
+    source: str,
+    seed: int,
+    fold: int,
+    weights: str | None,
+    base: str | None,
+) -> Cell:
+    protocol = protocols.load(arm.protocol)
+    component = _component("fusion", arm.fusion, runtime)
+    reads = component.card.record
+    versions = {
+        "core": CORE_VERSION,
+        "target": _version("target", arm.target, runtime),
+        "fusion": _version("fusion", arm.fusion, runtime),
+        "protocol": str(protocol.version),
+    }
+    if source != "none":
+        versions["source"] = _version("source", source, runtime)
+    spec = RunSpec(
+        source=source,
+        target=arm.target,
+        fusion=arm.fusion,
+        arch=arm.arch,
+        mode=arm.mode,
+        protocol=arm.protocol,
+        fold=fold,
+        seed=seed,
+        columns=arm.columns if reads else (),
+        record=protocol.record if reads else None,
+        options=_options(component, protocol.fusion.get(arm.fusion, {}), request.options),
+        weights=weights,
+        base=base,
+        headline=protocol.headline,
+        split=protocol.split,
+        recipe=_recipe(arm.protocol, arm.target, arm.mode, canonical(request.recipe)),
+    )
+    return Cell.of(spec, versions)
+
+
+@cache
+def _recipe(protocol: str, target: str, mode: str, changes: str) -> Recipe:
+    return protocols.recipe_for(protocols.load(protocol), target, mode, json.loads(changes))
 
 
 def _options(
-    arm: Fusion, fusion: str, of_protocol: dict[str, Scalar], asked: dict[str, Scalar]
+    arm: Fusion, of_protocol: dict[str, Scalar], asked: dict[str, Scalar]
 ) -> dict[str, Scalar]:
     """The arm's options: its own defaults, the protocol's, then the user's."""
     known = dict(arm.card.options)
@@ -265,12 +322,7 @@ def _state(cell: Cell, skip: str, store: Store, retry: Sequence[str]) -> Planned
     return Planned(cell, "failed", f"{kind}: {done.failure.message}")
 
 
-def _waits_for(planned: Planned) -> str | None:
-    spec = planned.cell.spec
-    return spec.weights if planned.state == "to run" and isinstance(spec, RunSpec) else None
-
-
-def _idle(planned: Planned, needed: set[str | None]) -> bool:
+def _idle(planned: Planned, needed: set[str]) -> bool:
     """A pretraining that nothing to run waits for."""
     return isinstance(planned.cell.spec, PretrainSpec) and planned.cell.key not in needed
 
@@ -279,8 +331,9 @@ def _order(planned: Planned) -> tuple:
     """Pretraining first; then cells side by side that share data, weights and features."""
     spec = planned.cell.spec
     if isinstance(spec, RunSpec):
-        return (1, spec.target, canonical(spec.recipe.size), spec.arch, spec.weights or "",
-                spec.mode, spec.protocol, spec.fusion, spec.seed, spec.fold)  # fmt: skip
+        shared = (spec.target, canonical(spec.recipe.size), spec.arch, spec.weights or "", spec.mode)
+        own = (spec.protocol, spec.fusion, spec.seed, spec.fold)
+        return (2 if spec.base else 1, *shared, *own)
     return (0, spec.source, spec.arch, spec.seed)
 
 

@@ -41,9 +41,7 @@ def plugins(kind: str) -> dict[str, str]:
     return {entry.name: entry.value for entry in entry_points(group=f"bench.{kind}")}
 
 
-def load(
-    kind: str, name: str, *, path: Path | None = None, given: "Input | None" = None
-) -> Any:
+def load(kind: str, name: str, *, path: Path | None = None, given: "Input | None" = None) -> Any:
     """The component of that name, e.g. `isic`, `pcam:small`; `path` names its own file."""
     base, _, variant = name.partition(":")
     found = _class(kind, base, path)

@@ -56,9 +56,14 @@ class Recipe(Frozen):
     test_augment: Augment | None = None
     constancy: bool = False  # shades of gray before anything else
     precision: Literal["float32", "bf16"] = "bf16"  # bf16 autocast on a GPU; a CPU runs float32
-    threads: int = Field(default=2, ge=1)  # per cell: CPU results differ bitwise between thread counts
+    threads: int = Field(
+        default=2, ge=1
+    )  # per cell: CPU results differ bitwise between thread counts
     select: Literal["validation", "last"] = "validation"
     init: Literal["default", "he"] = "default"
+    # A linear head on features: trained by the loop, or Thomas's softmax classifier solved to its
+    # optimum, or that by plain gradient descent as the paper ran it.
+    head: Literal["trained", "optimum", "faithful"] = "trained"
     limit: int | None = Field(default=None, ge=2)  # images used at most, whole groups, seeded
 
 
@@ -122,6 +127,7 @@ class RunSpec(Frozen):
     record: RecordMap | None = None  # None where the arm reads no record
     options: dict[str, Scalar] = {}  # of the fusion arm
     weights: str | None = None  # key of the PretrainSpec; None trains from scratch
+    base: str | None = None  # key of the image-only run whose network or predictions this one uses
     headline: str = "auroc"
     split: Split = Split()
     recipe: Recipe = Recipe()
@@ -188,6 +194,13 @@ class Cell(NamedTuple):
     ) -> "Cell":
         """Name the cell by what it asks and by the versions of the parts that answer."""
         return cls(key_of(spec, versions or {}), spec, versions or {})
+
+    def upstream(self) -> list[tuple[str, str]]:
+        """(kind, key) of what must be there before this cell can start."""
+        if not isinstance(self.spec, RunSpec):
+            return []
+        keys = (("pretrain", self.spec.weights), ("run", self.spec.base))
+        return [(kind, key) for kind, key in keys if key is not None]
 
 
 FailureKind = Literal[

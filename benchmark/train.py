@@ -21,14 +21,17 @@ from benchmark.store import replacing
 #: features have epochs of milliseconds. Which epoch a resumed run starts from changes no number.
 CHECKPOINT_EVERY = 2.0  # seconds
 
+#: Of the augmentation of test images, where a protocol has one: every arm sees the same.
+TEST_SEED = 2021
+
 Batch = tuple[torch.Tensor, torch.Tensor | None]
 
 
 class Inputs(Protocol):
     """Where a model's batches come from."""
 
-    def batch(self, rows: torch.Tensor, generator: torch.Generator | None) -> Batch:
-        """Network input and record of these rows; augmented if a generator is given."""
+    def batch(self, rows: torch.Tensor, generator: torch.Generator, *, training: bool) -> Batch:
+        """Network input and record of these rows, augmented as the recipe says."""
         ...
 
 
@@ -42,14 +45,14 @@ class Pixels:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: torch.device
-    test_augment: Augment | None = None
 
-    def batch(self, rows: torch.Tensor, generator: torch.Generator | None) -> Batch:
+    def batch(self, rows: torch.Tensor, generator: torch.Generator, *, training: bool) -> Batch:
         """Gather, augment and normalise: float (n, 3, H, W)."""
         found = self.images[rows.to(self.images.device)].to(self.device, non_blocking=True)
         pixels = found.permute(0, 3, 1, 2)
-        changes = self.recipe.augment if generator is not None else Augment()
-        pixels = augment(pixels, changes, generator or CENTRE, out_size=self.recipe.crop)
+        recipe = self.recipe
+        changes = recipe.augment if training else recipe.test_augment or Augment()
+        pixels = augment(pixels, changes, generator, out_size=recipe.crop, random_crop=training)
         record = None if self.record is None else self.record[rows.to(self.record.device)]
         return normalise(pixels, self.mean, self.std), record
 
@@ -61,14 +64,10 @@ class Features:
     values: torch.Tensor  # float32 (N, C)
     record: torch.Tensor | None
 
-    def batch(self, rows: torch.Tensor, generator: torch.Generator | None) -> Batch:
+    def batch(self, rows: torch.Tensor, generator: torch.Generator, *, training: bool) -> Batch:
         """The features and records of these rows."""
         record = None if self.record is None else self.record[rows]
         return self.values[rows], record
-
-
-#: Tells `augment` that nothing is random: crops are central.
-CENTRE = torch.Generator()
 
 
 @dataclass
@@ -174,7 +173,7 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate(recipe, epoch, step / len(steps))
         chosen = order[first:last]
-        x, record = inputs.batch(chosen, generator)
+        x, record = inputs.batch(chosen, generator, training=True)
         with autocast(device, recipe):
             logits = model(x, record)
         loss = loss_of(logits.float(), labels[chosen.to(device)])
@@ -199,9 +198,9 @@ def predict(
 ) -> np.ndarray:
     """Class probabilities (n, K) float64 of these rows."""
     model.eval()
-    found = []
+    found, generator = [], torch.Generator().manual_seed(TEST_SEED)
     for chosen in rows.split(max(recipe.batch, 64)):
-        x, record = inputs.batch(chosen, None)
+        x, record = inputs.batch(chosen, generator, training=False)
         with autocast(device, recipe):
             logits = model(x, record)
         found.append(logits.double().softmax(1).cpu())

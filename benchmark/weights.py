@@ -27,9 +27,9 @@ def save(folder: Path, state: "dict[str, torch.Tensor]", card: dict[str, Any]) -
     write(folder / CARD, json.dumps({**card, "sha256": digest(folder / FILE)}, indent=1))
 
 
-def load(store: Store, key: str) -> "dict[str, torch.Tensor]":
-    """The tensors of a pretraining."""
-    path = store.folder("pretrain", key) / FILE
+def load(store: Store, key: str, *, kind: str = "pretrain") -> "dict[str, torch.Tensor]":
+    """The tensors of a pretraining, or of a run that kept its network."""
+    path = store.folder(kind, key) / FILE
     if not path.is_file():
         raise BenchError(
             f"The weights {key} are not in the store.", "Run `bench run` to make them."

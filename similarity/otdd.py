@@ -128,8 +128,8 @@ def subset_interval(
     distances = np.array([result.distance for result in results])
     means = rng.choice(distances, size=(2_000, draws)).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
-    value = float(distances.mean())
-    return SubsetInterval(value, float(low), float(high), tuple(results), size, seed)
+    spread = float(distances.mean()), float(low), float(high)
+    return SubsetInterval(*spread, tuple(results), size, seed)
 
 
 def stratified_subset(labels: np.ndarray, *, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -152,8 +152,8 @@ def stratified_subset(labels: np.ndarray, *, size: int, rng: np.random.Generator
 def _labelled(x: Any, y: Any, *, like: _Labelled | None = None) -> _Labelled:
     import torch
 
-    features = x.detach() if isinstance(x, torch.Tensor) else torch.as_tensor(np.asarray(x))
-    features = features.to(torch.float64)
+    tensor = x.detach() if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x, float))
+    features = tensor.to(torch.float64)
     labels = np.asarray(y.cpu() if isinstance(y, torch.Tensor) else y)
     if like is not None:
         features = features.to(like.features.device)
@@ -193,7 +193,8 @@ def _table(first: _Labelled, second: _Labelled, inner: Inner) -> torch.Tensor:
 
     if inner not in ("gaussian", "exact"):
         raise BenchError(f"No inner distance named '{inner}'.", "Use gaussian or exact.")
-    prepare, between = (_moments, _gaussian) if inner == "gaussian" else (_samples, _emd)
+    prepare: Callable[[torch.Tensor], Any] = _moments if inner == "gaussian" else torch.clone
+    between: Callable[..., Any] = _gaussian if inner == "gaussian" else _emd
     same = first is second
     a = [prepare(first.features[first.codes == c]) for c in range(first.classes)]
     b = a if same else [prepare(second.features[second.codes == c]) for c in range(second.classes)]
@@ -228,10 +229,6 @@ def _gaussian(a: _Moments, b: _Moments) -> torch.Tensor:
     spread = a.trace + b.trace
     fidelity = torch.linalg.svdvals(a.factor @ b.factor.T).sum()
     return ((a.mean - b.mean) ** 2).sum() + _clean(spread - 2 * fidelity, spread)
-
-
-def _samples(samples: torch.Tensor) -> torch.Tensor:
-    return samples
 
 
 def _emd(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -280,9 +277,7 @@ def _entropic(cost: torch.Tensor, epsilon: float) -> _Solution:
             gap = max(gap, 0.0) / max(abs(dual), 1e-9 * epsilon)
             if gap <= GAP_LIMIT:
                 return _Solution(dual, gap, error)
-        g, damping = _newton_step(
-            g, plan, lambda g, e=level: _semi_dual(cost, g, e), level, damping
-        )
+        g, damping = _newton_step(cost, g, plan, level, damping)
     raise BenchError(f"The transport did not converge at epsilon {epsilon}.", "Use a larger one.")
 
 
@@ -299,11 +294,7 @@ def _semi_dual(cost: torch.Tensor, g: torch.Tensor, epsilon: float) -> float:
 
 
 def _newton_step(
-    g: torch.Tensor,
-    plan: torch.Tensor,
-    value: Callable[[torch.Tensor], float],
-    epsilon: float,
-    damping: float,
+    cost: torch.Tensor, g: torch.Tensor, plan: torch.Tensor, epsilon: float, damping: float
 ) -> tuple[torch.Tensor, float]:
     """A damped Newton step with backtracking; returns the new potential and damping."""
     import torch
@@ -313,10 +304,10 @@ def _newton_step(
     curvature = weight - plan.T @ plan * len(plan)  # + weight lifts the constant null vector
     curvature.diagonal().add_(columns + damping * weight)
     step = epsilon * torch.linalg.solve(curvature, residual)
-    start, slope = value(g), float(residual @ step)
+    start, slope = _semi_dual(cost, g, epsilon), float(residual @ step)
     for cuts in range(30):
         trial = g + step / 4**cuts
-        if value(trial) >= start + 1e-4 * slope / 4**cuts:
+        if _semi_dual(cost, trial, epsilon) >= start + 1e-4 * slope / 4**cuts:
             calmer = damping / 10 if cuts == 0 else damping * 10 ** min(cuts, 3)
             return trial, min(max(calmer, 1e-12), 1.0)
     return g, 1.0  # no ascent beyond rounding: leave it to Sinkhorn

@@ -17,6 +17,8 @@ VARIANCE_FLOOR = 1e-4  # GBC: keeps one-sample and constant classes finite
 DISTORTION = 1e-4  # TransRate's ε
 SEED = 0
 
+Metric = Literal["auroc", "accuracy"]
+
 
 def leep(source_probabilities: Any, labels: Any) -> float:
     """Log expected empirical prediction; source_probabilities (n, Z) sum to one in each row."""
@@ -24,10 +26,15 @@ def leep(source_probabilities: Any, labels: Any) -> float:
     if (probabilities < 0).any() or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-2:
         what = "The source's probabilities are negative or do not sum to one."
         raise BenchError(what, "Give the softmax of its logits.")
-    joint = _one_hot(codes).T @ probabilities / len(codes)  # P(y, z)
+    return float(np.log(_empirical_prediction(probabilities, codes)).mean())
+
+
+def _empirical_prediction(z: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Probability (n,) of each sample's own label by way of Z, whose probabilities are z (n, Z)."""
+    joint = _one_hot(codes).T @ z / len(codes)  # P(y, z)
     mass = joint.sum(axis=0)
     given = joint / np.where(mass > 0, mass, 1.0)  # P(y | z)
-    return float(np.log((given[codes] * probabilities).sum(axis=1)).mean())
+    return (given[codes] * z).sum(axis=1)
 
 
 def nce(source_labels: Any, labels: Any) -> float:
@@ -48,7 +55,7 @@ def logme(features: Any, labels: Any) -> float:
     targets = _one_hot(codes)
     n, d = x.shape
     if n > d + targets.shape[1]:  # the evidence needs no more than the inner products
-        r = np.linalg.qr(np.hstack([x, targets]), mode="r")
+        r: Any = np.linalg.qr(np.hstack([x, targets]), mode="r")
         x, targets = r[:, :d], r[:, d:]
     u, s, _ = np.linalg.svd(x, full_matrices=False)
     kept = s > s.max(initial=0.0) * max(x.shape) * np.finfo(float).eps
@@ -82,7 +89,9 @@ def _evidence(s2: np.ndarray, aligned: np.ndarray, rest: float, n: int) -> float
     dips = np.flatnonzero((values <= np.roll(values, 1)) & (values <= np.roll(values, -1)))
     for dip in {*dips.tolist(), int(values.argmin())}:
         bounds = grid[max(dip - 1, 0)], grid[min(dip + 1, len(grid) - 1)]
-        found = minimize_scalar(negative, bounds=bounds, method="bounded", options={"xatol": 1e-7})
+        found: Any = minimize_scalar(
+            negative, bounds=bounds, method="bounded", options={"xatol": 1e-7}
+        )
         best = min(best, float(found.fun), float(values[dip]))
     return -best
 
@@ -158,7 +167,7 @@ def parc(features: Any, labels: Any) -> float:
     A sample whose features are all equal correlates with none (0). NaN where all pairs are alike.
     Takes n² memory: give it a few thousand samples at most.
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
     x, codes = _prepare(features, labels)
     x = x - x.mean(axis=1, keepdims=True)
@@ -166,10 +175,10 @@ def parc(features: Any, labels: Any) -> float:
     x = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
     upper = np.triu_indices(len(x), 1)
     distances = 1 - (x @ x.T)[upper]
-    differ = (codes[:, None] != codes)[upper]  # ranks as the one-hot distance, which has two values
+    differ = (codes[:, None] != codes)[upper]  # the one-hot distance has but two values
     if np.ptp(distances) < 1e-12 or differ.all():
         return math.nan
-    return 100 * float(spearmanr(distances, differ).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+    return 100 * float(np.corrcoef(rankdata(distances), differ)[0, 1])
 
 
 def nleep(features: Any, labels: Any, *, seed: int = SEED, log: bool = True) -> float:
@@ -192,9 +201,7 @@ def nleep(features: Any, labels: Any, *, seed: int = SEED, log: bool = True) -> 
     else:
         reduced = PCA(0.8, svd_solver="full").fit_transform(x)
         z = GaussianMixture(components, random_state=seed).fit(reduced).predict_proba(reduced)
-    joint = _one_hot(codes).T @ z / len(codes)
-    given = joint / np.maximum(joint.sum(axis=0), np.finfo(float).tiny)
-    likelihood = (given[codes] * z).sum(axis=1)
+    likelihood = _empirical_prediction(z, codes)
     return float(np.log(likelihood).mean() if log else likelihood.mean())
 
 
@@ -203,6 +210,7 @@ def sfda(features: Any, labels: Any, *, log: bool = True) -> float:
 
     Fitted twice, the second time on features drawn towards the other classes' mean in proportion
     to the first fit's doubt. `log=False`: mean posterior, as the public code and tables have it.
+    Blind where n ≤ d and λ is small: any labels can then be told apart and the score is 0.
     """
     x, codes = _prepare(features, labels)
     x = x - x.mean(axis=0)
@@ -239,12 +247,7 @@ def _fisher(x: np.ndarray, codes: np.ndarray, shrinkage: float | None) -> tuple[
 
 
 def knn(
-    features: Any,
-    labels: Any,
-    *,
-    groups: Any = None,
-    neighbours: int = 5,
-    metric: Literal["auroc", "accuracy"] = "auroc",
+    features: Any, labels: Any, *, groups: Any = None, metric: Metric = "auroc", neighbours: int = 5
 ) -> float:
     """Cross-validated nearest neighbours (cosine): macro one-vs-rest AUROC, or accuracy."""
     from sklearn.neighbors import KNeighborsClassifier
@@ -258,11 +261,7 @@ def knn(
 
 
 def linear_probe(
-    features: Any,
-    labels: Any,
-    *,
-    groups: Any = None,
-    metric: Literal["auroc", "accuracy"] = "auroc",
+    features: Any, labels: Any, *, groups: Any = None, metric: Metric = "auroc"
 ) -> float:
     """Cross-validated logistic regression: macro one-vs-rest AUROC, or accuracy."""
     from sklearn.linear_model import LogisticRegression
@@ -283,16 +282,15 @@ def _cross_validated(model: Any, features: Any, labels: Any, groups: Any, metric
     x, codes = _prepare(features, labels)
     order = _canonical(x)
     x, codes = x[order], codes[order]
-    units = np.arange(len(codes)) if groups is None else _array(groups)[order]
-    fewest = min(len(np.unique(units[codes == code])) for code in range(codes.max() + 1))
+    units = None if groups is None else _array(groups)[order]
+    each = np.arange(len(codes)) if units is None else units
+    fewest = min(len(np.unique(each[codes == code])) for code in range(codes.max() + 1))
     if fewest < 2:
         todo = "Merge or leave out the classes with a single one."
         raise BenchError("Cross-validation needs two samples (or groups) of every class.", todo)
-    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = StratifiedKFold if units is None else StratifiedGroupKFold
     folds = splitter(min(5, fewest), shuffle=True, random_state=SEED)
-    scores = cross_val_predict(
-        model, x, codes, groups=units, cv=folds, method="predict_proba", n_jobs=1
-    )
+    scores: Any = cross_val_predict(model, x, codes, groups=units, cv=folds, method="predict_proba")
     if metric == "accuracy":
         return float((scores.argmax(axis=1) == codes).mean())
     return float(np.mean([roc_auc_score(codes == c, scores[:, c]) for c in range(scores.shape[1])]))

@@ -1,6 +1,5 @@
 """Morse transforms against golden values and direct sums, the montage, and WFDB records."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -154,15 +153,6 @@ def test_jet_is_matlabs() -> None:
     assert_allclose(table[[159, 160, 223, 224, 255]], [
         [1, 1, 0], [1, 63 / 64, 0], [1, 0, 0], [63 / 64, 0, 0], [0.5, 0, 0],
     ])  # fmt: skip
-
-
-def test_jet_follows_the_golden_table(real_data: Path) -> None:
-    path = real_data.parent / "golden" / "morse" / "jet256_matlab.csv"
-    if not path.exists():
-        pytest.skip("no golden folder beside the data")
-    with path.open() as file:
-        rows = [[float(cell) for cell in row] for row in csv.reader(file)]
-    assert_allclose(ecg.jet(), rows, atol=1e-6)
 
 
 def test_montage_places_each_lead() -> None:

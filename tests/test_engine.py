@@ -1,5 +1,6 @@
 """Grids that are killed, interrupted and broken: what was finished stays, the rest completes."""
 
+import contextlib
 import json
 import os
 import random
@@ -79,10 +80,8 @@ def kill_at_random(store: Path, times: int, seed: int) -> None:
         time.sleep(rng.uniform(1.0, 14.0))
         victims = workers_of(process.pid)
         worker = rng.random() < 0.5 and victims
-        try:
+        with contextlib.suppress(ProcessLookupError):  # it had just ended
             os.kill(rng.choice(victims) if worker else process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it had just ended
         process.communicate(timeout=200)
         for pid in victims:
             for _ in range(100):

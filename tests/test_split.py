@@ -116,7 +116,7 @@ def test_too_few_for_the_folds_is_told(labels, groups, message):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.integers(40, 150))
+@given(st.integers(0, 10**6), st.integers(80, 150))
 def test_a_limit_keeps_whole_groups_and_the_classes(seed: int, limit: int):
     rng = np.random.default_rng(seed)
     groups = rng.integers(0, 100, 300)

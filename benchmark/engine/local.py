@@ -41,7 +41,9 @@ class _Queue:
         with self.lock:
             while not self.stopping and self.cells:
                 pending = {c.key for c in (*self.cells, *self.running.values())}
-                ready = [c for c in self.cells if _upstream(c) not in pending]
+                ready = [
+                    c for c in self.cells if not any(key in pending for _, key in c.upstream())
+                ]
                 # One slot at a time extracts features, else two would extract the same.
                 busy = {_shared(c) for c in self.running.values() if _frozen(c)}
                 free = [c for c in ready if not (_frozen(c) and _shared(c) in busy)]
@@ -179,14 +181,12 @@ class _Slot:
         return self.pending.store.fail(cell, failure)
 
     def _missing_upstream(self, cell: Cell) -> str:
-        key = _upstream(cell)
-        if key is None:
-            return ""
-        outcome = self.pending.store.outcome("pretrain", key)
-        if outcome is not None and outcome.status == "ok":
-            return ""
-        cause = outcome.failure.message if outcome and outcome.failure else "it has no outcome"
-        return f"The pretraining {key} it starts from failed: {cause}"
+        for kind, key in cell.upstream():
+            outcome = self.pending.store.outcome(kind, key)
+            if outcome is None or outcome.status != "ok":
+                cause = outcome.failure.message if outcome and outcome.failure else "no outcome"
+                return f"The {kind} {key} it builds on failed: {cause}"
+        return ""
 
     def _worker(self) -> subprocess.Popen[str]:
         if self.process is not None and self.process.poll() is None:
@@ -258,12 +258,8 @@ def visible_gpus() -> list[str]:
     return found.stdout.split()
 
 
-def _upstream(cell: Cell) -> str | None:
-    return cell.spec.weights if isinstance(cell.spec, RunSpec) else None
-
-
 def _frozen(cell: Cell) -> bool:
-    return isinstance(cell.spec, RunSpec) and cell.spec.mode == "frozen"
+    return isinstance(cell.spec, RunSpec) and cell.spec.mode != "finetune"
 
 
 def _shared(cell: Cell) -> tuple:

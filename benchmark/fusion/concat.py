@@ -1,4 +1,5 @@
 """Image and record side by side."""
+
 from benchmark.api import Fusion, FusionCard
 
 
@@ -25,4 +26,7 @@ class Concat(Fusion):
     def network(self, backbone, record, classes, *, dropout, options):
         from benchmark.network import Classifier
 
-        return Classifier(backbone, self.head(backbone.channels, record, classes, dropout=dropout, options=options))
+        return Classifier(
+            backbone,
+            self.head(backbone.channels, record, classes, dropout=dropout, options=options),
+        )

@@ -188,7 +188,9 @@ def fill(
         arms += [("none", f) for f in fusions if f.startswith("metadata")]
         for source, fusion in arms:
             rng = np.random.default_rng(seed_of("arm", target, source, fusion))
-            gain = {"none": 0.0, "imagenet": 0.06, "dtd": 0.03}.get(source, rng.uniform(-0.02, 0.06))
+            gain = {"none": 0.0, "imagenet": 0.06, "dtd": 0.03}.get(
+                source, rng.uniform(-0.02, 0.06)
+            )
             level = 0.78 + gain + (0.02 if fusion == "concat" else 0.0) + rng.normal(0, 0.004)
             level -= 0.12 if fusion.startswith("metadata") else 0
             for fold in range(folds):
@@ -202,7 +204,14 @@ def fill(
                 if true:
                     skill = 12 * (level - 0.62)
                     part = predictions(target, skill, fold, arm=f"{source} {fusion}")
-                    run(store, **common, folds=folds, predictions=part, classes=CLASSES[4:7], **shown)
+                    run(
+                        store,
+                        **common,
+                        folds=folds,
+                        predictions=part,
+                        classes=CLASSES[4:7],
+                        **shown,
+                    )
                     continue
                 value = float(level + rng.normal(0, 0.006))
                 drawn = value + shared_draws(target, fold, 0) + rng.normal(0, 0.008, DRAWS)

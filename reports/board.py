@@ -1,0 +1,298 @@
+"""Boards: the arms of one target under one protocol, measured, ranked, or told why they are not."""
+
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark import metrics, stats
+from benchmark.spec import RunSpec, Split
+from benchmark.stats import Comparison, Estimate
+from benchmark.store import Store
+from reports.arms import Arm, Identity, Run, gather
+
+Array = NDArray[np.float64]
+Baseline = Literal["scratch", "self"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm of a board, as a reader sees it."""
+
+    identity: Identity
+    setting: tuple[str, ...]  # how it differs from the board's usual recipe and options
+    rank: int | None
+    why: tuple[str, ...]  # it has no rank
+    done: int  # cells
+    expected: int
+    headline: Estimate | None  # of the cells there are, also where some are missing
+    gains: dict[str, Comparison]  # over "scratch" (or "self") and "imagenet", from "fusion"
+    metrics: dict[str, Estimate]
+    classes: tuple[str, ...]
+    per_class: tuple[dict[str, Estimate], ...]
+    seconds: float  # of all its cells, their training and their tests
+    device: str  # "GPU", "CPU" or "mixed"
+    joules: float | None
+    runs: tuple[Run, ...] = field(repr=False)  # by seed and fold, failed ones too
+    draws: Array | None = field(repr=False, compare=False)  # (seeds x draws,), paired by row
+
+    @property
+    def name(self) -> str:
+        """What a sentence calls it: `dtd + concat, epochs 3`."""
+        who = self.identity
+        parts = [who.source] if who.arch != "none" else []
+        parts += [who.fusion] if who.fusion != "none" else []
+        return ", ".join((" + ".join(parts), *self.setting))
+
+
+@dataclass(frozen=True)
+class Board:
+    """The rows of one target under one protocol: by rank, then those without one."""
+
+    target: str
+    protocol: str
+    headline: str
+    leaky: bool  # one patient may be on both sides of the split
+    siblings: float  # mean share of test images with a sibling in train
+    versions: dict[str, str]
+    split: Split
+    digest: str
+    seeds: tuple[int, ...]
+    baseline: Baseline
+    rows: tuple[Row, ...]
+
+
+def make(
+    store: Store,
+    runs: Sequence[Run],
+    *,
+    keep: Callable[[RunSpec], bool] = lambda spec: True,
+    baseline: Baseline = "scratch",
+) -> Board | None:
+    """The board of the runs of one target and protocol; `keep` picks the rows to show.
+
+    The runs that are not kept still serve as baselines of the gains.
+    """
+    reference, arms = gather(store, runs)
+    keeps = [keep(arm.runs[0].spec) for arm in arms]
+    shown = list(compress(arms, keeps))
+    if not shown:
+        return None
+    fair = [arm for arm in shown if not arm.barred] or shown
+    seeds = tuple(sorted(set[int]().union(*(arm.seeds for arm in fair))))
+    rows = _with_gains([_row(store, arm, seeds) for arm in arms], arms, baseline)
+    spec = shown[0].runs[0].spec
+    found = [run.outcome.data.get("siblings") for arm in fair for run in arm.runs]
+    rates = [float(rate) for rate in found if rate is not None]
+    return Board(
+        target=spec.target,
+        protocol=spec.protocol,
+        headline=reference.headline,
+        leaky=reference.split.kind == "image" or any(rates),
+        siblings=float(np.mean(rates)) if rates else 0.0,
+        versions={
+            "core": reference.core,
+            "target": reference.target_version,
+            "protocol": reference.protocol_version,
+        },
+        split=reference.split,
+        digest=reference.digest,
+        seeds=seeds,
+        baseline=baseline,
+        rows=tuple(ranked(list(compress(rows, keeps)), higher_is_better(reference.headline))),
+    )
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether more of a metric is better; so it is for one that nobody described."""
+    return metric not in metrics.NAMES or metrics.NAMES[metric].higher_is_better
+
+
+def ranked(rows: Sequence[Row], higher: bool = True) -> list[Row]:
+    """The rows in order; those without a reason against it get ranks, shared where undecided."""
+    usual = Counter(_length(row) for row in rows if not row.why).most_common(1)
+    rows = [_undecidable(row, usual[0][0]) if not row.why else row for row in rows]
+    fair = [row for row in rows if not row.why and row.headline and row.draws is not None]
+    values = [row.headline.value for row in fair if row.headline]
+    draws = [row.draws for row in fair if row.draws is not None]
+    ranks = stats.tied_ranks(values, draws, higher)
+    placed = [replace(row, rank=rank) for row, rank in zip(fair, ranks, strict=True)]
+    return sorted([*placed, *(row for row in rows if row.why)], key=lambda row: _place(row, higher))
+
+
+def _place(row: Row, higher: bool) -> tuple:
+    value = row.headline.value if row.headline else np.nan
+    known = not np.isnan(value)
+    return row.rank is None, not known, (-value if higher else value) if known else 0, row.name
+
+
+def _length(row: Row) -> int:
+    return 0 if row.draws is None else len(row.draws)
+
+
+def _undecidable(row: Row, usual: int) -> Row:
+    """Nothing to rank by: an undefined number, or none of the draws that rank it."""
+    if row.headline is None or np.isnan(row.headline.value):
+        return replace(row, why=("the headline is undefined on a fold",))
+    if row.draws is None:
+        return replace(row, why=("its predictions are gone from the store",))
+    if len(row.draws) != usual:
+        return replace(row, why=(f"{len(row.draws)} bootstrap draws, not {usual}",))
+    if np.isnan(row.headline.low):
+        return replace(row, why=("too few patients in the test part for an interval",))
+    return row
+
+
+def _row(store: Store, arm: Arm, seeds: tuple[int, ...]) -> Row:
+    """An arm measured on the cells of the board's seeds; one that is barred on its own."""
+    if arm.barred:
+        seeds = tuple(sorted(arm.seeds))
+    runs = sorted(
+        (run for run in arm.runs if run.spec.seed in seeds),
+        key=lambda run: (run.spec.seed, run.spec.fold),
+    )
+    fine = [run for run in runs if run.outcome.status == "ok"]
+    expected = arm.identity.split.folds * len(seeds)
+    why = arm.barred if len(fine) == expected else (*arm.barred, _lacks(runs, expected))
+    order = [run.spec.seed for run in fine]
+    pooled = pool(order, [run.outcome.metrics for run in fine])
+    draws = _draws(store, fine)
+    headline = pooled.get(arm.identity.headline)
+    if headline is not None and draws is not None:
+        headline = Estimate(headline.value, *stats.interval(draws), headline.n)
+        pooled[arm.identity.headline] = headline
+    classes = next((run.outcome.classes for run in fine), ())
+    tables = zip(*(run.outcome.per_class for run in fine), strict=False)
+    joules = [run.outcome.joules for run in fine]
+    devices = {run.outcome.environment.get("device", "")[:4] for run in fine}
+    return Row(
+        identity=arm.identity,
+        setting=arm.setting,
+        rank=None,
+        why=why,
+        done=len(fine),
+        expected=expected,
+        headline=headline,
+        gains={},
+        metrics=pooled,
+        classes=classes,
+        per_class=tuple(pool(order, table) for table in tables),
+        seconds=sum(run.outcome.seconds.get("total", 0.0) for run in runs),
+        device="GPU" if devices == {"cuda"} else "mixed" if "cuda" in devices else "CPU",
+        joules=sum(filter(None, joules)) if joules and None not in joules else None,
+        runs=tuple(runs),
+        draws=draws,
+    )
+
+
+def _lacks(runs: Sequence[Run], expected: int) -> str:
+    """`3/5 cells: 1 failed (oom), 1 not run`."""
+    done = sum(run.outcome.status == "ok" for run in runs)
+    causes = Counter(
+        f"failed ({run.outcome.failure.kind})" if run.outcome.failure else
+        f"skipped ({run.outcome.reason})"
+        for run in runs if run.outcome.status != "ok"
+    )  # fmt: skip
+    causes["not run"] = expected - len(runs)
+    texts = [f"{count} {cause}" for cause, count in causes.items() if count > 0]
+    return f"{done}/{expected} cells: {', '.join(texts)}"
+
+
+def pool(
+    seeds: Sequence[int], tables: Sequence[Mapping[str, Estimate]]
+) -> dict[str, Estimate]:
+    """The mean of each metric over cells, its interval from the cells' own intervals.
+
+    Folds test other patients, so squared half-widths add up (Zou and Donner's MOVER). Seeds test
+    the same patients again, so their intervals are averaged: more seeds make it no narrower.
+    """
+    if not tables:
+        return {}
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    cells = np.array([[table[name] for name in names] for table in tables], dtype=float)
+    cells = cells.reshape(len(tables), len(names), 4)
+    value, low, high, n = np.moveaxis(cells, 2, 0)
+    order = np.asarray(seeds)
+    parts = [order == seed for seed in np.unique(order)]
+    down, up = (
+        np.mean([np.sqrt((reach[part] ** 2).sum(0)) / part.sum() for part in parts], axis=0)
+        for reach in (value - low, high - value)
+    )
+    mean, count = value.mean(0), n.sum(0) / len(parts)
+    table = zip(mean, mean - down, mean + up, count, strict=True)
+    return {
+        name: Estimate(float(v), float(lo), float(hi), int(k))
+        for name, (v, lo, hi, k) in zip(names, table, strict=True)
+    }
+
+
+def _draws(store: Store, runs: Sequence[Run]) -> Array | None:
+    """The headline's draws, averaged over the folds of a seed; the seeds' lie end to end.
+
+    A draw thus picks a seed and then its patients: the interval holds what both vary, and does
+    not pretend that a second seed brought new patients.
+    """
+    cells: dict[int, list[Array]] = {}
+    for run in runs:
+        path = store.folder("run", run.outcome.key) / "predictions.npz"
+        try:
+            with np.load(path, allow_pickle=False) as file:  # the draws alone: scores are large
+                cells.setdefault(run.spec.seed, []).append(file["draws"])
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            return None
+    if not cells or len({len(draws) for part in cells.values() for draws in part}) > 1:
+        return None
+    return np.concatenate([np.mean(part, axis=0) for part in cells.values()])
+
+
+def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) -> list[Row]:
+    """Each row with its paired differences to scratch, to ImageNet and to the image alone."""
+    bases: dict[tuple, Row] = {}
+    for row, arm in zip(rows, arms, strict=True):
+        plain = not any(text.startswith(("pretrained", "weights")) for text in arm.setting)
+        if row.done == row.expected and plain and not arm.stale:
+            bases[_same(row.identity)] = row
+    found = []
+    for row, arm in zip(rows, arms, strict=True):
+        who, target = row.identity, arm.runs[0].spec.target
+        origin = "none" if baseline == "scratch" else target
+        alone = who._replace(fusion="none", options=(), columns=(), record=None)
+        others = {
+            baseline: who._replace(source=origin),
+            "imagenet": who._replace(source="imagenet"),
+            "fusion": alone,
+        }
+        gains = {}
+        for name, other in others.items():
+            base = bases.get(_same(other))
+            if base is not None and base is not row and who.arch != "none" and not arm.stale:
+                gain = _gain(row, base)
+                gains |= {name: gain} if gain else {}
+        found.append(replace(row, gains=gains))
+    return found
+
+
+def _same(who: Identity) -> tuple:
+    """What row and baseline share beside the data: all but versions and pretraining."""
+    return (who.source, who.fusion, who.options, who.columns, who.record, who.arch, who.mode,
+            who.recipe, who.split, who.headline, who.digest)  # fmt: skip
+
+
+def _paired(row: Row) -> tuple:
+    """Draws belong together if they are as many and of the same cells."""
+    return _length(row), [(run.spec.seed, run.spec.fold) for run in row.runs]
+
+
+def _gain(row: Row, base: Row) -> Comparison | None:
+    """The paired difference, where both are whole and their draws belong together."""
+    if row.done < row.expected or row.headline is None or base.headline is None:
+        return None
+    if row.draws is None or base.draws is None or _paired(row) != _paired(base):
+        return None
+    values = row.headline.value, base.headline.value
+    return stats.paired_bootstrap(row.draws, base.draws, *values, n=row.headline.n)

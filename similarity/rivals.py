@@ -1,0 +1,92 @@
+"""Plain rivals that any distance has to beat: lower is nearer, all arithmetic in float64."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from benchmark.errors import BenchError
+
+
+def log_size(images: int) -> float:
+    """Minus the natural logarithm of the source's number of images: the larger, the nearer."""
+    return -math.log(_positive(images, "images"))
+
+
+def class_count(source_classes: int, target_classes: int) -> int:
+    """Absolute difference of the numbers of classes."""
+    return abs(_positive(source_classes, "classes") - _positive(target_classes, "classes"))
+
+
+def channels(source_channels: int, target_channels: int) -> int:
+    """Absolute difference of the numbers of colour channels (grey 1, colour 3)."""
+    return abs(_positive(source_channels, "channels") - _positive(target_channels, "channels"))
+
+
+def frechet(x1: Any, x2: Any) -> float:
+    """Fréchet distance (FID) of pooled features (n, d): squared W₂ of Gaussians, ddof 1.
+
+    Exact for n < d and without a d × d matrix there; one sample has no spread.
+    """
+    a, b = _pair(x1, x2)
+    mean_a, factor_a = _moments(a)
+    mean_b, factor_b = _moments(b)
+    spread = float((factor_a**2).sum() + (factor_b**2).sum())
+    fidelity = float(np.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum())
+    rest = spread - 2 * fidelity
+    return float(((mean_a - mean_b) ** 2).sum()) + (rest if rest > 1e-12 * spread else 0.0)
+
+
+def mmd(x1: Any, x2: Any, *, bandwidth: float | None = None) -> float:
+    """Squared maximum mean discrepancy (biased, so never negative) with a Gaussian kernel.
+
+    The kernel is exp(−‖x − x'‖² / (2 h²)), h by default the median distance between different
+    samples of the two sets together. Takes (n1 + n2)² memory.
+    """
+    from scipy.spatial.distance import pdist, squareform
+
+    a, b = _pair(x1, x2)
+    squared = pdist(np.vstack([a, b]), "sqeuclidean")
+    if bandwidth is not None and bandwidth <= 0:
+        raise BenchError(f"A bandwidth of {bandwidth} is no width.", "Give a positive one.")
+    apart = squared[squared > 0]
+    if not len(apart):
+        return 0.0
+    width = float(np.median(apart)) if bandwidth is None else bandwidth**2
+    kernel = squareform(np.exp(-squared / (2 * width)))
+    np.fill_diagonal(kernel, 1.0)
+    weights = np.repeat([1 / len(a), -1 / len(b)], [len(a), len(b)])
+    value = float(weights @ kernel @ weights)
+    return value if value > 1e-12 else 0.0  # of equal sets only rounding is left
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and a factor F (≤ min(n, d), d) with FᵀF the covariance."""
+    mean = x.mean(axis=0)
+    factor = (x - mean) / math.sqrt(max(len(x) - 1, 1))
+    return mean, np.linalg.qr(factor, mode="r") if len(x) > x.shape[1] else factor
+
+
+def _pair(x1: Any, x2: Any) -> tuple[np.ndarray, np.ndarray]:
+    a, b = _features(x1), _features(x2)
+    if a.shape[1] != b.shape[1]:
+        what = f"One set has {a.shape[1]} features, the other {b.shape[1]}."
+        raise BenchError(what, "Take the features of both sets from the same network.")
+    return a, b
+
+
+def _features(values: Any) -> np.ndarray:
+    x = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
+    if x.ndim != 2 or not len(x):
+        raise BenchError(f"Features of shape {x.shape} are no table.", "Give features (n, d).")
+    if not np.isfinite(x).all():
+        raise BenchError("The features are not all finite.", "Leave out NaN and infinite rows.")
+    return x
+
+
+def _positive(number: int, name: str) -> int:
+    if number < 1:
+        raise BenchError(f"{number} {name} is no count.", f"Give the number of {name}.")
+    return number

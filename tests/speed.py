@@ -1,0 +1,213 @@
+"""`make speed`: ratios measured side by side in one run, against what they must reach.
+
+A ratio holds when the machine's speed drifts; a bare second does not. Name checks to run only
+those: `python tests/speed.py plan lookup`.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+class Measured(NamedTuple):
+    """A figure and what it must reach: at least `bound`, or at most where `most`."""
+
+    what: str
+    value: float
+    bound: float
+    most: bool = False
+
+    @property
+    def reached(self) -> bool:
+        return self.value <= self.bound if self.most else self.value >= self.bound
+
+
+def loop() -> Iterator[Measured]:
+    """Our training loop beside a bare loop fed with one ready tensor (ResNet50, 64 px, CPU)."""
+    import numpy as np
+    import torch
+
+    from benchmark import network, registry, train
+    from benchmark.spec import Augment, Recipe
+
+    torch.set_num_threads(2)
+    augment = Augment(rotation=10, shift=0.1, horizontal=True)
+    recipe = Recipe(size=64, epochs=1, batch=32, threads=2, select="last", augment=augment)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (128, 64, 64, 3), dtype=np.uint8)
+    labels = torch.as_tensor(rng.integers(0, 2, 128))
+    backbone = network.build("resnet50", seed=0)
+    arm = registry.load("fusion", "none")
+    model = arm.network(backbone, 0, 2, dropout=0.5, options={})
+    inputs = train.Pixels(
+        images=torch.from_numpy(pixels),
+        record=None,
+        recipe=recipe,
+        mean=backbone.mean,
+        std=backbone.std,
+        device=torch.device("cpu"),
+    )
+    rows = np.arange(128)
+
+    def ours() -> None:
+        train.fit(model, inputs, labels, rows, rows[:0], recipe, classes=2, seed=0)
+
+    x, _ = inputs.batch(torch.arange(32), torch.Generator(), training=False)
+    optimizer = train.make_optimizer(model, recipe)
+
+    def bare() -> None:
+        model.train()
+        for _ in range(4):
+            loss = torch.nn.functional.cross_entropy(model(x, None), labels[:32])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    yield Measured("training loop over a bare loop (img/s)", ratio(bare, ours, 7), 0.95)
+
+
+def prepare() -> Iterator[Measured]:
+    """Decoding 10,015 JPEGs of 112 px: processors kept busy, as a share of all there are."""
+    import resource
+
+    from benchmark import data
+    from benchmark.spec import Runtime
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        _lesions(root / "data" / "many", 10015)
+        from benchmark.spec import Input
+
+        where = Input(path=root / "data" / "many")
+        runtime = Runtime(store=root / "store", inputs={"folder:many": where})
+        before = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        began = time.perf_counter()
+        data.prepare("folder:many", 112, runtime)
+        wall = time.perf_counter() - began
+        after = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cpu = sum(
+            a.ru_utime + a.ru_stime - b.ru_utime - b.ru_stime
+            for a, b in zip(after, before, strict=True)
+        )
+        yield Measured("images prepared a second", 10015 / wall, 1000)
+        yield Measured("processors busy while preparing", cpu / wall / (os.cpu_count() or 1), 0.75)
+
+
+def plan() -> Iterator[Measured]:
+    """A plan of 10,000 cells."""
+    from benchmark import plan as plans
+    from benchmark.spec import Runtime
+
+    with tempfile.TemporaryDirectory() as folder:
+        request = plans.Request(
+            sources=("none", "dtd"),
+            targets=("isic",),
+            fusions=("none", "concat"),
+            seeds=tuple(range(500)),
+        )
+        began = time.perf_counter()
+        made = plans.make(request, Runtime(store=Path(folder)))
+        took = time.perf_counter() - began
+        assert len(made.cells) >= 10000
+        yield Measured("seconds to plan 10,000 cells", took, 3.0, most=True)
+
+
+def lookup() -> Iterator[Measured]:
+    """A second look at 1,000 finished cells of usual length."""
+    from benchmark.spec import Cell, Outcome, RunSpec
+    from benchmark.stats import Estimate
+    from benchmark.store import Store
+
+    names = [f"metric{i}" for i in range(24)]
+    numbers = {name: Estimate(0.7, 0.6, 0.8, 2000) for name in names}
+    history = [{"epoch": i, "loss": 0.5, "lr": 1e-4, "rate": 50.0} for i in range(50)]
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        for fold in range(1000):
+            cell = Cell.of(RunSpec(source="a", target="b", fold=fold), {})
+            outcome = Outcome(
+                key=cell.key, spec=cell.spec, status="ok", metrics=numbers, history=history,
+                per_class=[{"auroc": Estimate(0.7, 0.6, 0.8, 10)}] * 7,
+            )  # fmt: skip
+            store.finish(cell, outcome)
+        began = time.perf_counter()
+        assert len(store.outcomes()) == 1000
+        took = time.perf_counter() - began
+        yield Measured("seconds to look up 1,000 finished cells", took, 1.0, most=True)
+
+
+def start() -> Iterator[Measured]:
+    """The command line's start, in seconds of processor time."""
+    for words in (("--help",), ("list",)):
+        yield Measured(f"seconds of `bench {words[0]}`", cpu_of(*words), 0.5, most=True)
+
+
+def cpu_of(*words: str) -> float:
+    """The least processor seconds of three runs of `bench`."""
+    import resource
+    import subprocess
+
+    took = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, "-m", "benchmark.cli", *words], check=True, capture_output=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(took)
+
+
+def ratio(one: Callable[[], None], other: Callable[[], None], pairs: int) -> float:
+    """Median over pairs of the time of `one` over that of `other`, run in turn after a warm-up."""
+    one()
+    other()
+    found = []
+    for _ in range(pairs):
+        times = []
+        for run in (one, other):
+            began = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - began)
+        found.append(times[0] / times[1])
+    return statistics.median(found)
+
+
+def _lesions(root: Path, n: int) -> None:
+    """n small JPEGs in two class folders."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (root / label).mkdir(parents=True)
+    for i in range(n):
+        coarse = Image.fromarray(rng.integers(0, 256, (14, 14, 3), dtype=np.uint8))
+        coarse.resize((112, 112)).save(root / "ab"[i % 2] / f"{i}.jpg", quality=88)
+
+
+CHECKS = {check.__name__: check for check in (loop, prepare, plan, lookup, start)}
+
+
+def main() -> int:
+    missed = 0
+    for name in sys.argv[1:] or CHECKS:
+        for found in CHECKS[name]():
+            sign = "<=" if found.most else ">="
+            state = "ok    " if found.reached else "MISSED"
+            missed += not found.reached
+            sys.stdout.write(f"{state} {found.what}: {found.value:.3g} ({sign} {found.bound:g})\n")
+            sys.stdout.flush()
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,208 @@
+"""What a user types and sees: one clear sentence for bad input, exit code 2, nothing lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TINY = Path(__file__).parent / "components" / "tiny.py"
+
+
+def bench(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmark.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "CI": "1"},
+        timeout=200,
+    )
+
+
+def refused(found: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2, the words are said, and no traceback is shown."""
+    assert found.returncode == 2, found.stderr + found.stdout
+    assert "Traceback" not in found.stderr
+    for word in words:
+        assert word in found.stderr, found.stderr
+
+
+def images(root: Path, counts: dict[str, int], *, size: int = 24) -> Path:
+    rng = np.random.default_rng(0)
+    for label, n in counts.items():
+        (root / label).mkdir(parents=True)
+        for i in range(n):
+            pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{label}{i}.png")
+    return root
+
+
+SMALL = ("--arch", "resnet18", "--protocol", "demo", "--mode", "frozen", "--epochs", "1",
+         "--threads", "1", "--device", "cpu", "--fold", "0")  # fmt: skip
+
+
+def test_unknown_names_say_what_was_meant(tmp_path: Path):
+    store = ("--store", tmp_path / "store")
+    refused(
+        bench("run", "--target", "isik", *store), "No target named 'isik'", "Did you mean isic?"
+    )
+    refused(bench("run", "--target", "isic", "--source", "dtdd", *store), "Did you mean dtd?")
+    refused(bench("run", "--target", "isic", "--fusion", "concart", *store), "Did you mean concat?")
+    refused(bench("run", "--target", "isic", "--arch", "resnet5", *store, *SMALL[2:]), "resnet5")
+    assert not list((tmp_path / "store").glob("runs/*/*/outcome.json"))
+
+
+def test_missing_data_says_what_to_do(tmp_path: Path):
+    found = bench("run", "--target", "adni", "--data", tmp_path, "--store", tmp_path / "s", *SMALL)
+    refused(found, "adni", "data_missing")
+
+
+def test_the_users_folder_runs_and_its_errors_name_the_file(tmp_path: Path):
+    folder = images(tmp_path / "mine", {"a": 12, "b": 12})
+    store = ("--store", tmp_path / "store")
+    found = bench("run", "--target", folder, *SMALL, *store)
+    assert found.returncode == 0, found.stderr
+    (folder / "a" / "a3.png").write_bytes((folder / "a" / "a3.png").read_bytes()[:200])
+    refused(bench("run", "--target", folder, *SMALL, *store), "a3.png")
+    (folder / "a" / "a3.png").write_text("no image at all")
+    refused(bench("run", "--target", folder, *SMALL, *store), "a3.png")
+    (folder / "a" / "a3.png").unlink()
+    found = bench("run", "--target", folder, *SMALL, *store)
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_folder_with_one_class_or_too_few_groups_is_refused(tmp_path: Path):
+    store = ("--store", tmp_path / "store")
+    one = images(tmp_path / "one", {"a": 8})
+    refused(bench("run", "--target", one, *SMALL, *store), "one class only")
+    few = images(tmp_path / "few", {"a": 1, "b": 1})
+    refused(bench("run", "--target", few, *SMALL, *store), "fewer than the 3 folds")
+
+
+def test_a_table_without_the_column_is_refused(tmp_path: Path):
+    folder = images(tmp_path / "mine", {"a": 6, "b": 6})
+    table = tmp_path / "table.csv"
+    rows = [
+        f"{p.name},{p.parent.name},{i % 5}" for i, p in enumerate(sorted(folder.rglob("*.png")))
+    ]
+    table.write_text("image,label,age\n" + "\n".join(rows) + "\n")
+    words = ("run", "--target", folder, "--metadata", table, *SMALL, "--store", tmp_path / "store")
+    refused(bench(*words, "--group", "patient"), "patient")
+    refused(bench(*words, "--fusion", "concat", "--column", "weight"), "no column 'weight'")
+    found = bench(*words, "--fusion", "concat", "--column", "age")
+    assert found.returncode == 0, found.stderr
+
+
+def test_an_image_bomb_is_refused_before_it_is_decoded(tmp_path: Path):
+    folder = images(tmp_path / "mine", {"a": 6, "b": 6})
+    Image.new("1", (10000, 10000)).save(folder / "a" / "bomb.png")
+    found = bench("run", "--target", folder, *SMALL, "--store", tmp_path / "store")
+    refused(found, "bomb.png", "megapixel")
+
+
+def test_a_loss_that_is_not_finite_is_told(tmp_path: Path):
+    found = bench(
+        "run", "--target", TINY, "--store", tmp_path / "store", *SMALL[:4], *SMALL[6:],
+        "--mode", "finetune", "--epochs", "2", "--set", "recipe.optimizer=sgd", "--lr", "1e30",
+    )  # fmt: skip
+    refused(found, "loss", "not_finite", "--lr")
+
+
+def test_a_newer_store_is_refused(tmp_path: Path):
+    (tmp_path / "store.json").write_text(json.dumps({"schema_version": 99}))
+    refused(bench("run", "--target", TINY, "--store", tmp_path, *SMALL), "schema 99", "Upgrade")
+
+
+def test_settings_are_checked(tmp_path: Path):
+    words = ("run", "--target", TINY, "--store", tmp_path / "store", *SMALL)
+    refused(bench(*words, "--set", "recipe.learning=1"), "no setting 'learning'")
+    refused(bench(*words, "--set", "nothing"), "--set nothing")
+    refused(bench(*words, "--set", "other.lr=1"), "changes nothing known")
+    refused(bench(*words, "--metadata", "x.csv"), "a folder of your own")
+    refused(bench("run", "--target", "./nowhere", "--store", tmp_path), "nowhere")
+
+
+def test_a_dry_run_shows_the_plan_and_writes_no_outcome(tmp_path: Path):
+    store = tmp_path / "store"
+    found = bench("run", "--target", TINY, "--store", store, *SMALL, "--dry-run")
+    assert found.returncode == 0
+    assert found.stdout.count("to run") == 1
+    assert "not known yet" in found.stderr
+    assert not (store / "runs").exists()
+    assert bench("run", "--target", TINY, "--store", store, *SMALL).returncode == 0
+    found = bench("run", "--target", TINY, "--store", store, *SMALL, "--lr", "0.5", "--dry-run")
+    assert "recipe.lr 0.002 -> 0.5" in found.stdout
+    assert "About" in found.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path):
+    found = bench("run", "--target", "isik", "--store", tmp_path, "--debug")
+    assert "Traceback" in found.stderr
+
+
+def test_weights_of_the_users_own(tmp_path: Path):
+    import timm
+    import torch
+
+    store = ("--store", tmp_path / "store")
+    state = timm.create_model("resnet18", pretrained=False).state_dict()
+    torch.save({"state_dict": state}, tmp_path / "mine.pt")
+    refused(
+        bench("run", "--target", TINY, "--source", "weights:mine", *SMALL, *store), "weights add"
+    )
+    added = bench(
+        "weights", "add", tmp_path / "mine.pt", "--name", "mine", "--arch", "resnet18", *store
+    )
+    assert added.returncode == 0, added.stderr
+    found = bench("run", "--target", TINY, "--source", "weights:mine", *SMALL, *store)
+    assert found.returncode == 0, found.stderr
+    listed = bench("weights", "list", *store)
+    key = listed.stdout.split()[0]
+    assert "weights:mine" in listed.stdout
+    out = tmp_path / "out"
+    assert bench("weights", "export", key, out, *store).returncode == 0
+    other = ("--store", tmp_path / "other")
+    assert bench("weights", "import", out, *other).returncode == 0
+    assert key in bench("weights", "list", *other).stdout
+    with (out / "weights.safetensors").open("r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(b"tampered")
+    refused(
+        bench("weights", "import", out, "--store", tmp_path / "third"), "changed after the export"
+    )
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "object.pt")
+    words = (
+        "weights",
+        "add",
+        tmp_path / "object.pt",
+        "--name",
+        "bad",
+        "--arch",
+        "resnet18",
+        *store,
+    )
+    refused(bench(*words), "plain tensors")
+
+
+def test_the_store_tells_its_size_and_drops_only_caches(tmp_path: Path):
+    store = tmp_path / "store"
+    assert bench("run", "--target", TINY, "--store", store, *SMALL).returncode == 0
+    assert "runs" in bench("store", "du", "--store", store).stdout
+    outcomes = list(store.glob("runs/*/*/outcome.json"))
+    assert "features" in bench("store", "gc", "--store", store).stdout
+    assert (store / "features").exists()
+    bench("store", "gc", "--yes", "--store", store)
+    assert not list((store / "features").iterdir())
+    assert list(store.glob("runs/*/*/outcome.json")) == outcomes
+
+
+@pytest.mark.parametrize("words", [["list"], ["data", "list"], ["doctor"], ["version"]])
+def test_readers_answer(words: list[str], tmp_path: Path):
+    found = bench(*words, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip()
