@@ -14,12 +14,15 @@ import numpy as np
 from benchmark import ecg, images, synthetic
 from benchmark.download import File, locate
 from benchmark.errors import BenchError, DataMissing
+from benchmark.metadata import FORBIDDEN, WARN
 from benchmark.spec import Augment, Input, Recipe, Scalar, Size
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "FORBIDDEN",
+    "WARN",
     "Augment",
     "BenchError",
     "Card",
@@ -39,6 +42,7 @@ __all__ = [
     "TargetCard",
     "check_pairs",
     "class_folders",
+    "column_types",
     "ecg",
     "images",
     "locate",
@@ -225,6 +229,15 @@ def read_table(path: Path, *, need: tuple[str, ...] = ()) -> list[dict[str, str]
         raise BenchError(f"{path.name} is not UTF-8 text.", "Save it as a UTF-8 CSV.") from error
 
 
+def column_types(rows: list[dict[str, str]]) -> dict[str, str]:
+    """How each column of a table is read: numeric, date, boolean or categorical."""
+    import pandas as pd
+
+    from benchmark.metadata import infer_types
+
+    return dict(infer_types(pd.DataFrame(rows, dtype=object)))
+
+
 def check_pairs(rows: Iterable[str], files: Iterable[str], table: str) -> None:
     """Refuse a table with rows that have no image, or images that it has no row for."""
     named, there = dict.fromkeys(rows), dict.fromkeys(files)
@@ -234,8 +247,9 @@ def check_pairs(rows: Iterable[str], files: Iterable[str], table: str) -> None:
     ):
         if lost:
             raise BenchError(
-                f"{table} does not fit its images: {len(lost)} {kind}, '{lost[0]}' first "
-                f"({len(named)} rows, {len(there)} images).",
+                f"{table} does not fit its images: {len(lost)} {kind} "
+                f"({', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}) "
+                f"of {len(named)} rows and {len(there)} images.",
                 "Complete the set, or take them out.",
             )
 

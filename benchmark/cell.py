@@ -10,12 +10,12 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from benchmark import data, metrics, network, registry, split, train, weights
+from benchmark import data, metrics, registry, split, train, weights
 from benchmark.api import Fusion, Source
 from benchmark.errors import BenchError, Interrupted
 from benchmark.metadata import OneHotEncoder, OrdinalEncoder
@@ -34,6 +34,9 @@ from benchmark.spec import (
     seed_of,
 )
 from benchmark.store import Store, build_folder, write
+
+if TYPE_CHECKING:
+    from benchmark import network
 
 #: How a source is parted for its own report (Cats Table II): 80/10/10, groups whole.
 SOURCE_SPLIT = Split(kind="grouped", folds=1, test=0.1, validation=1 / 9)
@@ -153,6 +156,8 @@ def failure_of(error: Exception, log_tail: str = "") -> Failure:
 
 def _pretrain(work: Work, spec: PretrainSpec) -> Outcome:
     """Train on a source, or fetch weights that others made, and keep them with a card."""
+    from benchmark import network
+
     source = data.source_of(spec.source, work.runtime)
     card = {
         "source": spec.source,
@@ -415,8 +420,10 @@ def _features(work: Work, spec: RunSpec, prepared: data.Prepared) -> torch.Tenso
     return work.memory.get(("features", name), make)
 
 
-def _backbone(work: Work, spec: RunSpec, seed: int) -> network.Backbone:
+def _backbone(work: Work, spec: RunSpec, seed: int) -> "network.Backbone":
     """The image network, with the source's weights where there are any."""
+    from benchmark import network  # brings timm: seconds that heads on cached features need not pay
+
     backbone = network.build(spec.arch, seed=seed, init=spec.recipe.init)
     if spec.mode == "tuned":
         assert spec.base is not None
@@ -448,7 +455,7 @@ def _overlap(work: Work, spec: RunSpec, prepared: data.Prepared, parts: split.Pa
 def _pixels(
     work: Work,
     prepared: data.Prepared,
-    backbone: network.Backbone,
+    backbone: "network.Backbone",
     recipe: Recipe,
     record: torch.Tensor | None,
 ) -> train.Pixels:

@@ -28,14 +28,17 @@ class Names:
     paths: dict[str, Path] = field(default_factory=dict)
 
     def resolve(self, kind: str, name: str, own: Input | None = None) -> str:
-        """`./mine.py` becomes `mine`, `./my-images` becomes `folder:my-images`."""
+        """`./mine.py:x` becomes `mine:x`, `./my-images` becomes `folder:my-images`."""
         text = name.removeprefix("folder:")
         path = Path(text).expanduser()
-        if name.endswith(".py"):
+        file, ending, variant = name.partition(".py")
+        if ending and (not variant or variant.startswith(":")):
+            path = Path(file + ending).expanduser()
             if not path.is_file():
                 raise BenchError(f"There is no component file {path}.", "Check the path.")
-            self.paths[path.stem] = path.resolve()
-            return path.stem
+            short = path.stem + variant
+            self.paths[short] = path.resolve()
+            return short
         if name.startswith("folder:") or (("/" in text or text.startswith(".")) and path.is_dir()):
             if not path.is_dir():
                 raise BenchError(f"There is no folder {path}.", "Check the path.")

@@ -12,7 +12,7 @@ from benchmark import protocol as protocols
 from benchmark import registry
 from benchmark.api import Fusion, SourceCard, TargetCard
 from benchmark.errors import BenchError
-from benchmark.metadata import check_columns
+from benchmark.metadata import FORBIDDEN, WARN, check_columns
 from benchmark.spec import (
     UNFINISHED,
     Cell,
@@ -157,9 +157,10 @@ def columns_of(
     given = runtime.inputs.get(target)
     known = {**component.columns(), **(given.forced if given is not None else {})}
     unknown = [name for name in asked if name not in known]
-    forbidden, warned = getattr(card, "forbidden", {}), getattr(card, "warned", {})
+    forbidden = {**FORBIDDEN, **getattr(card, "forbidden", {})}
+    warned = {**WARN, **getattr(card, "warned", {})}
     warnings = check_columns(asked or known, forbidden, warned)
-    unknown = [name for name in unknown if name not in warned]
+    unknown = [name for name in unknown if name not in getattr(card, "warned", {})]
     if unknown:
         raise BenchError(
             f"The target {target} has no column '{unknown[0]}'.",

@@ -5,7 +5,9 @@ download, with an answer known beforehand: `near` shares its texture attributes 
 `middle` one of them, `far` none.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +50,22 @@ def patterns(kind: str, *, count: int = 1600, size: int = SIZE, seed: int = 0):
     return images, labels.astype(np.int64)
 
 
+def samples(labels: Sequence[int], *, size: int | tuple[int, int] = SIZE, seed: int = 0):
+    """Images (N, H, W, 3) whose texture tells the label, for a miniature of a real set."""
+    rng = np.random.default_rng([seed, 11])
+    height, width = (size, size) if isinstance(size, int) else size
+    bits = np.asarray(labels)[:, None] >> np.arange(3) & 1
+    return np.stack([_pattern(rng, row, 3, max(height, width))[:height, :width] for row in bits])
+
+
+def save(image: NDArray[np.uint8], path: Path) -> None:
+    """Write an image in the format of its path's ending."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
 def lesions(*, count: int = 900, size: int = SIZE, seed: int = 0, grey: bool = False) -> Lesions:
     """Lesions whose label depends on the image and, unless grey, as much on the record."""
     rng = np.random.default_rng([seed, 7, grey])
@@ -60,7 +78,7 @@ def lesions(*, count: int = 900, size: int = SIZE, seed: int = 0, grey: bool = F
     weight = (2.6, 0.0) if grey else (1.6, 1.3)
     chance = 1 / (1 + np.exp(-(weight[0] * surface + weight[1] * record)))
     label = (rng.random(n) < chance).astype(np.int64)
-    images = np.stack([_lesion(rng, surface[i], size, grey) for i in lesion])
+    images = np.stack([_lesion(rng, float(surface[i]), size, grey) for i in lesion])
     return Lesions(
         images, label[lesion], lesion, surface[lesion], record[lesion], [rows[i] for i in lesion]
     )

@@ -2,10 +2,11 @@
 
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from benchmark.store import Store
 from reports.arms import Arm, Identity, Run, gather
 
 Array = NDArray[np.float64]
+Key = TypeVar("Key", bound=Hashable)
 Baseline = Literal["scratch", "self"]
 
 
@@ -159,15 +161,13 @@ def _row(store: Store, arm: Arm, seeds: tuple[int, ...]) -> Row:
     fine = [run for run in runs if run.outcome.status == "ok"]
     expected = arm.identity.split.folds * len(seeds)
     why = arm.barred if len(fine) == expected else (*arm.barred, _lacks(runs, expected))
-    order = [run.spec.seed for run in fine]
-    pooled = pool(order, [run.outcome.metrics for run in fine])
-    draws = _draws(store, fine)
+    pooled, per_class = _tables(fine)
+    draws = draws_of(store, fine)
     headline = pooled.get(arm.identity.headline)
     if headline is not None and draws is not None:
         headline = Estimate(headline.value, *stats.interval(draws), headline.n)
         pooled[arm.identity.headline] = headline
     classes = next((run.outcome.classes for run in fine), ())
-    tables = zip(*(run.outcome.per_class for run in fine), strict=False)
     joules = [run.outcome.joules for run in fine]
     devices = {run.outcome.environment.get("device", "")[:4] for run in fine}
     return Row(
@@ -181,7 +181,7 @@ def _row(store: Store, arm: Arm, seeds: tuple[int, ...]) -> Row:
         gains={},
         metrics=pooled,
         classes=classes,
-        per_class=tuple(pool(order, table) for table in tables),
+        per_class=tuple(per_class),
         seconds=sum(run.outcome.seconds.get("total", 0.0) for run in runs),
         device="GPU" if devices == {"cuda"} else "mixed" if "cuda" in devices else "CPU",
         joules=sum(filter(None, joules)) if joules and None not in joules else None,
@@ -203,9 +203,7 @@ def _lacks(runs: Sequence[Run], expected: int) -> str:
     return f"{done}/{expected} cells: {', '.join(texts)}"
 
 
-def pool(
-    seeds: Sequence[int], tables: Sequence[Mapping[str, Estimate]]
-) -> dict[str, Estimate]:
+def pool(seeds: Sequence[int], tables: Sequence[Mapping[Key, Estimate]]) -> dict[Key, Estimate]:
     """The mean of each metric over cells, its interval from the cells' own intervals.
 
     Folds test other patients, so squared half-widths add up (Zou and Donner's MOVER). Seeds test
@@ -215,39 +213,61 @@ def pool(
         return {}
     names = [name for name in tables[0] if all(name in table for table in tables)]
     cells = np.array([[table[name] for name in names] for table in tables], dtype=float)
-    cells = cells.reshape(len(tables), len(names), 4)
-    value, low, high, n = np.moveaxis(cells, 2, 0)
+    value, low, high, n = np.moveaxis(cells.reshape(len(tables), len(names), 4), 2, 0)
     order = np.asarray(seeds)
-    parts = [order == seed for seed in np.unique(order)]
+    parts = [order == seed for seed in sorted(set(seeds))]
     down, up = (
         np.mean([np.sqrt((reach[part] ** 2).sum(0)) / part.sum() for part in parts], axis=0)
         for reach in (value - low, high - value)
     )
     mean, count = value.mean(0), n.sum(0) / len(parts)
-    table = zip(mean, mean - down, mean + up, count, strict=True)
+    table = np.stack([mean, mean - down, mean + up], axis=1).tolist()
     return {
-        name: Estimate(float(v), float(lo), float(hi), int(k))
-        for name, (v, lo, hi, k) in zip(names, table, strict=True)
+        name: Estimate(v, lo, hi, int(k))
+        for name, (v, lo, hi), k in zip(names, table, count.tolist(), strict=True)
     }
 
 
-def _draws(store: Store, runs: Sequence[Run]) -> Array | None:
+def _tables(runs: Sequence[Run]) -> tuple[dict[str, Estimate], list[dict[str, Estimate]]]:
+    """The overall metrics and those of each class, over all cells at once: numpy calls are dear."""
+    cells = []
+    for run in runs:
+        each = enumerate(run.outcome.per_class)
+        table = {(-1, name): value for name, value in run.outcome.metrics.items()}
+        cells.append(table | {(k, name): v for k, part in each for name, v in part.items()})
+    found = pool([run.spec.seed for run in runs], cells)
+    tables: list[dict[str, Estimate]] = [
+        {} for _ in range(max((k for k, _ in found), default=-1) + 2)
+    ]
+    for (k, name), value in found.items():
+        tables[k + 1][name] = value
+    return tables[0], tables[1:]
+
+
+def draws_of(store: Store, runs: Sequence[Run]) -> Array | None:
     """The headline's draws, averaged over the folds of a seed; the seeds' lie end to end.
 
     A draw thus picks a seed and then its patients: the interval holds what both vary, and does
     not pretend that a second seed brought new patients.
     """
     cells: dict[int, list[Array]] = {}
-    for run in runs:
-        path = store.folder("run", run.outcome.key) / "predictions.npz"
-        try:
-            with np.load(path, allow_pickle=False) as file:  # the draws alone: scores are large
-                cells.setdefault(run.spec.seed, []).append(file["draws"])
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-            return None
+    try:
+        for run in runs:
+            path = store.folder("run", run.outcome.key) / "predictions.npz"
+            cells.setdefault(run.spec.seed, []).append(_read_draws(path))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
     if not cells or len({len(draws) for part in cells.values() for draws in part}) > 1:
         return None
     return np.concatenate([np.mean(part, axis=0) for part in cells.values()])
+
+
+def _read_draws(path: Path) -> Array:
+    """The draws alone: the scores beside them are large, and np.load is slow a thousand times."""
+    with zipfile.ZipFile(path) as file:
+        raw = file.read("draws.npy")
+    begin = 10 + int.from_bytes(raw[8:10], "little")  # the length of the header is in its start
+    return np.frombuffer(raw, dtype="<f8", offset=begin)
 
 
 def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) -> list[Row]:

@@ -48,14 +48,13 @@ def mmd(x1: Any, x2: Any, *, bandwidth: float | None = None) -> float:
     from scipy.spatial.distance import pdist, squareform
 
     a, b = _pair(x1, x2)
-    squared = pdist(np.vstack([a, b]), "sqeuclidean")
+    apart = pdist(np.vstack([a, b]))
     if bandwidth is not None and bandwidth <= 0:
         raise BenchError(f"A bandwidth of {bandwidth} is no width.", "Give a positive one.")
-    apart = squared[squared > 0]
-    if not len(apart):
+    if not apart.any():
         return 0.0
-    width = float(np.median(apart)) if bandwidth is None else bandwidth**2
-    kernel = squareform(np.exp(-squared / (2 * width)))
+    width = float(np.median(apart[apart > 0])) if bandwidth is None else bandwidth
+    kernel = squareform(np.exp(-((apart / width) ** 2) / 2))
     np.fill_diagonal(kernel, 1.0)
     weights = np.repeat([1 / len(a), -1 / len(b)], [len(a), len(b)])
     value = float(weights @ kernel @ weights)
@@ -66,7 +65,9 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (d,) and a factor F (≤ min(n, d), d) with FᵀF the covariance."""
     mean = x.mean(axis=0)
     factor = (x - mean) / math.sqrt(max(len(x) - 1, 1))
-    return mean, np.linalg.qr(factor, mode="r") if len(x) > x.shape[1] else factor
+    if len(x) > x.shape[1]:
+        factor = np.linalg.qr(factor, mode="r")
+    return mean, np.asarray(factor)
 
 
 def _pair(x1: Any, x2: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -140,7 +140,7 @@ class _Slot:
         worker = self._worker()
         assert worker.stdin is not None and worker.stdout is not None
         timed_out = threading.Event()
-        timer = self._timer(worker, timed_out)
+        timer: threading.Timer | None = None
         try:
             worker.stdin.write(json.dumps(encode(cell)) + "\n")
             worker.stdin.flush()
@@ -148,6 +148,8 @@ class _Slot:
                 facts = json.loads(line)
                 if facts["event"] == "done":
                     break
+                if facts["event"] == "start":  # importing torch is not the cell's time
+                    timer = self._timer(worker, timed_out)
                 self.listener(facts["event"], cell, facts)
         except BrokenPipeError:
             pass  # it died: the store and the exit code say how far it came

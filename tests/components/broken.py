@@ -6,7 +6,8 @@ from benchmark.api import Fusion, FusionCard
 
 
 class Broken(Fusion):
-    card = FusionCard(title="Broken", record=False, options={"how": "explode"})
+    card = FusionCard(title="Broken", record=False)
+    variants = ("explode", "die", "nan", "memory")
 
     def head(self, channels, record, classes, *, dropout, options: Mapping):
         import os
@@ -14,7 +15,7 @@ class Broken(Fusion):
 
         import torch
 
-        how = options["how"]
+        how = self.variant
         if how == "explode":
             raise RuntimeError("this arm always breaks")
         if how == "die":

@@ -248,7 +248,7 @@ def _invented(
     for name in metrics.NAMES:
         base = value if metrics.NAMES[name].higher_is_better else 0.5 * (1 - value)
         estimates[name] = Estimate(base, base - value + low, base - value + high, 1000)
-    each = [{name: estimates["auroc"] for name in ("auroc", "recall")} for _ in classes]
+    each = [dict.fromkeys(("auroc", "recall"), estimates["auroc"]) for _ in classes]
     rng = np.random.default_rng(seed_of("scores", cell.key))
     labels = rng.integers(len(classes), size=200)
     scores = np.exp(2 * np.eye(len(classes))[labels] + rng.normal(size=(200, len(classes))))

@@ -1,0 +1,97 @@
+"""Two arms class by class: DeLong's test with patients as its units (Obuchowski 1997).
+
+The bootstrap's draws are stored for the headline alone; the scores are stored, and this needs
+no draws: each patient's influence on the difference of two AUROCs gives its variance.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark import stats
+from benchmark.stats import Estimate
+from benchmark.store import Store
+from reports.arms import Run
+
+Z = 1.959964  # of a 95 % interval
+
+
+@dataclass(frozen=True)
+class ClassPair:
+    """The difference in AUROC of one class against the rest; `n` counts its test images."""
+
+    name: str
+    difference: Estimate
+    p: float
+    holm: float  # adjusted for the number of classes
+
+
+def class_pairs(store: Store, first: Sequence[Run], second: Sequence[Run]) -> Iterator[ClassPair]:
+    """Each class of the same cells of two arms, the second class alone where there are two.
+
+    Nothing where the stored predictions are gone, or not of the same images.
+    """
+    found, counts = [], []
+    for one, other in zip(first, second, strict=True):
+        try:
+            a, b = (store.predictions(run.outcome.key) for run in (one, other))
+        except OSError:
+            return
+        if any(not np.array_equal(a[name], b[name]) for name in ("labels", "groups")):
+            return
+        width = a["scores"].shape[1]
+        truth = [a["labels"] == k for k in range(1 if width == 2 else 0, width)]
+        sides = zip(a["scores"].T[-len(truth) :], b["scores"].T[-len(truth) :], strict=True)
+        cell = [clustered(t, x, y, a["groups"]) for t, (x, y) in zip(truth, sides, strict=True)]
+        found.append(cell)
+        counts.append([int(t.sum()) for t in truth])
+    seeds = np.array([run.spec.seed for run in first])
+    parts = [np.array(found)[seeds == seed] for seed in np.unique(seeds)]  # (folds, classes, 2)
+    difference = np.mean([part[..., 0].mean(0) for part in parts], axis=0)
+    # Folds are of other patients, seeds of the same: more seeds make no interval narrower.
+    error = np.sqrt(np.mean([part[..., 1].sum(0) / len(part) ** 2 for part in parts], axis=0))
+    p = [normal_p(d, e) for d, e in zip(difference.tolist(), error.tolist(), strict=True)]
+    low, high = (difference - Z * error).tolist(), (difference + Z * error).tolist()
+    sizes = (np.sum(counts, axis=0) // len(parts)).tolist()
+    estimates = map(Estimate, difference.tolist(), low, high, sizes)
+    names = first[0].outcome.classes[-len(sizes) :]
+    yield from map(ClassPair, names, estimates, p, stats.holm(p).tolist())
+
+
+def clustered(
+    positive: NDArray[np.bool_],
+    first: NDArray[np.floating],
+    second: NDArray[np.floating],
+    groups: NDArray[np.integer],
+) -> tuple[float, float]:
+    """The difference of two AUROCs on the same images, and its variance over groups.
+
+    NaN where a side has no image, or where fewer than two groups were tested.
+    """
+    _, codes = np.unique(groups, return_inverse=True)
+    count = int(codes.max(initial=-1)) + 1
+    if not positive.any() or positive.all() or count < 2:
+        return math.nan, math.nan
+    apart = _placements(positive, first) - _placements(positive, second)
+    difference = float(apart[positive].mean())
+    share = np.where(positive, 1 / positive.sum(), 1 / (~positive).sum())
+    influence = np.bincount(codes, weights=share * (apart - difference))
+    return difference, float((influence**2).sum() * count / (count - 1))
+
+
+def normal_p(value: float, error: float) -> float:
+    """The two-sided p of a normal value being zero; undefined for a value without error."""
+    if error > 0:
+        return math.erfc(abs(value) / error / math.sqrt(2))
+    return 1.0 if value == 0 and error == 0 else math.nan
+
+
+def _placements(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> NDArray[np.floating]:
+    """For each image the share of the other side that it is ordered right against, ties half."""
+    high, low = np.sort(scores[positive]), np.sort(scores[~positive])
+    below = np.searchsorted(low, scores, "left") + np.searchsorted(low, scores, "right")
+    above = np.searchsorted(high, scores, "left") + np.searchsorted(high, scores, "right")
+    return np.where(positive, below / (2 * len(low)), 1 - above / (2 * len(high)))

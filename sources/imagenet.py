@@ -1,0 +1,106 @@
+"""ImageNet-1k: weights made by others, or trained here from a local copy (imagenet:scratch)."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmark.api import (
+    Augment,
+    BenchError,
+    DataMissing,
+    Experts,
+    Input,
+    Recipe,
+    Record,
+    Source,
+    SourceCard,
+    class_folders,
+    locate,
+    synthetic,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ImageNet(Source):
+    variants = ("pretrained", "scratch")
+    card = SourceCard(
+        title="ImageNet-1k",
+        origin="natural",
+        classes=1000,
+        images=1281167,  # the training part; cats' Table I counts all three parts: 1,431,167
+        license="for non-commercial research; the weights have licences of their own",
+        reference="https://www.image-net.org/",
+        experts=Experts("natural", "colour", "objects", "animals and things", "high", "many"),
+        # Not one of the papers' recipes: they all took public weights.
+        pretrain=Recipe(
+            size=256,
+            crop=224,
+            batch=256,
+            optimizer="sgd",
+            lr=0.1,
+            weight_decay=1e-4,
+            epochs=90,
+            schedule="step",
+            milestones=(30, 60),
+            factor=0.1,
+            dropout=0.0,
+            class_weights="none",
+            augment=Augment(horizontal=True),
+            select="last",
+        ),
+        given=True,
+        folders=("imagenet", "ILSVRC2012", "imagenet-1k"),
+        steps="Ask for the ILSVRC2012 classification task on https://www.image-net.org/ with an "
+        "account, and unpack ILSVRC2012_img_train.tar so that train/n01440764/*.JPEG and so on "
+        "lie there.",
+        overlaps=("stl10", "sti10"),
+    )
+
+    def __init__(self, variant: str = "", given: Input | None = None) -> None:
+        super().__init__(variant, given)
+        if variant == "scratch":
+            self.card = replace(self.card, given=False, title="ImageNet-1k, trained here")
+
+    def records(self, root: Path) -> Iterator[Record]:
+        """The training part, its classes named by WordNet ids."""
+        for path, label in class_folders(locate(root, "train/n01440764") / "train"):
+            yield Record(path, label, path.stem)
+
+    def pretrained(self, arch: str) -> "dict[str, torch.Tensor] | None":
+        """timm's default weights of an architecture, head included; None trains on the records."""
+        if not self.card.given:
+            return None
+        import timm
+
+        if not timm.is_model(arch) or not timm.is_model_pretrained(arch):
+            raise BenchError(
+                f"There are no public ImageNet weights of '{arch}'.",
+                "Choose another --arch or add your own with `bench weights add`.",
+            )
+        try:
+            return timm.create_model(arch, pretrained=True).state_dict()
+        except _network_errors() as error:
+            raise DataMissing(
+                f"The ImageNet weights of {arch} are not on this machine and could not be fetched "
+                f"({type(error).__name__}).",
+                "Go online once, or bring a file of weights with `bench weights add`.",
+            ) from error
+
+    @classmethod
+    def fake(cls, root: Path, seed: int) -> None:
+        labels = [i % 4 for i in range(48)]
+        for i, image in enumerate(synthetic.samples(labels, size=64, seed=seed)):
+            wnid = ("n01440764", "n02102040", "n03000684", "n04326547")[labels[i]]
+            synthetic.save(image, root / "train" / wnid / f"{wnid}_{i}.JPEG")
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What the library that fetches the weights raises: its error and what that derives from."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return tuple(
+        x for x in HfHubHTTPError.__mro__ if issubclass(x, Exception) and x is not Exception
+    )
