@@ -47,9 +47,15 @@ class Row:
     def name(self) -> str:
         """What a sentence calls it: `dtd + concat, epochs 3`."""
         who = self.identity
-        parts = [who.source] if who.arch != "none" else []
+        parts = ["scratch" if who.source == "none" else who.source] if who.arch != "none" else []
         parts += [who.fusion] if who.fusion != "none" else []
         return ", ".join((" + ".join(parts), *self.setting))
+
+    @property
+    def network(self) -> str:
+        """`resnet50 finetune`; an arm on the record alone has none."""
+        who = self.identity
+        return f"{who.arch} {who.mode}" if who.arch != "none" else "–"
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,15 @@ class Board:
     seeds: tuple[int, ...]
     baseline: Baseline
     rows: tuple[Row, ...]
+
+    @property
+    def several(self) -> bool:
+        """Whether rows differ in network or mode, so that a name needs them."""
+        return len({row.network for row in self.rows} - {"–"}) > 1
+
+    def label(self, row: Row) -> str:
+        """The row's name, with its network where the board has several."""
+        return f"{row.name}, {row.network}" if self.several and row.network != "–" else row.name
 
 
 def make(

@@ -28,6 +28,10 @@ class Axis:
         share = (value - self.low) / (self.high - self.low)
         return round(100 * min(max(share, 0.0), 1.0), 3)
 
+    def beyond(self, value: float) -> int:
+        """-1 or 1 where a value lies left or right of the axis, else 0."""
+        return (value > self.high) - (value < self.low)
+
     def text(self, tick: float) -> str:
         """The tick with as many digits as its neighbours need."""
         step = self.ticks[1] - self.ticks[0]
@@ -38,6 +42,7 @@ class Axis:
 class Series(NamedTuple):
     """One line of a chart; `path` is in the units of the canvas."""
 
+    number: int  # of its colour and dashes, from 1
     label: str
     path: str
     dots: tuple[tuple[float, float], ...] = ()
@@ -46,7 +51,9 @@ class Series(NamedTuple):
 class Box(NamedTuple):
     """A box plot on a shared axis, in per cent, with its points by name."""
 
+    number: int  # of its colour, from 1
     label: str
+    middle: float  # the median as a value
     low: float
     q1: float
     median: float
@@ -76,34 +83,23 @@ class Boxes:
     boxes: tuple[Box, ...]
 
 
-def axis(values: Iterable[float], *, start: float | None = None, ticks: int = 4) -> Axis:
-    """An axis around the finite values, its ends on round numbers; `start` fixes the lower one."""
+def axis(values: Iterable[float], *, ticks: int = 4) -> Axis:
+    """An axis around the finite values, its ends on round numbers."""
     finite = [value for value in values if math.isfinite(value)]
-    low = min(finite, default=0.0) if start is None else start
-    high = max(finite, default=1.0)
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
     if high - low < 1e-9:
-        low, high = (low if start is not None else low - 0.05), high + 0.05
+        low, high = low - 0.05, high + 0.05
     rough = (high - low) / ticks
     base = 10 ** math.floor(math.log10(rough))
     step = next(base * m for m in (1, 2, 5, 10) if base * m >= rough * 0.999)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
     marks = tuple(round(k * step, 12) for k in range(first, last + 1))
-    return Axis(marks[0] if start is None else start, marks[-1], marks)
+    return Axis(marks[0], marks[-1], marks)
 
 
-def of_estimates(estimates: Sequence[Estimate | None], *, zero: bool = False) -> Axis:
-    """An axis that holds every interval, and zero where differences are shown."""
-    values = [number for e in estimates if e is not None for number in e[:3]]
-    return axis([*values, *([0.0] if zero else [])])
-
-
-def bar_axis(metric: str, estimates: Sequence[Estimate | None]) -> Axis:
-    """Bars begin where a metric says nothing: 0.5 for an AUROC, else 0."""
-    values = [number for e in estimates if e is not None for number in e[:3]]
-    finite = [value for value in values if math.isfinite(value)]
-    chance = 0.5 if metric.startswith("auroc") else 0.0
-    start = chance if min(finite, default=1.0) >= chance else min(0.0, *finite)
-    return axis(values, start=start)
+def of_estimates(estimates: Iterable[Estimate | None], *also: float) -> Axis:
+    """An axis that holds every interval, and what else is to be seen."""
+    return axis([*(number for e in estimates if e is not None for number in e[:3]), *also])
 
 
 def lines(
@@ -115,21 +111,23 @@ def lines(
     unit: bool = False,
     dots: bool = False,
 ) -> Lines | None:
-    """Lines from (label, x, y); points without a value break no line. None if there is nothing."""
+    """Lines from (label, x, y), their numbers by position; None if no point has a value."""
     kept = []
-    for label, xs, ys in named[:SERIES]:
+    for number, (label, xs, ys) in enumerate(named[:SERIES], start=1):
         points = [(a, b) for a, b in zip(xs, ys, strict=True) if math.isfinite(b)]
-        kept += [(label, points)] if points else []
+        kept += [(number, label, points)] if points else []
     if not kept:
         return None
     square = Axis(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
-    x = square if unit else axis([a for _, points in kept for a, _ in points])
-    y = square if unit else axis([b for _, points in kept for _, b in points])
+    x = square if unit else axis([a for *_, points in kept for a, _ in points])
+    y = square if unit else axis([b for *_, points in kept for _, b in points])
     series = []
-    for label, points in kept:
+    for number, label, points in kept:
         placed = [(_across(x, a), _down(y, b)) for a, b in points]
         path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in placed)
-        series.append(Series(label, path, tuple(placed) if dots or len(placed) == 1 else ()))
+        series.append(
+            Series(number, label, path, tuple(placed) if dots or len(placed) == 1 else ())
+        )
     return Lines(title, x, y, x_title, y_title, tuple(series), unit)
 
 
@@ -151,15 +149,18 @@ def frame(chart: Lines) -> dict[str, list[tuple[float, str]]]:
 
 def boxes(named: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> Boxes | None:
     """Box plots from (label, points by name): quartiles, and whiskers to the ends."""
-    known = [(label, [(n, v) for n, v in points if math.isfinite(v)]) for label, points in named]
-    known = [(label, points) for label, points in known if points][:SERIES]
+    known = [
+        (number, label, [(name, value) for name, value in points if math.isfinite(value)])
+        for number, (label, points) in enumerate(named[:SERIES], start=1)
+    ]
+    known = [part for part in known if part[2]]
     if not known:
         return None
-    scale = axis([value for _, points in known for _, value in points])
+    scale = axis([value for *_, points in known for _, value in points])
     made = []
-    for label, points in known:
+    for number, label, points in known:
         ends = np.percentile([value for _, value in points], [0, 25, 50, 75, 100]).tolist()
         dots = tuple((name, value, scale.at(value)) for name, value in points)
         low, q1, median, q3, high = map(scale.at, ends)
-        made.append(Box(label, low, q1, median, q3, high, dots))
+        made.append(Box(number, label, ends[2], low, q1, median, q3, high, dots))
     return Boxes(scale, tuple(made))

@@ -35,19 +35,14 @@ def of(store: Store, made: Board) -> Curves:
     rows = chosen(made)
     rocs, calibrated, trained, losses = [], [], [], []
     for row in rows:
-        label = row.name
+        label = made.label(row)
         tested = list(_predictions(store, row))
-        if tested:
-            rocs.append((label, GRID.tolist(), roc(tested).tolist()))
-            confidence, accuracy = calibration(tested)
-            calibrated.append((label, confidence.tolist(), accuracy.tolist()))
+        confidence, accuracy = calibration(tested)
+        rocs.append((label, GRID.tolist(), roc(tested).tolist()))
+        calibrated.append((label, confidence.tolist(), accuracy.tolist()))
         trained.append((label, *history(row, "val_auroc")))
         losses.append((label, *history(row, "loss")))
-    by_class = [
-        (row.name, [(c, t["auroc"].value) for c, t in zip(row.classes, row.per_class, strict=False)
-                    if "auroc" in t])
-        for row in rows
-    ]  # fmt: skip
+    by_class = [(made.label(row), list(_by_class(row))) for row in rows]
     return Curves(
         rows=tuple(rows),
         roc=charts.lines(
@@ -74,6 +69,12 @@ def chosen(made: Board) -> list[Row]:
     if plain and plain[0] not in first:
         first = [*first[: charts.SERIES - 1], plain[0]]
     return first
+
+
+def _by_class(row: Row) -> Iterator[tuple[str, float]]:
+    for name, table in zip(row.classes, row.per_class, strict=False):
+        if "auroc" in table:
+            yield name, table["auroc"].value
 
 
 def _predictions(store: Store, row: Row) -> Iterator[tuple[Array, Array]]:
@@ -104,10 +105,10 @@ def roc(tested: Sequence[tuple[Array, Array]]) -> Array:
 
 def calibration(tested: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     """Mean confidence and share of right answers in each bin of the top score, folds pooled."""
+    if not tested or not all(np.allclose(p.sum(axis=1), 1, atol=1e-3) for _, p in tested):
+        return np.zeros(0), np.zeros(0)
     tops = np.concatenate([scores.max(axis=1) for _, scores in tested])
     right = np.concatenate([scores.argmax(axis=1) == labels for labels, scores in tested])
-    if not all(np.allclose(scores.sum(axis=1), 1, atol=1e-3) for _, scores in tested):
-        return np.zeros(0), np.zeros(0)
     bins = np.clip(np.ceil(tops * BINS).astype(int) - 1, 0, BINS - 1)
     count = np.bincount(bins, minlength=BINS)
     enough = count >= FEWEST

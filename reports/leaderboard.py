@@ -138,12 +138,6 @@ def gain_names(made: Board) -> dict[str, str]:
     return {k: v for k, v in names.items() if any(k in row.gains for row in made.rows)}
 
 
-def network(row: Row) -> str:
-    """`resnet50 finetune`; an arm on the record alone has none."""
-    who = row.identity
-    return f"{who.arch} {who.mode}" if who.arch != "none" else "–"
-
-
 def reason(run: Run) -> str:
     """Why a cell has no numbers; empty where it has."""
     failure = run.outcome.failure
@@ -152,17 +146,16 @@ def reason(run: Run) -> str:
 
 def _table(made: Board) -> formats.Table:
     """A board as texts; columns that say nothing are left out."""
-    several = len({network(row) for row in made.rows} - {"–"}) > 1
     settings = any(row.setting for row in made.rows)
     gains = gain_names(made)
     head = ["rank", "source", "fusion"]
-    head += (["network"] if several else []) + (["setting"] if settings else [])
+    head += (["network"] if made.several else []) + (["setting"] if settings else [])
     head += [made.headline, *gains.values(), *BESIDE.values(), "cells", "cost"]
     lines = []
     for row in made.rows:
         line = ["–" if row.rank is None else str(row.rank)]
         line += [row.identity.source, row.identity.fusion]
-        line += [network(row)] if several else []
+        line += [row.network] if made.several else []
         line += ["; ".join(row.setting)] if settings else []
         line.append(formats.interval(row.headline))
         found = [row.gains.get(name) for name in gains]
@@ -177,7 +170,9 @@ def _table(made: Board) -> formats.Table:
         lines=lines,
         words=("source", "fusion", "network", "setting"),
         styles=["bold" if rank == 1 else "dim" if rank is None else "" for rank in ranks],
-        notes=[f"No rank: {row.name}: {'; '.join(row.why)}." for row in made.rows if row.why],
+        notes=[
+            f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why
+        ],
     )
 
 

@@ -185,7 +185,7 @@ def _clean(squared: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Set to zero what is only the rounding of a difference of terms as large as `scale`."""
     import torch
 
-    return torch.where(squared > -1 * scale, squared, 0.0)
+    return torch.where(squared > ROUNDING * scale, squared, 0.0)
 
 
 def _table(first: _Labelled, second: _Labelled, inner: Inner) -> torch.Tensor:

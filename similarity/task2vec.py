@@ -1,48 +1,47 @@
 """Task2Vec: what a probe network would have to learn for a task, as its diagonal Fisher.
 
-The embedding holds one number per convolution filter and per batch-norm scale: the Fisher
-information of those weights for a linear head fitted on the task, averaged over the filter.
+One number per convolution filter and per batch-norm scale: the Fisher information of those weights
+for a linear head fitted on the task, averaged over the filter.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, NotFinite
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+EXACT_CLASSES = 20  # up to here the expectation over labels is exact, beyond it takes as many draws
 BATCH = 64  # images of a step of the head, and of a gradient of the reference
 EPOCH = 10_000  # class-balanced draws that the public code calls an epoch
-EXACT_CLASSES = 20  # up to here the expectation over the labels is exact by default
-
-Prepare = Callable[[Any], "torch.Tensor"]
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """Fisher per filter and per batch-norm scale, in module order, and how it was made."""
+    """The Fisher of each filter and batch-norm scale in module order, and how it was made."""
 
-    values: np.ndarray  # (d,) float64, not negative
-    meta: Mapping[str, Any] = field(default_factory=dict)  # method, n, classes, seed, draws, parts
+    values: np.ndarray  # (d,) float64, none negative
+    meta: Mapping[str, Any] = field(default_factory=dict)  # method, n, classes, seed, draws, …
 
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """Distances of a task to itself; a distance to another task means nothing below `value`."""
+    """Distances of a task to itself: below `value` two tasks cannot be told apart.
 
-    seeds: tuple[float, ...]  # same images, another head and other draws
-    subsets: tuple[float, ...]  # two disjoint halves of the images, one head's seed
+    Halves hold half the images, so `subsets` is wide of the noise of the whole set, not narrow.
+    """
+
+    seeds: tuple[float, ...]  # the same images, other heads and draws
+    subsets: tuple[float, ...]  # two disjoint halves, stratified by class
     value: float  # the larger of the two means
 
 
@@ -57,54 +56,276 @@ def embed(
     seed: int = 0,
     head: tuple[Any, Any] | None = None,
     batch: int = 16,
-    prepare: Prepare | None = None,
+    prepare: Callable[[Any], torch.Tensor] | None = None,
 ) -> Embedding:
     """The diagonal Fisher of `network` on a task; the network itself is left as it is.
 
-    images: (N, C, H, W), normalised as the network wants it, or anything whose slices `prepare`
-    makes so; labels: (N,) of any kind. The expectation over the labels is exact up to 20 classes
-    and takes `draws` labels per image from the model's softmax beyond (20 by default) or wherever
-    `draws` is given. `reference` does as the public code does: batch norm in train mode, gradients
-    of batch means, 10,000 class-balanced draws. `head`: (weight (classes, features), bias) to use
-    instead of fitting one. `batch` (images at once) bounds the memory and changes no number.
+    images: (N, C, H, W) normalised as the network wants them, or anything that `prepare` makes so
+    from `images[rows]`; labels: (N,) of any kind. The expectation over labels is exact up to 20
+    classes; beyond, or where `draws` is given, so many labels per image are drawn from the model's
+    own softmax. `reference` does as the public code: batch norm in train mode, gradients of means
+    over 64 images, 10,000 class-balanced draws; such values compare only with their like. `head`:
+    (weight (classes, features), bias (classes,)), for the sorted classes, in place of a fitted one.
+    `batch`, the images at once, bounds the memory and changes no number.
     """
     import torch
 
     codes, classes = _codes(labels, len(images))
-    generator = torch.Generator().manual_seed(seed)
     probe = copy.deepcopy(network).requires_grad_(False).train(reference)
-    device = next(probe.parameters()).device
+    weights = _weights(probe, conv_only)
+    like, generator = weights[0], torch.Generator().manual_seed(seed)
 
     def load(rows: Any) -> torch.Tensor:
         found = prepare(images[rows]) if prepare else torch.as_tensor(images[rows])
-        return found.to(device)
+        return found.to(like.device)
 
-    slots = _slots(probe, conv_only)
-    step = BATCH if reference else batch
     if head is None:
-        head = _fit(_features(probe, load, len(codes), step), codes, classes, generator)
-    weight, bias = (torch.as_tensor(part, device=device).float() for part in head)
-    job = _Job(probe, slots, weight.to(_dtype(probe)), bias.to(_dtype(probe)), load, generator)
+        features = _features(probe, load, len(codes), BATCH if reference else batch)
+        head = _fit(features, torch.as_tensor(codes), classes, generator)
+    matrix, bias = (torch.as_tensor(part).to(like) for part in head)
+
+    def logits(rows: Any) -> torch.Tensor:
+        return _pooled(probe, load(rows)) @ matrix.T + bias
+
+    task = _Task(logits, weights, codes, generator)
+    if draws is None and classes > EXACT_CLASSES:
+        draws = EXACT_CLASSES
     if reference:
         method, draws = "reference", EPOCH
-        *_, totals = batch_means(job, codes)
-    elif draws is None and classes <= EXACT_CLASSES:
-        method, draws = "exact", 0
-        totals = per_image(job, len(codes), batch=batch)
+        *_, totals = batch_means(task)
     else:
-        method, draws = "montecarlo", draws or EXACT_CLASSES
-        totals = per_image(job, len(codes), batch=batch, draws=draws)
-    values = torch.cat(totals).cpu().numpy()
-    meta = {
-        "method": method,
-        "n": len(codes),
-        "classes": classes,
-        "seed": seed,
-        "draws": draws,
-        "conv_only": conv_only,
-    }
+        method = "exact" if draws is None else "montecarlo"
+        totals = per_image(task, classes, batch=batch, draws=draws)
+    values = torch.cat(totals).double().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise NotFinite("The Fisher is not finite.", "Check the images and the probe's weights.")
+    meta = {"method": method, "n": len(codes), "classes": classes, "seed": seed,
+            "draws": draws, "conv_only": conv_only}  # fmt: skip
     return Embedding(values, meta)
 
 
-def _dtype(net: nn.Module) -> torch.dtype:
-    return next(net.parameters()).dtype
+# --- distances --------------------------------------------------------------------------------
+
+
+def cosine(a: Any, b: Any) -> float:
+    """Task2Vec's distance: 1 − cosine of h₀/(h₀+h₁) and h₁/(h₀+h₁), in [0, 1].
+
+    Nothing is added to the denominator, so the unit of the Fisher does not matter. A weight that
+    neither task touches (0/0) is left out; one that only one of them touches counts as (0, 1).
+    """
+    h0, h1 = _pair(a, b)
+    seen = (h0 > 0) | (h1 > 0)
+    # Against underflow of the sum, which only the ratio of the two matters for.
+    larger = np.maximum(h0, h1)[seen]
+    x, y = h0[seen] / larger, h1[seen] / larger
+    return _cosine_distance(x / (x + y), y / (x + y))
+
+
+def raw_cosine(a: Any, b: Any) -> float:
+    """1 − cosine of the embeddings themselves: a few filters with a large Fisher decide it."""
+    return _cosine_distance(*_pair(a, b))
+
+
+def noise_floor(
+    network: nn.Module,
+    images: Any,
+    labels: Any,
+    *,
+    seeds: int = 3,
+    subsets: int = 3,
+    seed: int = 0,
+    distance: Callable[[Any, Any], float] = cosine,
+    **options: Any,
+) -> NoiseFloor:
+    """How far a task is from itself, with other seeds and on other images of its own.
+
+    Compares every pair of `seeds` embeddings of all images, and the two halves of each of `subsets`
+    random halvings. `options` go to `embed`; use those of the distance that the floor belongs to.
+    """
+    if seeds < 2 or subsets < 1:
+        raise BenchError("A noise floor needs repetitions.", "Take two seeds and one subset, or more.")
+    codes, _ = _codes(labels, len(images))
+    again = [embed(network, images, codes, seed=seed + k, **options) for k in range(seeds)]
+    halves = []
+    for k in range(subsets):
+        order = np.random.default_rng((seed, k)).permutation(len(codes))
+        order = order[np.argsort(codes[order], kind="stable")]
+        rows = (np.sort(order[start::2]) for start in (0, 1))
+        halves.append([embed(network, images[r], codes[r], seed=seed, **options) for r in rows])
+    of_seeds = tuple(distance(a, b) for a, b in combinations(again, 2))
+    of_subsets = tuple(distance(a, b) for a, b in halves)
+    return NoiseFloor(of_seeds, of_subsets, float(max(np.mean(of_seeds), np.mean(of_subsets))))
+
+
+def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
+    methods = {e.meta["method"] == "reference" for e in (a, b) if "method" in getattr(e, "meta", ())}
+    h0, h1 = (np.asarray(getattr(e, "values", e), dtype=np.float64) for e in (a, b))
+    if h0.ndim != 1 or h0.shape != h1.shape or len(methods) > 1:
+        raise BenchError(
+            f"Embeddings of shapes {h0.shape} and {h1.shape} are not comparable, or one of them "
+            "was made as the reference and the other was not.",
+            "Embed both tasks with the same network and options.",
+        )
+    for h in (h0, h1):
+        if not (np.isfinite(h).all() and (h >= 0).all() and h.any()):
+            raise BenchError(
+                "An embedding is not finite, negative somewhere or zero everywhere.",
+                "Embed that task again and check its images.",
+            )
+    return h0, h1
+
+
+def _cosine_distance(u: np.ndarray, v: np.ndarray) -> float:
+    u, v = u / np.linalg.norm(u), v / np.linalg.norm(v)
+    return float(((u - v) ** 2).sum() / 2)  # keeps its digits where the two are almost equal
+
+
+# --- the head ---------------------------------------------------------------------------------
+
+
+def _codes(labels: Any, images: int) -> tuple[np.ndarray, int]:
+    """Class indices in sorted order, and how many classes there are."""
+    given = labels.detach().cpu() if hasattr(labels, "detach") else labels
+    classes, codes = np.unique(np.asarray(given), return_inverse=True)
+    if codes.shape != (images,) or len(classes) < 2:
+        raise BenchError(
+            f"{codes.size} labels of {len(classes)} classes for {images} images are no task.",
+            "Give one label for each image and at least two classes.",
+        )
+    return codes, len(classes)
+
+
+def _pooled(probe: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    run: Any = getattr(probe, "pooled", probe)
+    return run(x).flatten(1)
+
+
+def _features(probe: nn.Module, load: Any, n: int, batch: int) -> torch.Tensor:
+    import torch
+
+    with torch.no_grad():
+        parts = [_pooled(probe, load(slice(k, k + batch))).float() for k in range(0, n, batch)]
+    return torch.cat(parts)
+
+
+def _fit(
+    features: torch.Tensor, codes: torch.Tensor, classes: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A linear head: ten epochs of Adam, counted as the public code counts them.
+
+    Ten passes over a small set would leave the head where its random start put it.
+    """
+    import torch
+
+    device, width = features.device, features.shape[1]
+    scatter = torch.rand(classes, width + 1, generator=generator) * 2 - 1
+    start = (scatter / width**0.5).to(device)
+    matrix, bias = (part.clone().requires_grad_() for part in (start[:, :-1], start[:, -1]))
+    adam = torch.optim.Adam([matrix, bias], lr=4e-4, weight_decay=1e-4, fused=True)
+    for _ in range(10):
+        for rows in _balanced(codes.numpy(), generator):
+            logits = features[rows.to(device)] @ matrix.T + bias
+            adam.zero_grad()
+            torch.nn.functional.cross_entropy(logits, codes[rows].to(device)).backward()
+            adam.step()
+    return matrix.detach(), bias.detach()
+
+
+def _balanced(codes: np.ndarray, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """An epoch of whole batches, each class drawn as often as any other, with replacement."""
+    import torch
+
+    chance = torch.as_tensor(1 / np.bincount(codes)[codes])
+    drawn = torch.multinomial(chance, EPOCH // BATCH * BATCH, replacement=True, generator=generator)
+    return iter(drawn.view(-1, BATCH))
+
+
+# --- the Fisher -------------------------------------------------------------------------------
+
+
+class _Task(NamedTuple):
+    logits: Callable[[Any], torch.Tensor]  # rows -> (n, classes)
+    weights: list[torch.Tensor]  # of convolutions and batch norms, in module order
+    codes: np.ndarray  # (N,)
+    generator: torch.Generator
+
+
+def _weights(probe: nn.Module, conv_only: bool) -> list[torch.Tensor]:
+    from torch import nn
+
+    kinds = (nn.Conv2d,) if conv_only else (nn.Conv2d, nn.BatchNorm2d)
+    found = [m.weight for m in probe.modules() if isinstance(m, kinds) and m.weight is not None]
+    if not found:
+        raise BenchError(
+            "The probe network has no convolution or batch norm.", "Take one that has, as resnet50."
+        )
+    return found
+
+
+def per_image(
+    task: _Task, classes: int, *, batch: int, draws: int | None = None
+) -> list[torch.Tensor]:
+    """Mean over images of E[(∂ log p(y|x)/∂w)²], averaged per filter; exact without `draws`.
+
+    The gradient is linear in that of the logits, e_y − p. Its covariance over y, diag(p) − ppᵀ, has
+    rank C − 1, so C − 1 backward passes of a factor's columns give the exact sum over all C labels.
+    """
+    import torch
+
+    n = len(task.codes)
+    recorder = _recorder(task.weights, passes=draws or classes - 1)
+    for start in range(0, n, batch):
+        with recorder:
+            z = task.logits(slice(start, start + batch))
+        if not recorder.leaves:
+            raise BenchError(
+                "The probe network uses no weight of a convolution or batch norm as it is.",
+                "Take a network without weight standardisation, as resnet50.",
+            )
+        p = z.detach().softmax(1)
+        columns = _factor(p) if draws is None else _draws(p, draws, task.generator)
+        for column in columns:
+            torch.autograd.grad(z, recorder.leaves, column, retain_graph=True)
+        recorder.forget()
+    return [total / n for total in recorder.totals]
+
+
+def _factor(p: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The C − 1 columns (n, C) of V with V Vᵀ = diag(p) − p pᵀ for each row of p.
+
+    With q = √p, a unit vector: V = diag(q) times the Householder reflection that takes the last
+    axis to −q, without its last column.
+    """
+    q = p.sqrt()
+    mirror = q.clone()
+    mirror[:, -1] += 1
+    for k in range(p.shape[1] - 1):
+        column = -mirror * (q[:, k] / mirror[:, -1])[:, None]
+        column[:, k] += 1
+        yield column * q
+
+
+def _draws(p: torch.Tensor, draws: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """e_y − p for labels y drawn from p, scaled so that their squares add up to the mean."""
+    import torch
+
+    drawn = torch.multinomial(p.cpu(), draws, replacement=True, generator=generator).to(p.device)
+    for labels in drawn.T:
+        yield (torch.nn.functional.one_hot(labels, p.shape[1]) - p) / draws**0.5
+
+
+def batch_means(task: _Task) -> Iterator[list[torch.Tensor]]:
+    """The public code's estimate after each of its batches: squares of batch-mean gradients."""
+    import torch
+
+    for weight in task.weights:
+        weight.requires_grad_()
+    totals = [weight.new_zeros(len(weight), dtype=torch.float64) for weight in task.weights]
+    for done, rows in enumerate(_balanced(task.codes, task.generator), start=1):
+        z = task.logits(rows)
+        p = z.detach().softmax(1).cpu()
+        drawn = torch.multinomial(p, 1, generator=task.generator)[:, 0].to(z.device)
+        loss = torch.nn.functional.cross_entropy(z, drawn)
+        for total, g in zip(totals, torch.autograd.grad(loss, task.weights), strict=True):
+            total += g.square().reshape(len(g), -1).mean(1)
+        yield [total / done for total in totals]

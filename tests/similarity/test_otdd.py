@@ -152,6 +152,16 @@ def test_it_is_zero_for_equal_sets(inner, epsilon, d):
         assert mixed.distance == pytest.approx(0, abs=1e-6)
 
 
+def test_rounding_leaves_no_distance_between_equal_sets_of_any_scale():
+    x, y = labelled(12, n=80, d=300, classes=4)
+    for scale in (1e-3, 1.0, 1e4):
+        a, b = scale * x + 7 * scale, scale * x + 7 * scale
+        table = label_distances(a, y, b, y)
+        assert (table >= 0).all()
+        assert (table.diagonal() == 0).all()
+        assert otdd(a, y, b, y).distance == 0
+
+
 @pytest.mark.parametrize("inner", ["gaussian", "exact"])
 def test_a_shifted_copy_lies_at_twice_the_squared_shift(inner):
     x, y = labelled(6, n=30, d=5, classes=3)
