@@ -329,3 +329,109 @@ def batch_means(task: _Task) -> Iterator[list[torch.Tensor]]:
         for total, g in zip(totals, torch.autograd.grad(loss, task.weights), strict=True):
             total += g.square().reshape(len(g), -1).mean(1)
         yield [total / done for total in totals]
+
+
+def _recorder(weights: list[torch.Tensor], *, passes: int) -> Any:
+    """A torch mode that sees each use of the weights and adds up their squared gradients, `totals`.
+
+    It watches the functions, not the modules: padding and activations of a module's own stay out
+    of its way, and a tensor's hook sees its gradient from before an in-place activation. `leaves`
+    are where backward may stop: the first uses, cut off from the images.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    slots = {id(weight): k for k, weight in enumerate(weights)}
+    readers = {torch.conv2d: _convolution, torch.nn.functional.batch_norm: _batch_norm}
+
+    class Recorder(TorchFunctionMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.totals = [w.new_zeros(len(w), dtype=torch.float64) for w in weights]
+            self.leaves: list[torch.Tensor] = []
+            self.used: set[int] = set()
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func not in readers:
+                return out
+            weight, x, squares = readers[func](passes, *args, **(kwargs or {}))
+            slot, version = slots.get(id(weight)), x._version
+            if slot is None:
+                return out
+            if slot in self.used:
+                raise BenchError(
+                    "The probe network uses one weight twice.", "Take a network that does not."
+                )
+            self.used.add(slot)
+            if not out.requires_grad:
+                self.leaves.append(out.detach().requires_grad_())
+                out = self.leaves[-1].clone()
+
+            def add(g: torch.Tensor) -> None:
+                if x._version != version:
+                    raise BenchError(
+                        "The probe network changes the input of a layer in place.",
+                        "Take a network that does not.",
+                    )
+                self.totals[slot] += squares(g)
+
+            out.register_hook(add)
+            return out
+
+        def forget(self) -> None:
+            self.leaves.clear()
+            self.used.clear()
+
+    return Recorder()
+
+
+def _convolution(
+    passes: int,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> tuple[torch.Tensor, torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """g (n, filters, h, w) -> sum over images of the mean squared gradient of each filter.
+
+    A filter's gradient is g_o A with the unfolded input A (positions, taps), and its square sum
+    g_o (A Aᵀ) g_oᵀ. Where maps are small, so is A Aᵀ; all filters and passes share it, and it is
+    had from the products of pixels without unfolding. 32 images of ResNet18 at 64 px, one CPU
+    thread: 0.26 s against 2.1 s by torch.func.vmap(grad), where all but the weights takes 0.23 s.
+    """
+    from torch.nn import functional as F
+
+    (sy, sx), (dy, dx) = _two(stride), _two(dilation)
+    taps = tuple(weight.shape[2:])
+    if padding == "same":
+        spare = [d * (k - 1) for d, k in zip((dx, dy), taps[::-1], strict=True)]
+        pad = [side for s in spare for side in (s // 2, s - s // 2)]
+    else:
+        py, px = _two(0 if padding == "valid" else padding)
+        pad = [px, px, py, py]
+    size = weight[0].numel()
+    gram: list[torch.Tensor] = []
+
+    def squares(g: torch.Tensor) -> torch.Tensor:
+        n, filters, h, w = g.shape
+        a = F.pad(x, pad).reshape(n * groups, -1, x.shape[2] + pad[2] + pad[3], x.shape[3] + pad[0] + pad[1])
+        rows, positions = g.reshape(n * groups, filters // groups, h * w), h * w
+        pixels = a.shape[2] * a.shape[3]
+        # Multiplications; what only moves memory counts tenfold.
+        shared = pixels**2 * a.shape[1] + 10 * taps[0] * taps[1] * positions**2
+        if shared + passes * rows.shape[1] * positions**2 < passes * size * positions * (rows.shape[1] + 10):
+            if not gram:
+                gram.append(_gram(a, [[slice(d * k, d * k + s * (m - 1) + 1, s) for k in range(t)] for ...]))
+            found = (rows @ gram[0] * rows).sum(2).clamp(min=0)
+        else:
+            unfolded = F.unfold(a, taps, (dy, dx), 0, (sy, sx))
+            found = (rows @ unfolded.mT).square().sum(2)
+        return found.view(n, filters).double().sum(0) / size
+
+    return weight, x, squares

@@ -194,7 +194,9 @@ class _Slot:
         if self.process is not None and self.process.poll() is None:
             return self.process
         self._close()
-        handle, name = tempfile.mkstemp(prefix="bench-worker-", suffix=".log")
+        folder = self.runtime.store / "workers"
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(suffix=".log", dir=folder)
         os.close(handle)
         self.errors = Path(name)
         environment = dict(os.environ)
