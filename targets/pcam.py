@@ -102,11 +102,12 @@ class PCam(Target):
             labels.append(found)
             place += [(part, row) for row in range(len(found))]
         slides = {part: _slides(base, part) for part in PARTS}
+        pixels = {part: base / f"{NAME}_{part}_x.h5" for part in PARTS}
         every = np.concatenate(labels)
         for i in self._sample(every):
             part, row = place[i]
             yield Record(
-                base / f"{NAME}_{part}_x.h5",
+                pixels[part],
                 LABELS[int(every[i])],
                 f"{part}-{row:06d}",
                 slides[part][row] if slides[part] else "",
