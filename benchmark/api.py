@@ -4,10 +4,11 @@ A file `sources/dtd.py` defines one class with a `card`; its name is the file's.
 imports torch, so that planning can read every card.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -28,13 +29,17 @@ __all__ = [
     "Card",
     "Component",
     "DataMissing",
+    "Distance",
+    "DistanceCard",
     "Experts",
     "File",
     "Fusion",
     "FusionCard",
     "Input",
+    "Measured",
     "Recipe",
     "Record",
+    "Side",
     "Size",
     "Source",
     "SourceCard",
@@ -127,6 +132,62 @@ class FusionCard(Card):
     options: Mapping[str, Scalar] = field(default_factory=dict)  # name -> default
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistanceCard(Card):
+    """A distance between data sets, or a score of how well a source's weights suit a target."""
+
+    needs: str = "features"  # "card", "features" or "network" of a probe; "weights" of the source
+    more_is_near: bool = False  # a score: higher is better
+    options: Mapping[str, Scalar] = field(default_factory=dict)  # name -> default
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A distance with its 95 % interval where one can be had, and what else is worth knowing."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+class Side(Protocol):
+    """One of two data sets as a distance sees it; what is costly is made when asked for."""
+
+    name: str
+    card: SourceCard
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class numbers (n,) of a seeded, stratified subset."""
+        ...
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Group numbers (n,) of the same images."""
+        ...
+
+    @property
+    def features(self) -> np.ndarray:
+        """Pooled features float32 (n, C) of the probe, or of the source's own network."""
+        ...
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Class probabilities (n, K) that the source's own network gives."""
+        ...
+
+    @property
+    def images(self) -> "torch.Tensor":
+        """Normalised images float32 (n, 3, H, W)."""
+        ...
+
+    @property
+    def network(self) -> "torch.nn.Module":
+        """A copy of the probe network that may be changed."""
+        ...
+
+
 class Component:
     """Anything with a card that the registry finds by its file's name."""
 
@@ -197,6 +258,18 @@ class Fusion(Component):
     def refuses(self, arch: str, mode: str) -> str:
         """Why this arm cannot run there, or an empty text."""
         return ""
+
+
+class Distance(Component):
+    """How far a source is from a target, or how well its weights suit it."""
+
+    card: DistanceCard
+
+    def measure(
+        self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]
+    ) -> Measured:
+        """The distance of two sides."""
+        raise NotImplementedError
 
 
 def class_folders(

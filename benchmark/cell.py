@@ -1,6 +1,7 @@
 """Runs one cell: from a spec to a stored outcome, or to a stored reason why there is none."""
 
 import hashlib
+import math
 import platform
 import time
 import traceback
@@ -33,6 +34,7 @@ from benchmark.spec import (
     canonical,
     seed_of,
 )
+from benchmark.stats import Estimate
 from benchmark.store import Store, build_folder, write
 
 if TYPE_CHECKING:
@@ -325,7 +327,15 @@ def _judge(work, spec: RunSpec, target, prepared, parts, scores, **facts) -> Out
 
 
 def _distance(work: Work, spec: DistanceSpec) -> Outcome:
-    raise BenchError(f"No distance named '{spec.method}'.", "Known: (none yet).")
+    """Measure how far a source is from a target."""
+    from benchmark import distance
+
+    with work.timed("measure"):
+        found, facts = distance.measure(spec, work.runtime, work.device, work.memory.get)
+    n = int(facts.get("target_images", 0))
+    numbers = {"distance": Estimate(found.value, found.low, found.high, n)}
+    numbers.update({k: Estimate(v, math.nan, math.nan, n) for k, v in found.facts.items()})
+    return work.outcome(metrics=numbers, data=facts, chosen="")
 
 
 def _prepared(work: Work, name: str, recipe: Recipe) -> data.Prepared:

@@ -141,7 +141,77 @@ def run(
     )
     kinds = [kind for kind in retry.split(",") if kind]
     command = "bench " + " ".join(sys.argv[1:])
-    code = grid.run(request, runtime, retry=kinds, dry=dry_run, slots=slots, command=command)
+    code = grid.run(
+        lambda: plan.make(request, runtime, retry=kinds),
+        runtime,
+        dry=dry_run,
+        slots=slots,
+        command=command,
+    )
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def distance(
+    source: Annotated[list[str], typer.Option(autocompletion=_complete("source"))],
+    target: Targets,
+    method: Annotated[
+        list[str],
+        typer.Option(help="Repeatable; see `bench list`.", autocompletion=_complete("distance")),
+    ],
+    probe: Annotated[
+        str, typer.Option(help="Source whose weights look at the images.")
+    ] = "imagenet",
+    arch: Annotated[str, typer.Option()] = "resnet50",
+    seed: Annotated[list[int], typer.Option(help="Repeatable.")] = [0],
+    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 224,
+    limit: Annotated[int | None, typer.Option(help="Images of a side at most.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="distance.K=V or pretrain.K=V.")
+    ] = None,
+    retry: Annotated[str, typer.Option(help="Failure kinds to run again, or all.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")] = False,
+    slots: Annotated[int, typer.Option(help="Cells at once, per GPU.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    offline: Offline = False,
+    data: Data = Path("data"),
+    store: Store = Path("store"),
+) -> None:
+    """Measure how near sources and targets are, or how well a source's weights suit a target."""
+    from benchmark import grid, plan
+    from benchmark.spec import Runtime
+
+    names = grid.Names()
+    changes = _changes(set_ or ())
+    request = plan.DistanceRequest(
+        sources=[names.resolve("source", name) for name in source],
+        targets=[names.resolve("target", name) for name in target],
+        methods=[names.resolve("distance", name) for name in method],
+        arch=arch,
+        probe=names.resolve("source", probe),
+        seeds=seed,
+        size=size,
+        limit=limit,
+        pretrain=changes["pretrain"],
+        options=changes["distance"],
+    )
+    runtime = Runtime(
+        data=data,
+        store=store,
+        device=device,
+        offline=offline,
+        inputs=names.inputs,
+        paths=names.paths,
+    )
+    kinds = [kind for kind in retry.split(",") if kind]
+    code = grid.run(
+        lambda: plan.make_distances(request, runtime, retry=kinds),
+        runtime,
+        dry=dry_run,
+        slots=slots,
+        command="bench " + " ".join(sys.argv[1:]),
+    )
     if code:
         raise typer.Exit(code)
 
@@ -149,6 +219,15 @@ def run(
 @app.command()
 def leaderboard(
     target: Annotated[list[str] | None, typer.Option(autocompletion=_complete("target"))] = None,
+    source: Annotated[list[str] | None, typer.Option(autocompletion=_complete("source"))] = None,
+    fusion: Annotated[list[str] | None, typer.Option(autocompletion=_complete("fusion"))] = None,
+    protocol: Annotated[list[str] | None, typer.Option()] = None,
+    arch: Annotated[list[str] | None, typer.Option()] = None,
+    mode: Annotated[list[str] | None, typer.Option()] = None,
+    seed: Annotated[list[int] | None, typer.Option()] = None,
+    baseline: Annotated[
+        str, typer.Option(help="scratch, or self: gains over the target as its own source.")
+    ] = "scratch",
     format: Format = "table",
     store: Store = Path("store"),
 ) -> None:
@@ -156,7 +235,35 @@ def leaderboard(
     from benchmark.store import Store as Results
     from reports import leaderboard as boards
 
-    sys.stdout.write(boards.show(Results(store), targets=target or (), format=format))
+    text = boards.show(
+        Results(store), targets=target or (), sources=source or (), fusions=fusion or (),
+        protocols=protocol or (), archs=arch or (), modes=mode or (), seeds=seed or (),
+        baseline=baseline, format=format,
+    )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
+def compare(
+    first: str,
+    second: str,
+    by: Annotated[str, typer.Option(help="source, fusion or protocol, if not plain.")] = "",
+    target: Annotated[list[str] | None, typer.Option(autocompletion=_complete("target"))] = None,
+    source: Annotated[list[str] | None, typer.Option(autocompletion=_complete("source"))] = None,
+    fusion: Annotated[list[str] | None, typer.Option(autocompletion=_complete("fusion"))] = None,
+    protocol: Annotated[list[str] | None, typer.Option()] = None,
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Compare two sources, two fusions or two protocols, paired by patient: FIRST minus SECOND."""
+    from benchmark.store import Store as Results
+    from reports import compare as pairs
+
+    text = pairs.show(
+        Results(store), first, second, by=by, targets=target or (), sources=source or (),
+        fusions=fusion or (), protocols=protocol or (), format=format,
+    )  # fmt: skip
+    sys.stdout.write(text)
 
 
 @app.command()
@@ -164,7 +271,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
     store: Store = Path("store"),
 ) -> None:
-    """Write the results as one self-contained HTML page."""
+    """Write the results as HTML: an index and a page per target, each one self-contained file."""
     from benchmark.store import Store as Results
     from reports import page
 
@@ -399,14 +506,15 @@ def _changes(settings: "list[str] | tuple[()]") -> dict[str, dict[str, Any]]:
     """`--set recipe.lr=0.001` by what it changes; values are read as YAML."""
     import yaml
 
-    found: dict[str, dict[str, Any]] = {"recipe": {}, "pretrain": {}, "fusion": {}}
+    parts = ("recipe", "pretrain", "fusion", "distance")
+    found: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for text in settings:
         name, value = _pair(text, "--set")
         part, dot, field = name.partition(".")
         if part not in found or not dot:
             raise BenchError(
                 f"--set {text} changes nothing known.",
-                "Begin with recipe., pretrain. or fusion., as in --set pretrain.epochs=5.",
+                "Begin with recipe., pretrain., fusion. or distance., as in --set pretrain.epochs=5.",
             )
         found[part][field] = yaml.safe_load(value)
     return found

@@ -3,15 +3,25 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark import data, plan
+from benchmark import data, plan, registry
 from benchmark.engine import local
 from benchmark.errors import BenchError
-from benchmark.spec import Cell, Failure, Input, Outcome, PretrainSpec, RunSpec, Runtime, Size
+from benchmark.spec import (
+    Cell,
+    DistanceSpec,
+    Failure,
+    Input,
+    Outcome,
+    PretrainSpec,
+    RunSpec,
+    Runtime,
+    Size,
+)
 from benchmark.store import Store
 
 
@@ -57,18 +67,17 @@ class Names:
 
 
 def run(
-    request: plan.Request,
+    make: Callable[[], plan.Plan],
     runtime: Runtime,
     *,
-    retry: Sequence[str] = (),
     dry: bool = False,
     slots: int = 1,
     command: str = "bench run",
 ) -> int:
-    """Run what a request asks for; the exit code is 0 when every cell has its numbers."""
+    """Run what was planned; the exit code is 0 when every cell has its numbers."""
     store = Store(runtime.store)
     store.prepare()
-    made = plan.make(request, runtime, retry=retry)
+    made = make()  # not before the store is known to be ours
     for note in made.notes:
         say(f"Note: {note}")
     if dry:
@@ -190,6 +199,8 @@ class Progress:
 
 def _headline(outcome: Outcome) -> str:
     spec = outcome.spec
+    if isinstance(spec, DistanceSpec):
+        return f"{outcome.metrics['distance'].value:.6g}"
     name = spec.headline if isinstance(spec, RunSpec) else "test_auroc"
     found = outcome.metrics.get(name)
     if found is None:
@@ -233,6 +244,12 @@ def _sets(cell: Cell, runtime: Runtime) -> list[tuple[str, Size, bool]]:
     spec = cell.spec
     if isinstance(spec, RunSpec):
         return [(spec.target, spec.recipe.size, spec.recipe.constancy)]
+    if isinstance(spec, DistanceSpec):
+        method = registry.load("distance", spec.method, path=runtime.paths.get(spec.method))
+        if method.card.needs == "card":
+            return []
+        names = (spec.target,) if method.card.needs == "weights" else (spec.source, spec.target)
+        return [(name, spec.size, False) for name in names]
     if isinstance(spec, PretrainSpec) and not data.source_of(spec.source, runtime).card.given:
         return [(spec.source, spec.recipe.size, spec.recipe.constancy)]
     return []

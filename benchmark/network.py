@@ -1,53 +1,345 @@
-"""Backbones: last maps, pooled features, input size and normalisation of any network."""
+"""Backbones: last maps and pooled features of any timm or torchvision network, and classifiers."""
 
-# First version; a fuller one follows.
+import difflib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
 import timm
 import torch
+import torchvision
+from timm.models.resnet import ResNet
 from torch import nn
 
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, DataMissing
+
+#: How the papers write the names of networks, in lower case.
+PAPER_NAMES = {
+    "inceptionresnetv2": "inception_resnet_v2",
+    "mobilenetv2": "mobilenetv2_100",
+    "pnasnet5": "pnasnet5large",
+    "senet154": "legacy_senet154",
+}
+
+#: What a classifier is called in the weights of one library or another; a backbone has none.
+CLASSIFIERS = (
+    "AuxLogits.", "aux1.", "aux2.", "classif.", "classifier.", "fc.", "head.", "head_dist.",
+    "heads.", "last_linear.",
+)  # fmt: skip
+
+#: What layers say of an image that is too small for them, or of another size than theirs.
+MISFITS = (
+    "Kernel size can't be greater", "Output size is too small", "doesn't match model",
+    "is invalid for input of size",
+)  # fmt: skip
 
 
 class Backbone(nn.Module):
-    def __init__(self, net: nn.Module):
+    """A network without its classifier, fed with normalised images (N, 3, H, W)."""
+
+    def __init__(self, arch: str, net: nn.Module, trunk: tuple[str, ...] = ()) -> None:
+        """`trunk` names the children before the pooling; timm networks know theirs."""
         super().__init__()
-        self.net = net
-        self.channels = int(net.num_features)
-        cfg = net.default_cfg
-        self.mean, self.std = tuple(cfg["mean"]), tuple(cfg["std"])
-        self.maps_commute = True
+        self.arch = arch
+        self.net: Any = net
+        self.trunk = trunk
+        self.flattens = bool(trunk) and isinstance(self.net.classifier, nn.Sequential)
+        config = _config(self.net, arch)
+        self.size: int = config["size"]  # of the images it was made for
+        self.mean: tuple[float, ...] = config["mean"]  # of `benchmark.augment.normalise`
+        self.std: tuple[float, ...] = config["std"]
+        self.map_channels, self.channels = self._channels()
+        self.maps_commute = self._commutes()
 
-    def maps(self, x):
-        return self.net.forward_features(x)
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """The last maps (N, C, h, w); of a transformer its tokens (N, C, tokens, 1)."""
+        try:
+            found = self._features(images)
+        except (AssertionError, RuntimeError) as error:
+            if not any(text in str(error) for text in MISFITS):
+                raise
+            height, width = images.shape[-2:]
+            raise BenchError(
+                f"{self.arch} cannot take images of {height} x {width}.",
+                f"It was made for {self.size} x {self.size} (--size {self.size}).",
+            ) from error
+        if found.ndim == 3:
+            return found.transpose(1, 2).unsqueeze(-1)
+        if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
+            return found.permute(0, 3, 1, 2)
+        return found
 
-    def pool(self, maps):
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """Features (N, channels) of the last maps."""
+        if self.flattens:
+            return self.net.classifier(self.net.avgpool(maps).flatten(1))
+        if self.trunk:
+            return maps.mean((2, 3))
+        if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
+            maps = maps.permute(0, 2, 3, 1)
+        elif _tokens(self.net):
+            maps = maps.squeeze(-1).transpose(1, 2)
         return self.net.forward_head(maps, pre_logits=True)
 
-    def pooled(self, x):
-        return self.pool(self.maps(x))
+    def pooled(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (N, channels): the deepest layer before a classifier."""
+        return self.pool(self.maps(images))
+
+    def stem(self, images: torch.Tensor) -> torch.Tensor:
+        """What enters the first stage of a ResNet."""
+        net = self.net
+        return net.maxpool(net.act1(net.bn1(net.conv1(images))))
+
+    def stages(self) -> list[nn.Sequential]:
+        """layer1 to layer4 of a ResNet; blocks put in their place are used from then on."""
+        if not isinstance(self.net, ResNet):
+            raise BenchError(f"{self.arch} is not a ResNet.", "Take resnet50, for instance.")
+        net: Any = self.net
+        return [net.layer1, net.layer2, net.layer3, net.layer4]
+
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.trunk:
+            return self.net.forward_features(images)
+        for name in self.trunk:
+            child = getattr(self.net, name)
+            for layer in child if isinstance(child, nn.ModuleList) else (child,):
+                images = layer(images)
+        return images
+
+    def _channels(self) -> tuple[int, int]:
+        """Width of the maps and of the pooled features."""
+        if not self.trunk:
+            maps = int(self.net.num_features)
+            return maps, int(getattr(self.net, "head_hidden_size", None) or maps)
+        with _evaluating(self.net):
+            maps = self._features(torch.zeros(1, 3, self.size, self.size))
+            return maps.shape[1], self.pool(maps).shape[1]
+
+    def _commutes(self) -> bool:
+        """Whether pooling is the plain mean, so that scaling a map scales its feature."""
+        if _tokens(self.net):
+            return False
+        generator = torch.Generator().manual_seed(0)
+        maps = torch.rand(2, self.map_channels, 7, 7, generator=generator)
+        with _evaluating(self.net):
+            pooled, mean = self.pool(maps), maps.mean((2, 3))
+        return pooled.shape == mean.shape and torch.allclose(pooled, mean, atol=1e-4)
 
 
-def build(arch, *, pretrained=False, seed=0, init="default"):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Backbone(timm.create_model(arch, pretrained=pretrained, num_classes=0))
+class Head(nn.Module):
+    """Gate by the record if there is one, dropout, linear layer: pooled (N, C) -> logits (N, K)."""
 
+    def __init__(
+        self, channels: int, classes: int, *, dropout: float, gate: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.gate = gate
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(channels, classes)
 
-def load_backbone(backbone, state):
-    state = {
-        k.removeprefix("backbone.").removeprefix("net."): v
-        for k, v in state.items()
-        if not k.startswith("head.")
-    }
-    missing, unexpected = backbone.net.load_state_dict(state, strict=False)
-    if missing:
-        raise BenchError(f"The weights lack {missing[0]}.", "")
+    def forward(self, pooled: torch.Tensor, record: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (N, K)."""
+        if self.gate is not None:
+            pooled = self.gate(pooled, record)
+        return self.output(self.dropout(pooled))
 
 
 class Classifier(nn.Module):
-    def __init__(self, backbone, head):
-        super().__init__()
-        self.backbone, self.head = backbone, head
+    """A backbone and a head; a gate may change the maps, or those at `inside`, by the record."""
 
-    def forward(self, images, record=None):
-        return self.head(self.backbone.pooled(images), record)
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        *,
+        gate: nn.Module | None = None,
+        inside: str = "",
+    ) -> None:
+        """`inside` names the layer of `backbone.net` whose output is gated instead of the maps."""
+        super().__init__()
+        self.backbone, self.head, self.gate, self.inside = backbone, head, gate, inside
+
+    def forward(self, images: torch.Tensor, record: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (N, K)."""
+        return self.decide(self.maps(images, record), record)
+
+    def maps(self, images: torch.Tensor, record: torch.Tensor | None = None) -> torch.Tensor:
+        """The last maps (N, C, h, w), as `decide` takes them."""
+        if self.gate is None:
+            return self.backbone.maps(images)
+        if not self.inside:
+            return self.gate(self.backbone.maps(images), record)
+        gate = self.gate
+        layer = self.backbone.net.get_submodule(self.inside)
+        hook = layer.register_forward_hook(lambda module, inputs, out: gate(out, record))
+        try:
+            return self.backbone.maps(images)
+        finally:
+            hook.remove()
+
+    def decide(self, maps: torch.Tensor, record: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (N, K) of the last maps: their gradient shows where the network looks."""
+        return self.head(self.backbone.pool(maps), record)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled features (N, channels) of the image alone."""
+        return self.backbone.pooled(images)
+
+
+def build(
+    arch: str,
+    *,
+    pretrained: bool = False,
+    seed: int = 0,
+    init: Literal["default", "he"] = "default",
+) -> Backbone:
+    """A backbone by its timm, torchvision or paper name, its random weights made by the seed.
+
+    `pretrained` fetches the ImageNet weights of the first torchvision release where timm has them,
+    those the papers started from, unless the name carries another tag.
+    """
+    with seeded(seed):
+        backbone = _create(arch, PAPER_NAMES.get(arch.lower(), arch), pretrained=pretrained)
+        if init == "he" and not pretrained:
+            he_init(backbone)
+    # The order of memory in which convolutions are fastest, on a CPU by a seventh.
+    return backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from this seed on the CPU, and leave the global generators as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def he_init(module: nn.Module) -> None:
+    """Draw every convolution and linear layer anew as He et al. 2015; batch norms become neutral."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.reset_parameters()
+
+
+def load_backbone(backbone: Backbone, state: Mapping[str, torch.Tensor]) -> None:
+    """Put weights into the backbone: its own, a classifier's, or those of the library it is from.
+
+    A classifier among them is left out; anything else must fit, by name and by shape.
+    """
+    own = backbone.net.state_dict()
+    found = _plain(state)
+    found = {k: v for k, v in found.items() if k in own or not k.startswith(CLASSIFIERS)}
+    wrong = [
+        *(f"{k} is missing" for k in own if k not in found and not k.endswith("batches_tracked")),
+        *(f"{k} is unknown" for k in found if k not in own),
+        *(
+            f"{k} is {_shape(found[k])} instead of {_shape(own[k])}"
+            for k in own
+            if k in found and own[k].shape != found[k].shape
+        ),
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise BenchError(
+            f"The weights do not fit {backbone.arch}: {', '.join(wrong[:3])}{more}.",
+            "Take weights of the same network, or name the network they are of (--arch).",
+        )
+    backbone.net.load_state_dict(found, strict=False)
+
+
+def _plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names as the backbone's own library gives them."""
+    if any(name.startswith("backbone.") for name in state):
+        state = {k: v for k, v in state.items() if k.startswith("backbone.")}
+    return {k.removeprefix("backbone.").removeprefix("net."): v for k, v in state.items()}
+
+
+def _create(arch: str, name: str, *, pretrained: bool) -> Backbone:
+    torchvision_has = name in torchvision.models.list_models(module=torchvision.models)
+    # timm's VGG convolves where the original flattens; METHODS asks for the original.
+    if timm.is_model(name) and not (torchvision_has and name.startswith("vgg")):
+        tagged = f"{name}.tv_in1k"
+        name = tagged if tagged in timm.list_pretrained(f"{name}.*") else name
+        with _fetching(arch):
+            return Backbone(arch, timm.create_model(name, pretrained=pretrained, num_classes=0))
+    if torchvision_has:
+        return _torchvision(arch, name, pretrained=pretrained)
+    known = {*PAPER_NAMES, *timm.list_models(), *torchvision.models.list_models()}
+    close = difflib.get_close_matches(arch, sorted(known), n=3)
+    hint = f"Did you mean {' or '.join(close)}?" if close else "Take any name timm lists."
+    raise BenchError(f"No network named '{arch}'.", hint)
+
+
+def _torchvision(arch: str, name: str, *, pretrained: bool) -> Backbone:
+    """A torchvision network that is a plain chain up to its pooling, its classifier cut off."""
+    more = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
+    weights = "IMAGENET1K_V1" if pretrained else None
+    with _fetching(arch):
+        net: Any = torchvision.models.get_model(name, weights=weights, **more)
+    children = dict(net.named_children())
+    ends = ("avgpool", "classifier", "fc", "head", "heads")
+    first = next(i for i, child in enumerate(children) if child in ends)
+    if "heads" in children:
+        raise BenchError(
+            f"{arch} of torchvision is not offered.", "Take a vision transformer of timm."
+        )
+    if name == "alexnet" or name.startswith("vgg"):
+        layers = list(net.classifier)[:-1]
+        while isinstance(layers[-1], nn.Dropout):  # the head brings its own
+            layers.pop()
+        net.classifier = nn.Sequential(*layers)
+    else:
+        for child in list(children)[first:]:
+            setattr(net, child, nn.Identity())
+    net.classifier = getattr(net, "classifier", nn.Identity())
+    return Backbone(arch, net, tuple(children)[:first])
+
+
+@contextmanager
+def _fetching(arch: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataMissing(
+            f"The ImageNet weights of {arch} could not be fetched ({type(error).__name__}).",
+            "Connect to the internet once, or add a file with `bench weights add`.",
+        ) from error
+
+
+def _config(net: Any, arch: str) -> dict[str, Any]:
+    """Native size and normalisation."""
+    known = getattr(net, "pretrained_cfg", None)
+    if known is not None:
+        return {
+            "size": int(known["input_size"][-1]),
+            "mean": tuple(known["mean"]),
+            "std": tuple(known["std"]),
+        }
+    if arch == "googlenet":  # its weights came from TensorFlow, with images in ±1
+        return {"size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    weights = torchvision.models.get_model_weights(arch)
+    size = int(weights["IMAGENET1K_V1"].transforms().crop_size[0])
+    return {"size": size, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def _tokens(net: Any) -> bool:
+    """Whether the features are tokens (N, tokens, C), not maps."""
+    return hasattr(net, "cls_token") or hasattr(net, "num_prefix_tokens")
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "a number"
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """A glance that leaves no trace in batch norms or gradients."""
+    training = net.training
+    net.eval()
+    with torch.no_grad():
+        yield
+    net.train(training)

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
@@ -10,12 +10,13 @@ from typing import Any, Literal, NamedTuple
 
 from benchmark import protocol as protocols
 from benchmark import registry
-from benchmark.api import Fusion, SourceCard, TargetCard
+from benchmark.api import Distance, Fusion, SourceCard, TargetCard
 from benchmark.errors import BenchError
 from benchmark.metadata import FORBIDDEN, WARN, check_columns
 from benchmark.spec import (
     UNFINISHED,
     Cell,
+    DistanceSpec,
     Outcome,
     PretrainSpec,
     Recipe,
@@ -24,7 +25,7 @@ from benchmark.spec import (
     Scalar,
     canonical,
 )
-from benchmark.store import Store
+from benchmark.store import PARTS, Store
 
 #: Raised when the training or test code gives other numbers for the same spec.
 CORE_VERSION = "1"
@@ -46,6 +47,22 @@ class Request:
     seeds: Sequence[int] = (0,)
     columns: Sequence[str] = ()  # empty: the inputs on the target's card
     recipe: dict[str, Any] = field(default_factory=dict)
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DistanceRequest:
+    """What `bench distance` was asked for; every list is crossed with every other."""
+
+    sources: Sequence[str]
+    targets: Sequence[str]
+    methods: Sequence[str]
+    arch: str = "resnet50"
+    probe: str = "imagenet"  # the source whose weights look at the images
+    seeds: Sequence[int] = (0,)
+    size: int = 224
+    limit: int | None = None
     pretrain: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Scalar] = field(default_factory=dict)
 
@@ -80,9 +97,22 @@ class Estimated(NamedTuple):
 
 def make(request: Request, runtime: Runtime, *, retry: Sequence[str] = ()) -> Plan:
     """Every cell asked for, each once, with its state in the store."""
-    store, notes = Store(runtime.store), list[str]()
+    notes = list[str]()
+    return _plan(_expand(request, runtime, notes), Store(runtime.store), retry, notes)
+
+
+def make_distances(
+    request: DistanceRequest, runtime: Runtime, *, retry: Sequence[str] = ()
+) -> Plan:
+    """Every distance asked for, each once, after the pretraining of the network it looks with."""
+    return _plan(_distances(request, runtime), Store(runtime.store), retry, [])
+
+
+def _plan(
+    found: Iterable[tuple[Cell, str]], store: Store, retry: Sequence[str], notes: list[str]
+) -> Plan:
     cells: dict[str, Planned] = {}
-    for cell, skip in _expand(request, runtime, notes):
+    for cell, skip in found:
         if cell.key not in cells:
             cells[cell.key] = _state(cell, skip, store, retry)
     waiting = [p.cell for p in cells.values() if p.state == "to run"]
@@ -95,7 +125,7 @@ def estimate(plan: Plan, store: Store) -> Estimated:
     """Seconds and bytes of the cells to run, from the finished cells most like each."""
     times: dict[tuple, list[float]] = defaultdict(list)
     sizes: dict[tuple, list[float]] = defaultdict(list)
-    for kind in ("pretrain", "run"):
+    for kind in PARTS:
         for outcome in store.outcomes(kind):
             if outcome.status == "ok":
                 folder = store.folder(kind, outcome.key)
@@ -120,7 +150,7 @@ def estimate(plan: Plan, store: Store) -> Estimated:
 def again(plan: Plan, store: Store) -> dict[str, str]:
     """For each cell to run that resembles a finished one: what differs, by the cell's key."""
     past: dict[tuple, list[Outcome]] = defaultdict(list)
-    for kind in ("pretrain", "run"):
+    for kind in PARTS:
         for outcome in store.outcomes(kind):
             past[_identity(outcome.spec)].append(outcome)
     found = {}
@@ -298,8 +328,43 @@ def _recipe(protocol: str, target: str, mode: str, changes: str) -> Recipe:
     return protocols.recipe_for(protocols.load(protocol), target, mode, json.loads(changes))
 
 
+def _distances(request: DistanceRequest, runtime: Runtime) -> Iterator[tuple[Cell, str]]:
+    for name, source, target, seed in product(
+        request.methods, request.sources, request.targets, request.seeds
+    ):
+        method = _component("distance", name, runtime)
+        assert isinstance(method, Distance)
+        versions = {
+            "core": CORE_VERSION,
+            "method": _version("distance", name, runtime),
+            "source": _version("source", source, runtime),
+            "target": _version("target", target, runtime),
+        }
+        # A score looks with the source's own network, a distance with the probe, and some with
+        # nothing but the cards.
+        looks = {"weights": source, "card": "none"}.get(method.card.needs, request.probe)
+        weights = None
+        if looks != "none":
+            first = pretrain_cell(looks, request.arch, seed, request.pretrain, runtime)
+            weights = first.key
+            yield first, ""
+        cards_only = method.card.needs == "card"
+        spec = DistanceSpec(
+            source=source,
+            target=target,
+            method=name,
+            arch="none" if cards_only else request.arch,
+            seed=0 if cards_only else seed,
+            size=0 if cards_only else request.size,
+            limit=None if cards_only else request.limit,
+            options=_options(method, {}, request.options),
+            weights=weights,
+        )
+        yield Cell.of(spec, versions), ""
+
+
 def _options(
-    arm: Fusion, of_protocol: dict[str, Scalar], asked: dict[str, Scalar]
+    arm: Fusion | Distance, of_protocol: dict[str, Scalar], asked: dict[str, Scalar]
 ) -> dict[str, Scalar]:
     """The arm's options: its own defaults, the protocol's, then the user's."""
     known = dict(arm.card.options)
@@ -332,9 +397,17 @@ def _order(planned: Planned) -> tuple:
     """Pretraining first; then cells side by side that share data, weights and features."""
     spec = planned.cell.spec
     if isinstance(spec, RunSpec):
-        shared = (spec.target, canonical(spec.recipe.size), spec.arch, spec.weights or "", spec.mode)
+        shared = (
+            spec.target,
+            canonical(spec.recipe.size),
+            spec.arch,
+            spec.weights or "",
+            spec.mode,
+        )
         own = (spec.protocol, spec.fusion, spec.seed, spec.fold)
         return (2 if spec.base else 1, *shared, *own)
+    if isinstance(spec, DistanceSpec):
+        return (3, spec.target, spec.arch, spec.weights or "", spec.method, spec.source, spec.seed)
     return (0, spec.source, spec.arch, spec.seed)
 
 
@@ -348,6 +421,8 @@ def _likes(spec) -> Iterator[tuple]:
         yield ("run", spec.target, spec.arch, spec.mode, spec.fusion, recipe)
         yield ("run", spec.target, spec.arch, spec.mode, recipe)
         yield ("run", spec.target, spec.arch, spec.mode)
+    else:
+        yield ("distance", spec.method, spec.arch, spec.limit)
 
 
 def _identity(spec) -> tuple:
@@ -355,6 +430,8 @@ def _identity(spec) -> tuple:
     if isinstance(spec, RunSpec):
         return ("run", spec.source, spec.target, spec.fusion, spec.arch, spec.mode, spec.protocol,
                 spec.fold, spec.seed)  # fmt: skip
+    if isinstance(spec, DistanceSpec):
+        return ("distance", spec.source, spec.target, spec.method, spec.arch, spec.seed)
     return (spec.kind, spec.source, spec.arch, spec.seed)
 
 

@@ -197,9 +197,9 @@ class Cell(NamedTuple):
 
     def upstream(self) -> list[tuple[str, str]]:
         """(kind, key) of what must be there before this cell can start."""
-        if not isinstance(self.spec, RunSpec):
-            return []
-        keys = (("pretrain", self.spec.weights), ("run", self.spec.base))
+        base = self.spec.base if isinstance(self.spec, RunSpec) else None
+        weights = None if isinstance(self.spec, PretrainSpec) else self.spec.weights
+        keys = (("pretrain", weights), ("run", base))
         return [(kind, key) for kind, key in keys if key is not None]
 
 

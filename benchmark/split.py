@@ -30,7 +30,7 @@ def split(
     sees the same patients. A grouped split never parts a group or copies of one image."""
     partition = seed_of("split", data.name, protocol, seed) % 2**32
     units = linked_groups(data)
-    rows = np.arange(len(data.labels)) if limit is None else _limited(data, units, limit, partition)
+    rows = np.arange(len(data.labels)) if limit is None else limited(data, limit, partition)
     labels, units = data.labels[rows], units[rows]
     if how.kind == "official":
         parts = _official(data, rows)
@@ -61,6 +61,26 @@ def linked_groups(data: Prepared) -> np.ndarray:
     nodes = int(group.max()) + 1 + int(picture.max()) + 1
     edges = coo_matrix((np.ones(n), (group, picture + group.max() + 1)), shape=(nodes, nodes))
     return connected_components(edges, directed=False)[1][group]
+
+
+def limited(data: Prepared, limit: int, seed: int) -> np.ndarray:
+    """At most `limit` rows: whole groups in random order, the classes in their proportions."""
+    if limit >= len(data.labels):
+        return np.arange(len(data.labels))
+    units = linked_groups(data)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(int(units.max()) + 1)[units]
+    label_of = np.zeros(int(units.max()) + 1, dtype=np.int64)
+    label_of[units] = data.labels  # a group's class; groups rarely mix classes
+    keep: list[np.ndarray] = []
+    for label in np.unique(label_of[units]):
+        rows = np.flatnonzero(label_of[units] == label)
+        rows = rows[np.argsort(order[rows], kind="stable")]
+        quota = max(1, round(limit * len(rows) / len(units)))
+        ends = np.flatnonzero(np.diff(units[rows], append=-1) != 0) + 1
+        cut = ends[max(0, np.searchsorted(ends, quota, side="right") - 1)]
+        keep.append(rows[:cut])
+    return np.sort(np.concatenate(keep))
 
 
 def _random(
@@ -129,25 +149,6 @@ def _official(data: Prepared, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray,
         )
     train, val, test = (rows[named == part] for part in ("train", "val", "test"))
     return train, val, test
-
-
-def _limited(data: Prepared, units: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """At most `limit` rows: whole groups in random order, the classes in their proportions."""
-    if limit >= len(data.labels):
-        return np.arange(len(data.labels))
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(int(units.max()) + 1)[units]
-    label_of = np.zeros(int(units.max()) + 1, dtype=np.int64)
-    label_of[units] = data.labels  # a group's class; groups rarely mix classes
-    keep: list[np.ndarray] = []
-    for label in np.unique(label_of[units]):
-        rows = np.flatnonzero(label_of[units] == label)
-        rows = rows[np.argsort(order[rows], kind="stable")]
-        quota = max(1, round(limit * len(rows) / len(units)))
-        ends = np.flatnonzero(np.diff(units[rows], append=-1) != 0) + 1
-        cut = ends[max(0, np.searchsorted(ends, quota, side="right") - 1)]
-        keep.append(rows[:cut])
-    return np.sort(np.concatenate(keep))
 
 
 def _check_classes(data: Prepared, train: np.ndarray, test: np.ndarray) -> None:

@@ -191,7 +191,7 @@ def _judged(arm: Arm, habits: _Habits, reference: Reference) -> Arm:
     stale = list(_stale(who, habits, reference))
     if who.recipe.limit is not None:
         barred.append(f"limited to {who.recipe.limit} images")
-    setting = tuple(_setting(who, habits))
+    setting = tuple(_setting(who, habits, tested=any(r.outcome.status == "ok" for r in arm.runs)))
     return Arm(who, arm.runs, setting, tuple(barred + stale), bool(stale))
 
 
@@ -227,7 +227,7 @@ def _stale(who: Identity, habits: _Habits, reference: Reference) -> Iterator[str
         yield f"other data ({who.digest[:8]}, not {reference.digest[:8]})"
 
 
-def _setting(who: Identity, habits: _Habits) -> Iterator[str]:
+def _setting(who: Identity, habits: _Habits, *, tested: bool) -> Iterator[str]:
     """The settings in which an arm differs from those like it, as a reader would say them."""
     changes = _differences(who.recipe, habits.recipe[_kind(who)])
     yield from (change for change in changes if not change.startswith("limit "))
@@ -239,6 +239,8 @@ def _setting(who: Identity, habits: _Habits) -> Iterator[str]:
         yield "columns " + (", ".join(who.columns) or "none")
     yield from _differences(who.record, habits.record[who.fusion])
     pretraining = habits.pretraining[_weights(who)]
+    if not tested:  # so perhaps never pretrained
+        return
     if who.pretraining is None and pretraining is not None:
         yield "weights of unknown origin"
     elif who.pretraining is not None and pretraining is None:

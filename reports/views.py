@@ -1,6 +1,6 @@
 """What a page says of one board: answers, gains, curves, failures, how the numbers were made."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +28,13 @@ COUNTS = {
 
 @dataclass(frozen=True)
 class Failed:
-    """A cell without numbers."""
+    """Cells of a row that have no numbers for one reason."""
 
     label: str
-    run: Run
     what: str
     why: str
-    tail: str
+    tail: str  # of the log
+    runs: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
@@ -147,13 +147,17 @@ def _gains(made: Board, name: str) -> tuple[tuple[str, Comparison], ...]:
 
 def _failures(made: Board) -> Iterator[Failed]:
     for row in made.rows:
+        causes: dict[tuple[str, str], list[Run]] = defaultdict(list)
         for run in row.runs:
             failure = run.outcome.failure
-            if run.outcome.status == "ok":
-                continue
-            what = f"failed: {failure.kind}" if failure else run.outcome.status
-            why = failure.message if failure else run.outcome.reason
-            yield Failed(made.label(row), run, what, why, failure.log_tail if failure else "")
+            if failure is not None:
+                causes[f"failed: {failure.kind}", failure.message].append(run)
+            elif run.outcome.status != "ok":
+                causes[run.outcome.status, run.outcome.reason].append(run)
+        for (what, why), runs in causes.items():
+            failure = runs[0].outcome.failure
+            tail = failure.log_tail if failure else ""
+            yield Failed(made.label(row), what, why, tail, tuple(runs))
 
 
 def _facts(made: Board) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -10,10 +10,12 @@ import csv
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark.errors import BenchError, DataMissing
+from benchmark.api import BenchError, DataMissing, Distance, DistanceCard, Measured, Side
+from benchmark.spec import Scalar
 
 Profiles = Mapping[str, Mapping[str, str]]  # dataset -> property -> the majority's answer
 
@@ -144,3 +146,21 @@ def leave_one_out(
     }
     low, high = min(without.values()), max(without.values())
     return LeaveOneOut(statistic(list(answers)), low, high, without)
+
+
+class ExpertDistance(Distance):
+    """How many of six properties the observers' answers on the two cards differ in."""
+
+    card = DistanceCard(title="Expert distance", needs="card")
+
+    def measure(
+        self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]
+    ) -> Measured:
+        one, other = source.card.experts, target.card.experts
+        for side, answers in ((source, one), (target, other)):
+            if answers is None:
+                raise BenchError(
+                    f"Nobody answered the expert questions for {side.name}.",
+                    "Put the answers on its card, or give --answers FILE.",
+                )
+        return Measured(hamming(astuple(one), astuple(other)))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from benchmark.errors import BenchError
+from benchmark.api import BenchError, Distance, DistanceCard, Input, Measured, Side
+from benchmark.spec import Scalar
 
 
 def log_size(images: int) -> float:
@@ -91,3 +94,27 @@ def _positive(number: int, name: str) -> int:
     if number < 1:
         raise BenchError(f"{number} {name} is no count.", f"Give the number of {name}.")
     return number
+
+
+class Rival(Distance):
+    """What a distance has to beat; the variant names it."""
+
+    card = DistanceCard(title="Plain rivals")
+    variants = ("size", "classes", "channels", "frechet", "mmd")
+
+    def __init__(self, variant: str = "", given: Input | None = None) -> None:
+        super().__init__(variant, given)
+        if self.variant in ("size", "classes", "channels"):
+            self.card = replace(self.card, needs="card")
+
+    def measure(
+        self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]
+    ) -> Measured:
+        if self.variant == "size":
+            return Measured(log_size(source.card.images))
+        if self.variant == "classes":
+            return Measured(class_count(source.card.classes, target.card.classes))
+        if self.variant == "channels":
+            return Measured(channels(source.card.channels, target.card.channels))
+        between = frechet if self.variant == "frechet" else mmd
+        return Measured(between(source.features, target.features))

@@ -7,11 +7,13 @@ source's classifier says about the target's images instead of features.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from benchmark.errors import BenchError
+from benchmark.api import BenchError, Distance, DistanceCard, Measured, Side
+from benchmark.spec import Scalar
 
 VARIANCE_FLOOR = 1e-4  # GBC: keeps one-sample and constant classes finite
 DISTORTION = 1e-4  # TransRate's ε
@@ -330,3 +332,25 @@ def _one_hot(codes: np.ndarray) -> np.ndarray:
 
 def _array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+class Score(Distance):
+    """How well a source's network suits a target, from its features and outputs there."""
+
+    card = DistanceCard(title="Transferability score", needs="weights", more_is_near=True)
+    variants = ("logme", "leep", "nce", "h_score", "transrate", "gbc", "parc", "nleep", "sfda",
+                "knn", "linear_probe")  # fmt: skip
+
+    def measure(
+        self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]
+    ) -> Measured:
+        if self.variant == "leep":
+            return Measured(leep(target.probabilities, target.labels))
+        if self.variant == "nce":
+            return Measured(nce(target.probabilities.argmax(axis=1), target.labels))
+        if self.variant in ("knn", "linear_probe"):
+            check = knn if self.variant == "knn" else linear_probe
+            return Measured(check(target.features, target.labels, groups=target.groups))
+        simple = {"logme": logme, "h_score": h_score, "transrate": transrate, "gbc": gbc,
+                  "parc": parc, "nleep": nleep, "sfda": sfda}  # fmt: skip
+        return Measured(simple[self.variant](target.features, target.labels))

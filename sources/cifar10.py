@@ -81,12 +81,13 @@ class CIFAR10(Source):
             )
         base = locate(root, *(f"{name}.bin" for name in BATCHES))
         for batch in BATCHES:
-            rows = np.memmap(base / f"{batch}.bin", np.uint8, "r")
-            if rows.size % BYTES or rows[::BYTES].max(initial=0) > 9:
-                raise BenchError(
-                    f"{base / batch}.bin is not a whole batch.", "Unpack the archive again."
-                )
-            rows = rows.reshape(-1, BYTES)
+            path = base / f"{batch}.bin"
+            count, rest = divmod(path.stat().st_size, BYTES)
+            if rest or not count:
+                raise BenchError(f"{path} is not a whole batch.", "Unpack the archive again.")
+            rows = np.memmap(path, np.uint8, "r").reshape(count, BYTES)
+            if rows[:, 0].max() > 9:
+                raise BenchError(f"{path} holds labels beyond 9.", "Unpack the archive again.")
             images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
             part = "test" if batch == "test_batch" else "train"
             for i, label in enumerate(rows[:, 0]):

@@ -58,15 +58,14 @@ class STL10(Source):
         base = locate(root, "train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
         for part in ("train", "test"):
             labels = np.fromfile(base / f"{part}_y.bin", np.uint8)
-            pixels = np.memmap(base / f"{part}_X.bin", np.uint8, "r")
-            if (
-                pixels.size != labels.size * 3 * SIDE * SIDE
-                or not np.isin(labels, range(1, 11)).all()
-            ):
+            size = (base / f"{part}_X.bin").stat().st_size
+            fits = size == labels.size * 3 * SIDE * SIDE > 0
+            if not fits or not np.isin(labels, range(1, 11)).all():
                 raise BenchError(
                     f"{part}_X.bin and {part}_y.bin in {base} do not fit each other.",
                     "One is cut short: unpack the archive again.",
                 )
+            pixels = np.memmap(base / f"{part}_X.bin", np.uint8, "r")
             # Each image lies channel by channel and column by column.
             images = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 3, 2, 1)
             for i, label in enumerate(labels):

@@ -102,6 +102,9 @@ class PCam(Target):
             labels.append(found)
             place += [(part, row) for row in range(len(found))]
         slides = {part: _slides(base, part) for part in PARTS}
+        for part, found in zip(PARTS, labels, strict=True):
+            if slides[part] and len(slides[part]) != len(found):
+                raise BenchError(f"The {part} meta.csv of {base} does not fit.", "Fetch it again.")
         pixels = {part: base / f"{NAME}_{part}_x.h5" for part in PARTS}
         every = np.concatenate(labels)
         for i in self._sample(every):
@@ -130,7 +133,10 @@ class PCam(Target):
     def decode(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
         assert isinstance(record.image, Path)
         row = int(record.name.rpartition("-")[2])
-        image = images.normalised_array(_rows(record.image, "x")[row], what=record.name)
+        try:
+            image = images.normalised_array(_rows(record.image, "x")[row], what=record.name)
+        except OSError as error:
+            raise BenchError(f"{record.image} is damaged ({error}).", "Fetch it again.") from error
         return images.resize(image, size), images.pixel_hash(image)
 
     @classmethod

@@ -326,6 +326,7 @@ def test_a_cut_image_is_named(copied: Callable[[str], Path]) -> None:
         load("isic").decode(record, 24)
 
 
+@pytest.mark.parametrize("left", [0, -700])
 @pytest.mark.parametrize(
     ("name", "file"),
     [
@@ -334,9 +335,11 @@ def test_a_cut_image_is_named(copied: Callable[[str], Path]) -> None:
         ("pcam", "camelyonpatch_level_2_split_valid_y.h5"),
     ],
 )
-def test_a_cut_file_is_named(name: str, file: str, copied: Callable[[str], Path]) -> None:
+def test_a_cut_file_is_named(
+    name: str, file: str, left: int, copied: Callable[[str], Path]
+) -> None:
     root = copied(name)
-    (root / file).write_bytes((root / file).read_bytes()[:-700])
+    (root / file).write_bytes((root / file).read_bytes()[:left])
     _fails(name, root, Path(file).stem.removesuffix("_X"))
 
 
@@ -418,6 +421,12 @@ def test_pcam_samples_are_stratified_and_seeded(
         found[variant] = set(names)
     assert (len(found["middle"]), len(found["small"])) == (40, 20)
     assert 0 < len(found["middle"] & found["small"]) < 20
+
+
+def test_pcam_with_a_cut_table_of_slides(copied: Callable[[str], Path]) -> None:
+    root = copied("pcam")
+    _edit(root / "camelyonpatch_level_2_split_valid_meta.csv", lambda rows: rows.pop())
+    _fails("pcam:full", root, r"The valid meta\.csv of .* does not fit")
 
 
 def test_pcam_without_slides_warns(

@@ -1,0 +1,351 @@
+"""Task2Vec against gradients taken image by image and class by class, and its own properties."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+from torch.nn import functional as F
+
+from benchmark.errors import BenchError, NotFinite
+from similarity import _fisher, task2vec
+from similarity.task2vec import Embedding, cosine, embed, noise_floor, raw_cosine
+
+
+class Awkward(nn.Module):
+    """Strides, groups, dilation, paddings, a residual in place: all that a hook may trip over."""
+
+    def __init__(self, channels: int = 12) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stem = nn.Conv2d(3, 8, 5, stride=2, padding=(2, 1))
+        self.norm = nn.BatchNorm2d(8)
+        self.wide = nn.Conv2d(8, 8, 3, padding="same", groups=2, bias=False)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.deep = nn.Conv2d(8, channels, 3, stride=(2, 1), dilation=2, padding=1, bias=False)
+        self.point = nn.Conv2d(channels, channels, 1, stride=2)
+        self.unused = nn.Conv2d(1, 2, 1)
+
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.stem(x)), inplace=True)
+        y = self.norm2(self.wide(x))
+        y += x
+        return self.point(F.relu(self.deep(y.relu_()))).mean((2, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("a backbone is asked for its pooled features")
+
+
+def awkward(seed: int = 0) -> Awkward:
+    torch.manual_seed(seed)
+    net = Awkward().double()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+            module.running_mean = torch.randn(8, dtype=torch.float64) / 5
+            module.running_var = torch.rand(8, dtype=torch.float64) + 0.5
+    return net
+
+
+def task(n: int = 5, classes: int = 3, size: int = 14, seed: int = 1) -> tuple[Any, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(n, 3, size, size + 2, generator=generator, dtype=torch.float64)
+    return images, np.arange(n) % classes
+
+
+def random_head(classes: int, channels: int, seed: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(classes, channels, generator=generator, dtype=torch.float64)
+    return weight * 2, torch.randn(classes, generator=generator, dtype=torch.float64)
+
+
+def by_hand(net: nn.Module, images: torch.Tensor, head: Any, modules: Any = None) -> np.ndarray:
+    """The sum over images and classes that the embedding stands for, one backward for each."""
+    net = copy.deepcopy(net).eval()
+    run: Any = getattr(net, "pooled", net)
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    weights = [m.weight for m in modules or net.modules() if isinstance(m, kinds)]
+    totals = [torch.zeros(len(w), dtype=torch.float64) for w in weights]
+    for image in images:
+        log_p = torch.log_softmax(run(image[None]).flatten(1) @ head[0].T + head[1], 1)[0]
+        for value in log_p:
+            grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
+            for total, g in zip(totals, grads, strict=True):
+                if g is not None:
+                    squared = g.detach().double().square().reshape(len(g), -1).mean(1)
+                    total += value.detach().exp() * squared
+    return torch.cat(totals).numpy() / len(images)
+
+
+# --- the Fisher -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("size", [14, 40])
+def test_the_exact_fisher_is_the_sum_over_images_and_classes(classes: int, size: int):
+    net, (images, labels) = awkward(), task(7, classes, size)
+    head = random_head(classes, net.channels)
+    expected = by_hand(net, images, head)
+    found = embed(net, images, labels, head=head, batch=3)
+    assert found.values.dtype == np.float64
+    assert (found.values[-2:] == 0).all()  # a layer that never ran
+    np.testing.assert_allclose(found.values, expected, rtol=1e-9, atol=1e-14 * expected.max())
+    assert found.meta["method"] == "exact"
+    assert (found.meta["n"], found.meta["classes"]) == (7, classes)
+
+
+def test_a_resnet_in_single_precision_agrees_to_1e_5():
+    from benchmark.network import build
+
+    net = build("resnet18", seed=0).eval()
+    images, labels = task(3, 2, 48)
+    images = images.float()
+    head = tuple(part.float() for part in random_head(2, 512))
+    expected = by_hand(net, images, head)
+    found = embed(net, images, labels, head=head).values
+    assert len(found) == 4800 + 4800
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())
+    assert cosine(found, expected) < 1e-5
+    convs = embed(net, images, labels, head=head, conv_only=True)
+    assert convs.values.shape == (4800,)
+    assert set(convs.values) < set(found)
+
+
+def test_activations_inside_a_batch_norm_do_no_harm():
+    import timm
+
+    torch.manual_seed(0)
+    net = timm.create_model("mobilenetv3_small_050", num_classes=0).double().eval()
+    images, labels = task(2, 2, 32)
+    head = random_head(2, int(net.num_features))  # pyright: ignore[reportArgumentType]
+    width = net(images).shape[1]
+    head = random_head(2, width)
+    expected = by_hand(net, images, head)
+    found = embed(net, images, labels, head=head).values
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-12 * expected.max())
+
+
+def test_both_ways_to_square_a_convolution_are_taken_and_agree(monkeypatch: Any):
+    taken = []
+    shifted = _fisher._shifted
+    monkeypatch.setattr(_fisher, "_shifted", lambda *a: taken.append(1) or shifted(*a))
+    generator = torch.Generator().manual_seed(0)
+    for size, filters in ((4, 64), (24, 2)):
+        x = torch.randn(3, 6, size, size, generator=generator, dtype=torch.float64)
+        w = torch.randn(filters, 6, 3, 3, generator=generator, dtype=torch.float64)
+        _, _, squares = _fisher._convolution(1, x, w, None, (1, 1), (1, 1), (1, 1), 1)
+        g = torch.randn(3, filters, size, size, generator=generator, dtype=torch.float64)
+        a = F.unfold(x, (3, 3), padding=1)
+        expected = (g.flatten(2) @ a.mT).square().mean(2).sum(0)
+        torch.testing.assert_close(squares(g), expected)
+        torch.testing.assert_close(squares(g), expected)  # a second pass shares the products
+    assert len(taken) == 1
+
+
+def test_columns_of_the_factor_give_the_covariance_of_the_labels():
+    p = torch.tensor([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    columns = torch.stack(list(_fisher._factor(p)), 2)
+    assert columns.shape == (3, 3, 2)
+    expected = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    torch.testing.assert_close(columns @ columns.mT, expected)
+
+
+def test_monte_carlo_nears_the_exact_fisher_as_one_over_the_root_of_the_draws():
+    net, (images, labels) = awkward(), task(6, 4)
+    options: dict[str, Any] = {"head": random_head(4, net.channels)}
+    exact = embed(net, images, labels, **options).values
+    keep = exact > 0
+    errors = []
+    for draws in (4, 64, 1024):
+        found = [embed(net, images, labels, draws=draws, seed=s, **options) for s in range(3)]
+        ratios = np.stack([e.values[keep] / exact[keep] for e in found])
+        errors.append(np.sqrt(np.mean((ratios - 1) ** 2)))
+        assert found[0].meta["method"] == "montecarlo"
+    assert errors[2] < 0.1
+    # A sixteenfold of draws is a quarter of the error.
+    assert 2.5 < errors[0] / errors[1] < 6.5
+    assert 2.5 < errors[1] / errors[2] < 6.5
+
+
+def test_many_classes_are_drawn_and_few_are_summed():
+    net, (images, labels) = awkward(), task(42, 21)
+    found = embed(net, images, labels)
+    assert (found.meta["method"], found.meta["draws"]) == ("montecarlo", 20)
+    assert embed(net, images, labels % 20).meta["method"] == "exact"
+
+
+def test_the_network_is_left_as_it_is():
+    net, (images, labels) = awkward().train(), task(66, 2)
+    before = copy.deepcopy(net.state_dict())
+    for reference in (False, True):
+        embed(net, images, labels, reference=reference, head=random_head(2, net.channels))
+    assert net.training
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_same_seed_same_numbers_whatever_the_batch_and_the_kind_of_labels():
+    net, (images, labels) = awkward(), task(9, 3)
+    first = embed(net, images, labels).values
+    np.testing.assert_array_equal(embed(net, images, labels).values, first)
+    names = np.array(["cat", "dog", "eel"])[labels]
+    for again in (
+        embed(net, images.numpy(), names, batch=2),
+        embed(net, images, torch.as_tensor(labels), batch=5),
+        embed(net, (images * 2).numpy(), labels, prepare=lambda x: torch.as_tensor(x) / 2),
+    ):
+        np.testing.assert_allclose(again.values, first, rtol=1e-9)
+    assert cosine(embed(net, images, labels, seed=1), first) > 1e-9
+
+
+def test_the_head_separates_what_can_be_separated():
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.arange(60) % 3
+    features = torch.randn(60, 16, generator=generator) + 4 * F.one_hot(codes, 16)
+    weight, bias = task2vec._fit(features, codes, 3, generator)
+    assert ((features @ weight.T + bias).argmax(1) == codes).all()
+    assert all(w.abs().max() > 0.3 for w in weight)  # moved well away from ±1/4
+
+
+# --- the reference ----------------------------------------------------------------------------
+
+
+def test_the_reference_is_an_estimate_of_the_fisher_over_its_batch(monkeypatch: Any):
+    """Batch means over drawn labels are unbiased but for the factor 64, where batch norm is not
+    in train mode."""
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)).double()
+    images, labels = task(20, 2, 12)
+    head = random_head(2, 6)
+    exact = embed(net, images, labels, head=head)
+    assert exact.values.shape == (6,)
+    rough = embed(net, images, labels, head=head, reference=True)
+    assert rough.meta["method"] == "reference"
+    assert 64 * rough.values == pytest.approx(exact.values, rel=0.4)
+    monkeypatch.setattr(task2vec, "EPOCH", 200_000)
+    fine = embed(net, images, labels, head=head, reference=True)
+    assert 64 * fine.values == pytest.approx(exact.values, rel=0.1)
+    with pytest.raises(BenchError, match="reference"):
+        cosine(exact, rough)
+
+
+def test_the_reference_runs_batch_norm_in_train_mode_and_draws_classes_alike(monkeypatch: Any):
+    net, (images, _) = awkward(), task(20, 2)
+    labels = np.arange(20) >= 18
+    head = random_head(2, net.channels)
+    monkeypatch.setattr(task2vec, "EPOCH", 640)
+    found = embed(net, images, labels, head=head, reference=True)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):  # train mode does not see them
+            module.running_mean, module.running_var = torch.ones(8) * 9.0, torch.ones(8) * 4.0
+    again = embed(net.double(), images, labels, head=head, reference=True)
+    np.testing.assert_allclose(again.values, found.values, rtol=1e-9)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat(list(task2vec._balanced(labels.astype(int), generator)))
+    assert drawn.shape == (640,)
+    assert 0.4 < (drawn >= 18).double().mean() < 0.6
+
+
+# --- distances --------------------------------------------------------------------------------
+
+
+def test_the_cosine_by_hand():
+    # (1, 3) -> 1/4, 3/4; (1, 1) -> 1/2, 1/2; (0, 2) -> 0, 1; (0, 0) -> left out
+    a, b = np.array([1.0, 1.0, 0.0, 0.0]), np.array([3.0, 1.0, 2.0, 0.0])
+    u, v = np.array([0.25, 0.5, 0.0]), np.array([0.75, 0.5, 1.0])
+    expected = 1 - u @ v / np.sqrt((u @ u) * (v @ v))
+    assert cosine(a, b) == pytest.approx(expected, abs=1e-15)
+    assert cosine(Embedding(a), Embedding(b)) == cosine(a, b)
+    assert raw_cosine(a, b) == pytest.approx(1 - 4 / np.sqrt(2 * 14), abs=1e-15)
+
+
+def test_the_cosine_is_that_of_the_public_code_where_its_constant_does_not_count():
+    rng = np.random.default_rng(0)
+    h0, h1 = rng.lognormal(0, 3, size=(2, 500))
+    x, y = h0 / (h0 + h1 + 1e-8), h1 / (h0 + h1 + 1e-8)
+    assert cosine(h0, h1) == pytest.approx(1 - x @ y / np.sqrt((x @ x) * (y @ y)), abs=1e-7)
+
+
+fishers = arrays(
+    np.float64, 6, elements=st.floats(0, 1e3).map(lambda v: 0.0 if v < 1e-6 else v)
+).filter(lambda h: h.any())
+
+
+@given(fishers, fishers, st.floats(1e-12, 1e12))
+@settings(deadline=None)
+def test_distances_are_symmetric_bounded_and_without_a_unit(a: Any, b: Any, unit: float):
+    for distance in (cosine, raw_cosine):
+        value = distance(a, b)
+        assert 0 <= value <= 1 + 1e-12
+        assert distance(b, a) == pytest.approx(value, abs=1e-12)
+        assert distance(a * unit, b * unit) == pytest.approx(value, abs=1e-9)
+        assert distance(a, a) == pytest.approx(0, abs=1e-15)
+    assert cosine(a, np.zeros(6) + b) == pytest.approx(cosine(np.append(a, 0), np.append(b, 0)))
+
+
+def test_a_noise_floor_lies_below_the_distance_to_another_task():
+    torch.manual_seed(0)
+    net, n = awkward(), 32
+    images, labels = task(n, 2)
+    near = images + torch.as_tensor(labels)[:, None, None, None]
+    far = images * 3 - 2
+    floor = noise_floor(net, near, labels, seeds=3, subsets=2)
+    assert len(floor.seeds) == 3
+    assert len(floor.subsets) == 2
+    assert floor.value == pytest.approx(max(np.mean(floor.seeds), np.mean(floor.subsets)))
+    apart = cosine(embed(net, near, labels), embed(net, far, labels))
+    assert 0 < floor.value < apart
+    again = noise_floor(net, near, labels, seeds=3, subsets=2, distance=raw_cosine)
+    assert again.value != floor.value
+
+
+# --- refusals ---------------------------------------------------------------------------------
+
+
+class Twice(Awkward):
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        return self.wide(self.wide(self.stem(x))).mean((2, 3))
+
+
+class InPlace(Awkward):
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.wide(x)
+        x += 1
+        return (y + x).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "match"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(672, 4)), "no convolution"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), "as it is"),
+        (Twice(8), "twice"),
+        (InPlace(8), "in place"),
+        (nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)), "running statistics"),
+    ],
+)
+def test_networks_that_cannot_be_embedded_are_refused(net: nn.Module, match: str):
+    images, labels = task(4, 2)
+    with pytest.raises(BenchError, match=match):
+        embed(net.double(), images, labels)
+
+
+def test_bad_tasks_and_embeddings_are_refused():
+    net, (images, labels) = awkward(), task(4, 2)
+    with pytest.raises(BenchError, match="1 classes"):
+        embed(net, images, labels * 0)
+    with pytest.raises(BenchError, match="3 labels"):
+        embed(net, images, labels[:3])
+    with pytest.raises(NotFinite):
+        embed(net, images * float("nan"), labels, head=random_head(2, net.channels))
+    for bad in ([1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, 2.0, 3.0]):
+        with pytest.raises(BenchError):
+            cosine([1.0, 2.0], bad)
+    with pytest.raises(BenchError, match="repetitions"):
+        noise_floor(net, images, labels, seeds=1)
