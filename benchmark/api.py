@@ -5,6 +5,7 @@ imports torch, so that planning can read every card.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from benchmark.spec import Augment, Input, Recipe, Scalar, Size
 
 if TYPE_CHECKING:
     import torch
+
+    from benchmark.network import Backbone
 
 __all__ = [
     "FORBIDDEN",
@@ -54,6 +57,12 @@ __all__ = [
     "read_table",
     "synthetic",
 ]
+
+#: Networks whose bottleneck or basic blocks an arm can reach into, by their timm names.
+RESNET = re.compile(r"(wide_)?resnet\d+[cdstw]*(_\d)?(\.\w+)?$")
+
+#: Networks that flatten their last maps: a change of the maps is none of the features.
+FLATTENING = re.compile(r"alexnet|vgg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,13 +244,44 @@ class Source(Component):
 class Target(Source):
     """A medical task with patients: a source whose records carry groups and metadata."""
 
-    card: TargetCard
+    card: TargetCard  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class Fusion(Component):
-    """A way to use the patient's record beside the image."""
+    """A way to use the patient's record beside the image.
+
+    An arm on pooled features gives a `head`. One that changes maps by the record gives a `gate`,
+    which is then used on pooled features where that is the same, and inside the network where not.
+    """
 
     card: FusionCard
+
+    @property
+    def needs(self) -> str:
+        """What of the network this arm, or this variant of it, works on."""
+        return self.card.needs
+
+    def option(self, options: Mapping[str, Scalar], name: str) -> Any:
+        """The value of an option, its default where it is not set."""
+        return options.get(name, self.card.options.get(name))
+
+    def refuses(self, arch: str, mode: str) -> str:
+        """Why this arm cannot run there, or an empty text."""
+        if self.needs == "blocks" and not RESNET.match(arch):
+            return f"{self.card.title} works inside the blocks of a ResNet, and {arch} is none"
+        if self.needs == "blocks" and mode != "finetune":
+            return (
+                f"{self.card.title} works inside the network, and mode {mode} keeps only features"
+            )
+        if self.needs == "maps" and mode != "finetune" and FLATTENING.match(arch):
+            return f"{self.card.title} works on the last maps, which {arch} flattens into features"
+        return ""
+
+    def gate(
+        self, channels: int, record: int, *, options: Mapping[str, Scalar]
+    ) -> "torch.nn.Module | None":
+        """A module (x (N, channels, ...), record (N, record)) -> x changed per channel."""
+        return None
 
     def head(
         self,
@@ -253,11 +293,39 @@ class Fusion(Component):
         options: Mapping[str, Scalar],
     ) -> "torch.nn.Module":
         """A module (pooled (N, channels), record (N, record)) -> logits (N, classes)."""
-        raise NotImplementedError
+        from benchmark.network import Head
 
-    def refuses(self, arch: str, mode: str) -> str:
-        """Why this arm cannot run there, or an empty text."""
-        return ""
+        gate = self.gate(channels, record, options=options)
+        return self.forgetting(Head(channels, classes, dropout=dropout, gate=gate), options)
+
+    def network(
+        self,
+        backbone: "Backbone",
+        record: int,
+        classes: int,
+        *,
+        dropout: float,
+        options: Mapping[str, Scalar],
+    ) -> "torch.nn.Module":
+        """A module (images (N, 3, H, W), record (N, record)) -> logits (N, classes)."""
+        from benchmark.network import Classifier, Head
+
+        if self.needs == "blocks" or (self.needs == "maps" and not backbone.maps_commute):
+            inside = backbone.last_norm() if self.needs == "blocks" else ""
+            channels = backbone.width_of(inside) if inside else backbone.map_channels
+            gate = self.gate(channels, record, options=options)
+            head = Head(backbone.channels, classes, dropout=dropout)
+            return self.forgetting(Classifier(backbone, head, gate=gate, inside=inside), options)
+        head = self.head(backbone.channels, record, classes, dropout=dropout, options=options)
+        return Classifier(backbone, head)
+
+    def forgetting(
+        self, module: "torch.nn.Module", options: Mapping[str, Scalar]
+    ) -> "torch.nn.Module":
+        """The module, its records replaced by zeros in training as `modality_dropout` asks."""
+        from benchmark.network import forget_records
+
+        return forget_records(module, float(self.option(options, "modality_dropout") or 0.0))
 
 
 class Distance(Component):

@@ -514,7 +514,7 @@ def _changes(settings: "list[str] | tuple[()]") -> dict[str, dict[str, Any]]:
         if part not in found or not dot:
             raise BenchError(
                 f"--set {text} changes nothing known.",
-                "Begin with recipe., pretrain., fusion. or distance., as in --set pretrain.epochs=5.",
+                f"Begin with {'., '.join(parts)}. as in --set pretrain.epochs=5.",
             )
         found[part][field] = yaml.safe_load(value)
     return found

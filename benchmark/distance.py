@@ -12,6 +12,7 @@ import torch
 
 from benchmark import data, network, registry, split, train, weights
 from benchmark.api import Distance, Measured, SourceCard
+from benchmark.errors import BenchError
 from benchmark.spec import Augment, DistanceSpec, Recipe, Runtime, canonical, seed_of
 from benchmark.store import Store, build_folder
 
@@ -77,13 +78,19 @@ class _Side:
     def groups(self) -> np.ndarray:
         return split.linked_groups(self.prepared)[self.rows]
 
-    @cached_property
+    @property
     def features(self) -> np.ndarray:
-        return self._outputs()[0]
+        return self._outputs[0]
 
-    @cached_property
+    @property
     def probabilities(self) -> np.ndarray:
-        return self._outputs()[1]
+        found = self._outputs[1]
+        if not found.size:
+            raise BenchError(
+                f"The weights {self.shared.spec.weights} have no classifier.",
+                "Take a score that needs features only, such as scores:logme.",
+            )
+        return found
 
     @property
     def images(self) -> torch.Tensor:
@@ -115,6 +122,7 @@ class _Side:
         )
         return pixels.batch(rows, torch.Generator(), training=False)[0]
 
+    @cached_property
     def _outputs(self) -> tuple[np.ndarray, np.ndarray]:
         """Pooled features and, where the weights have a classifier, its probabilities; cached."""
         spec, store = self.shared.spec, Store(self.shared.runtime.store)
@@ -132,7 +140,7 @@ class _Side:
         def build(folder: Path) -> None:
             backbone = self.network.eval()
             state = {} if spec.weights is None else self._state()
-            weight, bias = network.classifier_of(state)
+            weight, bias = _classifier(state, backbone.channels)
             features = []
             with torch.inference_mode():
                 for rows in torch.as_tensor(self.rows).split(128):
@@ -147,3 +155,14 @@ class _Side:
         given = final / "probabilities.npy"
         found = np.load(given) if given.is_file() else np.empty((0, 0))
         return np.load(final / "pooled.npy"), found
+
+
+def _classifier(
+    state: dict[str, torch.Tensor], channels: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Weight (K, C) and bias (K,) of the source's own linear classifier, where the file has one."""
+    for name in ("head.output", "fc", "classifier", "head", "head.fc", "last_linear"):
+        weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
+        if weight is not None and bias is not None and weight.shape[1:] == (channels,):
+            return weight, bias
+    return None, None

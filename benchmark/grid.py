@@ -177,8 +177,10 @@ class Progress:
                     title(cell), total=facts["epochs"], facts=""
                 )
             self.bars.update(self.tasks[cell.key], completed=facts["epoch"], facts=text)
-        elif time.monotonic() - self.last.get(cell.key, 0.0) > 10 or facts["seconds"] > 10:
-            self.last[cell.key] = time.monotonic()
+            return
+        now = time.monotonic()
+        if now - self.last.setdefault(cell.key, now) > 10 or facts["seconds"] > 10:
+            self.last[cell.key] = now
             say(f"  {title(cell)}: {text}  {_duration(left)} left")
 
     def _done(self, cell: Cell, outcome: Outcome) -> None:

@@ -1,6 +1,7 @@
 """Backbones: last maps and pooled features of any timm or torchvision network, and classifiers."""
 
 import difflib
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -21,16 +22,13 @@ PAPER_NAMES = {
     "senet154": "legacy_senet154",
 }
 
+#: Hidden widths of 1 to 4 layers on the record: MetaNet states them for two and three.
+HIDDEN = {1: (), 2: (1024,), 3: (512, 1024), 4: (256, 512, 1024)}
+
 #: What a classifier is called in the weights of one library or another; a backbone has none.
 CLASSIFIERS = (
     "AuxLogits.", "aux1.", "aux2.", "classif.", "classifier.", "fc.", "head.", "head_dist.",
     "heads.", "last_linear.",
-)  # fmt: skip
-
-#: What layers say of an image that is too small for them, or of another size than theirs.
-MISFITS = (
-    "Kernel size can't be greater", "Output size is too small", "doesn't match model",
-    "is invalid for input of size",
 )  # fmt: skip
 
 
@@ -48,26 +46,25 @@ class Backbone(nn.Module):
         self.size: int = config["size"]  # of the images it was made for
         self.mean: tuple[float, ...] = config["mean"]  # of `benchmark.augment.normalise`
         self.std: tuple[float, ...] = config["std"]
-        self.map_channels, self.channels = self._channels()
-        self.maps_commute = self._commutes()
+        self.layout = getattr(net, "output_fmt", "NCHW")
+        self.map_channels, self.channels, self.maps_commute = self._measure()
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """The last maps (N, C, h, w); of a transformer its tokens (N, C, tokens, 1)."""
         try:
             found = self._features(images)
         except (AssertionError, RuntimeError) as error:
-            if not any(text in str(error) for text in MISFITS):
-                raise
             height, width = images.shape[-2:]
+            other = "memory" in str(error).lower() or "CUDA" in str(error)
+            if other or (height, width) == (self.size, self.size):
+                raise
             raise BenchError(
                 f"{self.arch} cannot take images of {height} x {width}.",
                 f"It was made for {self.size} x {self.size} (--size {self.size}).",
             ) from error
-        if found.ndim == 3:
+        if self.layout == "NLC":
             return found.transpose(1, 2).unsqueeze(-1)
-        if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
-            return found.permute(0, 3, 1, 2)
-        return found
+        return found.permute(0, 3, 1, 2) if self.layout == "NHWC" else found
 
     def pool(self, maps: torch.Tensor) -> torch.Tensor:
         """Features (N, channels) of the last maps."""
@@ -75,10 +72,10 @@ class Backbone(nn.Module):
             return self.net.classifier(self.net.avgpool(maps).flatten(1))
         if self.trunk:
             return maps.mean((2, 3))
-        if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
-            maps = maps.permute(0, 2, 3, 1)
-        elif _tokens(self.net):
+        if self.layout == "NLC":
             maps = maps.squeeze(-1).transpose(1, 2)
+        elif self.layout == "NHWC":
+            maps = maps.permute(0, 2, 3, 1)
         return self.net.forward_head(maps, pre_logits=True)
 
     def pooled(self, images: torch.Tensor) -> torch.Tensor:
@@ -97,6 +94,14 @@ class Backbone(nn.Module):
         net: Any = self.net
         return [net.layer1, net.layer2, net.layer3, net.layer4]
 
+    def last_norm(self) -> str:
+        """Name of the first batch norm of the last block of a ResNet."""
+        return f"layer4.{len(self.stages()[-1]) - 1}.bn1"
+
+    def width_of(self, name: str) -> int:
+        """Channels of that batch norm."""
+        return int(self.net.get_submodule(name).num_features)
+
     def _features(self, images: torch.Tensor) -> torch.Tensor:
         if not self.trunk:
             return self.net.forward_features(images)
@@ -106,24 +111,22 @@ class Backbone(nn.Module):
                 images = layer(images)
         return images
 
-    def _channels(self) -> tuple[int, int]:
-        """Width of the maps and of the pooled features."""
-        if not self.trunk:
-            maps = int(self.net.num_features)
-            return maps, int(getattr(self.net, "head_hidden_size", None) or maps)
-        with _evaluating(self.net):
-            maps = self._features(torch.zeros(1, 3, self.size, self.size))
-            return maps.shape[1], self.pool(maps).shape[1]
+    def _measure(self) -> tuple[int, int, bool]:
+        """Width of the maps and of the features, and whether the mean of the maps is the feature.
 
-    def _commutes(self) -> bool:
-        """Whether pooling is the plain mean, so that scaling a map scales its feature."""
-        if _tokens(self.net):
-            return False
-        generator = torch.Generator().manual_seed(0)
-        maps = torch.rand(2, self.map_channels, 7, 7, generator=generator)
-        with _evaluating(self.net):
+        Where it is, changing a map by the record is changing its feature by the record.
+        """
+        size = 32 if isinstance(self.net, ResNet) else self.size
+        training = self.net.training
+        self.net.eval()  # a look that leaves no trace in the batch norms
+        with torch.no_grad():
+            found = self._features(torch.zeros(1, 3, size, size))
+            self.layout = "NLC" if found.ndim == 3 else self.layout
+            maps = torch.rand_like(self.maps(torch.zeros(1, 3, size, size)))
             pooled, mean = self.pool(maps), maps.mean((2, 3))
-        return pooled.shape == mean.shape and torch.allclose(pooled, mean, atol=1e-4)
+        self.net.train(training)
+        same = pooled.shape == mean.shape and torch.allclose(pooled, mean, atol=1e-4)
+        return maps.shape[1], pooled.shape[1], same
 
 
 class Head(nn.Module):
@@ -186,6 +189,37 @@ class Classifier(nn.Module):
         return self.backbone.pooled(images)
 
 
+def record_layers(record: int, out: int, layers: int) -> nn.Sequential:
+    """Fully connected layers on the record with ReLU between them, hidden widths as MetaNet's."""
+    if layers not in HIDDEN:
+        raise BenchError(f"fusion.layers is {layers}.", f"Give {min(HIDDEN)} to {max(HIDDEN)}.")
+    widths = (record, *HIDDEN[layers], out)
+    stack: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        stack += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*stack[:-1])
+
+
+def forget_records(module: nn.Module, share: float) -> nn.Module:
+    """Replace the record by zeros for this share of a training batch, drawn per sample.
+
+    `module` takes (images or features, record); it stays what it is, with a hook before `forward`.
+    """
+    if not 0 <= share < 1:
+        raise BenchError(f"modality_dropout is {share}.", "Give a share from 0 to below 1.")
+
+    def forget(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not module.training or len(inputs) < 2 or inputs[1] is None:
+            return inputs
+        first, record = inputs
+        kept = torch.rand(len(record), 1, device=record.device) >= share
+        return first, record * kept
+
+    if share:
+        module.register_forward_pre_hook(forget)
+    return module
+
+
 def build(
     arch: str,
     *,
@@ -206,6 +240,20 @@ def build(
     return backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
+def imagenet_weights(arch: str) -> dict[str, torch.Tensor]:
+    """Public ImageNet weights, with their classifier where timm has them: scores read it."""
+    name = _tagged(PAPER_NAMES.get(arch.lower(), arch))
+    if not timm.is_model(name) or _vgg_of_torchvision(name):
+        return build(arch, pretrained=True).state_dict()
+    if not timm.is_model_pretrained(name):
+        raise BenchError(
+            f"There are no public ImageNet weights of '{arch}'.",
+            "Choose another --arch or add your own with `bench weights add`.",
+        )
+    with _fetching(arch):
+        return timm.create_model(name, pretrained=True).state_dict()
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw from this seed on the CPU, and leave the global generators as they were."""
@@ -215,7 +263,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def he_init(module: nn.Module) -> None:
-    """Draw every convolution and linear layer anew as He et al. 2015; batch norms become neutral."""
+    """Draw convolutions and linear layers anew as He et al. 2015; batch norms become neutral."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -260,10 +308,8 @@ def _plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _create(arch: str, name: str, *, pretrained: bool) -> Backbone:
     torchvision_has = name in torchvision.models.list_models(module=torchvision.models)
-    # timm's VGG convolves where the original flattens; METHODS asks for the original.
-    if timm.is_model(name) and not (torchvision_has and name.startswith("vgg")):
-        tagged = f"{name}.tv_in1k"
-        name = tagged if tagged in timm.list_pretrained(f"{name}.*") else name
+    if timm.is_model(name) and not _vgg_of_torchvision(name):
+        name = _tagged(name)
         with _fetching(arch):
             return Backbone(arch, timm.create_model(name, pretrained=pretrained, num_classes=0))
     if torchvision_has:
@@ -272,6 +318,18 @@ def _create(arch: str, name: str, *, pretrained: bool) -> Backbone:
     close = difflib.get_close_matches(arch, sorted(known), n=3)
     hint = f"Did you mean {' or '.join(close)}?" if close else "Take any name timm lists."
     raise BenchError(f"No network named '{arch}'.", hint)
+
+
+def _tagged(name: str) -> str:
+    """The weights of the first torchvision release, which the papers started from."""
+    tagged = f"{name}.tv_in1k"
+    return tagged if tagged in timm.list_pretrained(f"{name}.*") else name
+
+
+def _vgg_of_torchvision(name: str) -> bool:
+    """timm's VGG convolves where the original flattens: the original is torchvision's."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    return name.startswith("vgg") and name in known
 
 
 def _torchvision(arch: str, name: str, *, pretrained: bool) -> Backbone:
@@ -326,20 +384,5 @@ def _config(net: Any, arch: str) -> dict[str, Any]:
     return {"size": size, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def _tokens(net: Any) -> bool:
-    """Whether the features are tokens (N, tokens, C), not maps."""
-    return hasattr(net, "cls_token") or hasattr(net, "num_prefix_tokens")
-
-
 def _shape(tensor: torch.Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "a number"
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """A glance that leaves no trace in batch norms or gradients."""
-    training = net.training
-    net.eval()
-    with torch.no_grad():
-        yield
-    net.train(training)

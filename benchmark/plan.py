@@ -30,6 +30,8 @@ from benchmark.store import PARTS, Store
 #: Raised when the training or test code gives other numbers for the same spec.
 CORE_VERSION = "1"
 
+Mode = Literal["finetune", "frozen", "tuned"]
+MODES: tuple[Mode, ...] = ("finetune", "frozen", "tuned")
 State = Literal["done", "to run", "failed", "skipped"]
 
 
@@ -188,7 +190,8 @@ def columns_of(
     known = {**component.columns(), **(given.forced if given is not None else {})}
     unknown = [name for name in asked if name not in known]
     forbidden = {**FORBIDDEN, **getattr(card, "forbidden", {})}
-    warned = {**WARN, **getattr(card, "warned", {})}
+    own = getattr(card, "columns", {})  # a card that lists an input knows what it is
+    warned = {k: v for k, v in {**WARN, **getattr(card, "warned", {})}.items() if k not in own}
     warnings = check_columns(asked or known, forbidden, warned)
     unknown = [name for name in unknown if name not in getattr(card, "warned", {})]
     if unknown:
@@ -221,7 +224,7 @@ class _Arm:
     protocol: str
     fusion: str
     arch: str
-    mode: Literal["finetune", "frozen", "tuned"]
+    mode: Mode
 
 
 def _cells(
@@ -235,6 +238,12 @@ def _cells(
     protocol = protocols.load(name)
     arm = _component("fusion", fusion, runtime)
     assert isinstance(arm, Fusion)
+    modes: list[Mode] = [mode for mode in MODES if mode in request.modes]
+    unknown = [mode for mode in request.modes if mode not in MODES]
+    if unknown:
+        raise BenchError(
+            f"No mode named '{unknown[0]}'.", registry.did_you_mean(unknown[0], list(MODES))
+        )
     skip = f"{target} has no metadata" if arm.card.record and not columns else ""
     # An arm on the record alone has no source and no network: it is planned once.
     image = arm.card.image
@@ -247,7 +256,7 @@ def _cells(
             )
     for arch, mode, source, seed in product(
         request.archs if image else ("none",),
-        request.modes if image else ("frozen",),
+        modes if image else [MODES[1]],
         request.sources if image else ("none",),
         request.seeds,
     ):

@@ -324,10 +324,12 @@ def _paired(row: Row) -> tuple:
 
 
 def _gain(row: Row, base: Row) -> Comparison | None:
-    """The paired difference, where both are whole and their draws belong together."""
+    """How much better the row is, where both are whole and their draws belong together."""
     if row.done < row.expected or row.headline is None or base.headline is None:
         return None
     if row.draws is None or base.draws is None or _paired(row) != _paired(base):
         return None
     values = row.headline.value, base.headline.value
-    return stats.paired_bootstrap(row.draws, base.draws, *values, n=row.headline.n)
+    if higher_is_better(row.identity.headline):
+        return stats.paired_bootstrap(row.draws, base.draws, *values, n=row.headline.n)
+    return stats.paired_bootstrap(base.draws, row.draws, *values[::-1], n=row.headline.n)

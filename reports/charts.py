@@ -32,6 +32,12 @@ class Axis:
         """-1 or 1 where a value lies left or right of the axis, else 0."""
         return (value > self.high) - (value < self.low)
 
+    @property
+    def named(self) -> tuple[float, ...]:
+        """The ticks with room for a number, zero among them."""
+        every = 2 if len(self.ticks) > 5 else 1
+        return self.ticks[self.ticks.index(0.0) % every if 0.0 in self.ticks else 0 :: every]
+
     def text(self, tick: float) -> str:
         """The tick with as many digits as its neighbours need."""
         step = self.ticks[1] - self.ticks[0]

@@ -211,7 +211,9 @@ def _pair(store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm) -> Pa
         classes = tuple(class_pairs(store, *sides))
     else:
         compared = _apart(first_value, second_value)
-        notes.append("not paired: the two intervals are combined as if of different patients")
+        notes.append(
+            "The two are not paired: their intervals are combined as if of different patients"
+        )
     return Pair(
         kind=kind,
         target=a.runs[0].spec.target,

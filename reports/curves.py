@@ -14,6 +14,7 @@ from reports import charts
 from reports.board import Board, Row
 
 Array = NDArray[np.float64]
+Tested = tuple[NDArray[np.integer], Array]  # labels (n,) and scores (n, classes) of one fold
 GRID = np.linspace(0, 1, 101)  # false positive rates
 FEWEST = 10  # images in a bin of the calibration chart
 
@@ -77,7 +78,7 @@ def _by_class(row: Row) -> Iterator[tuple[str, float]]:
             yield name, table["auroc"].value
 
 
-def _predictions(store: Store, row: Row) -> Iterator[tuple[Array, Array]]:
+def _predictions(store: Store, row: Row) -> Iterator[Tested]:
     for run in row.runs:
         if run.outcome.status == "ok":
             try:
@@ -87,7 +88,7 @@ def _predictions(store: Store, row: Row) -> Iterator[tuple[Array, Array]]:
             yield found["labels"], found["scores"].astype(float)
 
 
-def roc(tested: Sequence[tuple[Array, Array]]) -> Array:
+def roc(tested: Sequence[Tested]) -> Array:
     """True positive rates on GRID, the mean over folds and classes (of two: the second)."""
     rates = []
     for labels, scores in tested:
@@ -103,7 +104,7 @@ def roc(tested: Sequence[tuple[Array, Array]]) -> Array:
     return np.mean(rates, axis=0) if rates else np.full(len(GRID), np.nan)
 
 
-def calibration(tested: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+def calibration(tested: Sequence[Tested]) -> tuple[Array, Array]:
     """Mean confidence and share of right answers in each bin of the top score, folds pooled."""
     if not tested or not all(np.allclose(p.sum(axis=1), 1, atol=1e-3) for _, p in tested):
         return np.zeros(0), np.zeros(0)

@@ -60,8 +60,8 @@ def terminal(tables: Sequence[Table], footer: str = "") -> str:
     live = sys.stdout.isatty()
     console = Console(file=out, force_terminal=live, width=None if live else 400)
     for table in tables:
-        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-        grid.title = Text(plain(table.title), style="bold")
+        console.print(Text(plain(table.title), style="bold"))
+        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in table.head:
             side = "left" if name in table.words else "right"
             grid.add_column(plain(name), justify=side, overflow="fold")
@@ -117,13 +117,15 @@ def plain(text: str) -> str:
 
 def defined(value: Any) -> Any:
     """Plain data without NaN; a named tuple becomes an object with its names."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | None):
+        return value
     if isinstance(value, Estimate | Comparison):
-        value = value._asdict()
+        return dict(zip(value._fields, map(defined, value), strict=True))
     if isinstance(value, dict):
         return {name: defined(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [defined(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return [defined(item) for item in value]
 
 
 def _escaped(text: str) -> str:

@@ -98,6 +98,7 @@ def _no_collection() -> Iterator[None]:
     try:
         yield
     finally:
+        gc.freeze()
         if was:
             gc.enable()
 
@@ -128,7 +129,7 @@ def leak(made: Board) -> str:
 def cost(row: Row) -> str:
     """`1,310 GPU-s, 61 kJ`: of all cells of the row."""
     energy = f", {row.joules / 1000:,.0f} kJ" if row.joules is not None else ""
-    return f"{row.seconds:,.0f} {row.device}-s{energy}"
+    return f"{row.seconds:,.0f} {row.device}-s{energy}" if row.seconds else "–"
 
 
 def gain_names(made: Board) -> dict[str, str]:

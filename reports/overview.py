@@ -72,15 +72,16 @@ def _heat(title: str, cells: dict[tuple[str, str], tuple[Board, Row]]) -> Heat:
         for source, (made, _) in column.items():
             sign = 1 if higher_is_better(made.headline) else -1
             apart[source, target] = sign * (values[source] - base)
-    known = [abs(value) for value in apart.values() if math.isfinite(value)]
-    most = max(known, default=0.0) or 1.0
+    finite = {place: abs(value) for place, value in apart.items() if math.isfinite(value)}
+    fair = [value for place, value in finite.items() if not cells[place][1].why]
+    most = max(fair or finite.values(), default=0.0) or 1.0
 
     def shade(source: str, target: str) -> Shade | None:
         if (source, target) not in cells:
             return None
         row, value = cells[source, target][1], apart[source, target]
         tone = "flat" if not abs(value) > 0 else "up" if value > 0 else "down"
-        depth = round(62 * abs(value) / most, 1) if tone != "flat" else 0
+        depth = round(62 * min(abs(value) / most, 1), 1) if tone != "flat" else 0
         text = f"{source} on {target}: {formats.interval(row.headline)}, {value:+.3f}"
         return Shade(row, tone, depth, "; ".join((text, *row.why)))
 

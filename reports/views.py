@@ -114,9 +114,9 @@ def answers(made: Board) -> Iterator[str]:
         yield "No row has a rank yet: the reasons stand beside the rows."
         return
     best, ties = ranked[0], [row for row in ranked[1:] if row.rank == 1]
-    text = f"{made.label(best)} comes first with {formats.interval(best.headline)}"
+    text = f"{_apart(made.label(best))} comes first with {formats.interval(best.headline)}"
     if ties:
-        names = [made.label(row) for row in ties[:3]]
+        names = [_apart(made.label(row)) for row in ties[:3]]
         more = f" and {len(ties) - 3} more" if len(ties) > 3 else ""
         text += f"; {', '.join(names)}{more} cannot be told apart from it"
     yield f"{text}."
@@ -128,9 +128,14 @@ def answers(made: Board) -> Iterator[str]:
     ):
         found = row.gains.get(name)
         if found is not None:
-            yield f"{what}, {made.label(row)} {_verdict(found)}."
+            yield f"{what}, {_apart(made.label(row))} {_verdict(found)}."
     if len(ranked) < len(made.rows):
         yield f"{len(made.rows) - len(ranked)} of {len(made.rows)} rows have no rank."
+
+
+def _apart(name: str) -> str:
+    """A name that runs right to left leaves the order of the sentence around it alone."""
+    return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"
 
 
 def _verdict(found: Comparison) -> str:

@@ -156,11 +156,13 @@ class ExpertDistance(Distance):
     def measure(
         self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]
     ) -> Measured:
-        one, other = source.card.experts, target.card.experts
-        for side, answers in ((source, one), (target, other)):
-            if answers is None:
-                raise BenchError(
-                    f"Nobody answered the expert questions for {side.name}.",
-                    "Put the answers on its card, or give --answers FILE.",
-                )
-        return Measured(hamming(astuple(one), astuple(other)))
+        return Measured(hamming(_answers(source), _answers(target)))
+
+
+def _answers(side: Side) -> tuple[str, ...]:
+    if side.card.experts is None:
+        raise BenchError(
+            f"Nobody answered the expert questions for {side.name}.",
+            "Put the answers on its card.",
+        )
+    return astuple(side.card.experts)

@@ -284,6 +284,7 @@ def batch_means(
         p = z.detach().softmax(1).cpu()
         drawn = torch.multinomial(p, 1, generator=generator)[:, 0].to(z.device)
         loss = torch.nn.functional.cross_entropy(z, drawn)
-        for total, g in zip(totals, torch.autograd.grad(loss, weights), strict=True):
+        grads = torch.autograd.grad(loss, weights, materialize_grads=True)
+        for total, g in zip(totals, grads, strict=True):
             total += g.square().reshape(len(g), -1).mean(1)
         yield [total / done for total in totals]

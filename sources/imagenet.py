@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from benchmark.api import (
     Augment,
-    BenchError,
-    DataMissing,
     Experts,
     Input,
     Recipe,
@@ -70,24 +68,12 @@ class ImageNet(Source):
             yield Record(path, label, path.stem)
 
     def pretrained(self, arch: str) -> "dict[str, torch.Tensor] | None":
-        """timm's default weights of an architecture, head included; None trains on the records."""
+        """Public weights of an architecture, head included; None trains on the records."""
         if not self.card.given:
             return None
-        import timm
+        from benchmark.network import imagenet_weights
 
-        if not timm.is_model(arch) or not timm.is_model_pretrained(arch):
-            raise BenchError(
-                f"There are no public ImageNet weights of '{arch}'.",
-                "Choose another --arch or add your own with `bench weights add`.",
-            )
-        try:
-            return timm.create_model(arch, pretrained=True).state_dict()
-        except _network_errors() as error:
-            raise DataMissing(
-                f"The ImageNet weights of {arch} are not on this machine and could not be fetched "
-                f"({type(error).__name__}).",
-                "Go online once, or bring a file of weights with `bench weights add`.",
-            ) from error
+        return imagenet_weights(arch)
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:
@@ -95,12 +81,3 @@ class ImageNet(Source):
         for i, image in enumerate(synthetic.samples(labels, size=64, seed=seed)):
             wnid = ("n01440764", "n02102040", "n03000684", "n04326547")[labels[i]]
             synthetic.save(image, root / "train" / wnid / f"{wnid}_{i}.JPEG")
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    """What the library that fetches the weights raises: its error and what that derives from."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return tuple(
-        x for x in HfHubHTTPError.__mro__ if issubclass(x, Exception) and x is not Exception
-    )

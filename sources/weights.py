@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from benchmark.api import BenchError, Input, Record, Source, SourceCard
 
@@ -30,6 +31,13 @@ class Weights(Source):
         raise BenchError(
             f"weights:{self.variant} is a file of weights and has no images.",
             "Take a source with images for this.",
+        )
+
+    def pretrained(self, arch: str) -> NoReturn:
+        """They were put into the store by hand, or they are not there."""
+        raise BenchError(
+            f"No weights named '{self.variant}' were added for {arch}.",
+            f"Add them: bench weights add FILE --name {self.variant} --arch {arch}",
         )
 
     @classmethod

@@ -1,32 +1,36 @@
-"""Image and record side by side."""
+"""Concatenation: the record, or layers on it, beside the pooled image features (Thomas 2021)."""
 
 from benchmark.api import Fusion, FusionCard
 
 
 class Concat(Fusion):
-    card = FusionCard(title="Concatenation")
-
-    def refuses(self, arch, mode):
-        return ""
+    card = FusionCard(
+        title="Concatenation",
+        reference="Thomas 2021; with layers, Li et al. 2020 (Table 4)",
+        options={"layers": 0, "modality_dropout": 0.0},
+    )
 
     def head(self, channels, record, classes, *, dropout, options):
+        """[F(X), G(M)] -> linear; dropout spares the record, which is a few numbers."""
         import torch
+        from torch import nn
 
-        class Head(torch.nn.Module):
-            def __init__(self):
+        from benchmark.network import record_layers
+
+        layers = int(self.option(options, "layers"))
+
+        class Head(nn.Module):
+            def __init__(self) -> None:
                 super().__init__()
-                self.dropout = torch.nn.Dropout(dropout)
-                self.linear = torch.nn.Linear(channels + record, classes)
+                self.dropout = nn.Dropout(dropout)
+                self.record = (
+                    nn.Sequential(record_layers(record, channels, layers), nn.ReLU())
+                    if layers
+                    else nn.Identity()
+                )
+                self.output = nn.Linear(channels + (channels if layers else record), classes)
 
-            def forward(self, x, record=None):
-                return self.linear(torch.cat([self.dropout(x), record], 1))
+            def forward(self, pooled: torch.Tensor, record: torch.Tensor) -> torch.Tensor:
+                return self.output(torch.cat([self.dropout(pooled), self.record(record)], 1))
 
-        return Head()
-
-    def network(self, backbone, record, classes, *, dropout, options):
-        from benchmark.network import Classifier
-
-        return Classifier(
-            backbone,
-            self.head(backbone.channels, record, classes, dropout=dropout, options=options),
-        )
+        return self.forgetting(Head(), options)

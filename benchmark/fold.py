@@ -1,0 +1,331 @@
+"""One training on one fold of a target, and its test: how each arm comes to its probabilities."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from benchmark import data, metrics, registry, split, train, weights
+from benchmark.api import Fusion, Source
+from benchmark.errors import BenchError
+from benchmark.metadata import OneHotEncoder, OrdinalEncoder
+from benchmark.spec import Outcome, PretrainSpec, RunSpec, canonical, seed_of
+from benchmark.store import build_folder, write
+from benchmark.work import Work, bootstrap_seed, facts_of
+
+if TYPE_CHECKING:
+    from benchmark.network import Backbone
+
+
+class Fold(NamedTuple):
+    """What every arm of a fold starts from."""
+
+    spec: RunSpec
+    target: Source
+    arm: Fusion
+    prepared: data.Prepared
+    parts: split.Parts
+    record: np.ndarray | None  # float32 (N, M), filled for the rows of the three parts
+
+    @property
+    def seed(self) -> int:
+        spec = self.spec
+        return seed_of("train", spec.target, spec.protocol, spec.fold, spec.seed)
+
+    @property
+    def width(self) -> int:
+        return 0 if self.record is None else self.record.shape[1]
+
+
+class Answer(NamedTuple):
+    """Test probabilities (n, K), how they were chosen, and the history of training."""
+
+    scores: np.ndarray
+    chosen: str
+    history: list[dict[str, float | int | None]]
+
+
+def run(work: Work, spec: RunSpec) -> Outcome:
+    """Train on one fold of a target, and test."""
+    target = data.source_of(spec.target, work.runtime)
+    arm = registry.load("fusion", spec.fusion, path=work.runtime.paths.get(spec.fusion))
+    prepared = work.prepared(spec.target, spec.recipe)
+    parts = _split(work, prepared, spec)
+    record = None
+    if spec.record is not None:
+        with work.timed("encode"):
+            record = _encode(work, spec, target, prepared, parts)
+    fold = Fold(spec, target, arm, prepared, parts, record)
+    facts = facts_of(prepared, parts)
+    if spec.weights is not None:
+        facts["overlap"] = _overlap(work, spec, prepared, parts)
+    return _judge(work, fold, _way(fold)(work, fold), facts)
+
+
+def _way(fold: Fold) -> Callable[[Work, Fold], Answer]:
+    """How this arm comes to its probabilities."""
+    spec = fold.spec
+    if not fold.arm.card.image:
+        return _record_alone
+    if fold.arm.needs == "probabilities":
+        return _combined
+    linear = spec.fusion in ("none", "concat") and not spec.options.get("layers")
+    if spec.recipe.head != "trained" and spec.mode != "finetune" and linear:
+        return _solved
+    return _trained
+
+
+def _trained(work: Work, fold: Fold) -> Answer:
+    """The training loop: on the whole network, or on a head over its features."""
+    spec, prepared, parts, arm = fold.spec, fold.prepared, fold.parts, fold.arm
+    recipe, classes = spec.recipe, len(prepared.classes)
+    init = seed_of("init", spec.target, spec.fold, spec.seed)
+    inputs: train.Inputs
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("head", init))
+        if spec.mode == "finetune":
+            backbone = _backbone(work, spec, init)
+            model = arm.network(
+                backbone, fold.width, classes, dropout=recipe.dropout, options=spec.options
+            )
+            inputs = work.pixels(prepared, backbone, recipe, fold.record)
+        else:
+            values = _features(work, spec, prepared)
+            model = arm.head(
+                values.shape[1], fold.width, classes, dropout=recipe.dropout, options=spec.options
+            )
+            inputs = train.Features(values, work.tensor(fold.record))
+    model = work.put(model)
+    with work.timed("train"):
+        fit = train.fit(
+            model,
+            inputs,
+            torch.as_tensor(prepared.labels, device=work.device),
+            parts.train,
+            parts.val,
+            recipe,
+            classes=classes,
+            seed=fold.seed,
+            checkpoint=work.folder / "last.pt",
+            report=work.report,
+        )
+    if fit.resumed:
+        work.log(f"resumed after epoch {fit.resumed}")
+    with work.timed("test"):
+        scores = train.predict(model, inputs, torch.as_tensor(parts.test), recipe, work.device)
+    _keep(work, fold, model.state_dict())
+    return Answer(scores, fit.chosen, fit.history)
+
+
+def _solved(work: Work, fold: Fold) -> Answer:
+    """Thomas's softmax classifier on [F(X), G(M)], solved on the training part."""
+    from benchmark.softmax import softmax_optimum
+
+    spec, parts, labels = fold.spec, fold.parts, fold.prepared.labels
+    values = _features(work, spec, fold.prepared).cpu().numpy()
+    if fold.record is not None:
+        values = np.concatenate([values, fold.record], axis=1)
+    classes = len(fold.prepared.classes)
+    balance = train.class_weights(labels[parts.train], classes, spec.recipe)
+    with work.timed("train"):
+        found = softmax_optimum(
+            values[parts.train],
+            labels[parts.train],
+            classes=classes,
+            sample_weight=balance[labels[parts.train]],
+            faithful=spec.recipe.head == "faithful",
+        )
+    with work.timed("test"):
+        logits = torch.from_numpy(values[parts.test] @ found.weight.T + found.bias)
+        scores = logits.double().softmax(1).numpy()
+    # In the form of the trained heads, so that prediction and pictures read one form.
+    state = {"output.weight": found.weight, "output.bias": found.bias}
+    _keep(work, fold, {name: torch.from_numpy(value).float() for name, value in state.items()})
+    how = f"{spec.recipe.head} of the softmax, gradient norm {found.gradient_norm:.2g}"
+    return Answer(scores, f"{how} after {found.iterations} iterations", [])
+
+
+def _record_alone(work: Work, fold: Fold) -> Answer:
+    """A model on the record without any image."""
+    parts, labels, record = fold.parts, fold.prepared.labels, fold.record
+    if record is None:
+        raise BenchError(f"{fold.spec.target} has no record.", "Give it one with --metadata.")
+    with work.timed("train"):
+        scores = fold.arm.fit_predict(  # pyright: ignore[reportAttributeAccessIssue]
+            record[parts.train],
+            labels[parts.train],
+            record[parts.test],
+            fold.seed % 2**32,
+            classes=len(fold.prepared.classes),
+        )
+    return Answer(scores, f"{fold.arm.variant} on the record, fixed settings", [])
+
+
+def _combined(work: Work, fold: Fold) -> Answer:
+    """The image-only run's test probabilities with those of a model on the record."""
+    spec = fold.spec
+    assert spec.base is not None
+    image = work.store.predictions(spec.base)["scores"].astype(np.float64)
+    side = registry.load("fusion", f"metadata:{spec.options['record']}")
+    record = _record_alone(work, fold._replace(arm=side)).scores
+    scores = fold.arm.combine(image, record)  # pyright: ignore[reportAttributeAccessIssue]
+    return Answer(scores, f"{fold.arm.variant} of image {spec.base} and record", [])
+
+
+def _keep(work: Work, fold: Fold, state: dict[str, torch.Tensor]) -> None:
+    """Keep what was trained, for prediction, pictures and `mode: tuned`."""
+    if work.runtime.keep:
+        card = {"key": work.cell.key, "classes": fold.prepared.classes}
+        weights.save(work.folder, state, card)
+
+
+def _judge(work: Work, fold: Fold, answer: Answer, facts: dict) -> Outcome:
+    """Metrics with intervals from the test predictions, which are kept."""
+    spec, prepared, test = fold.spec, fold.prepared, fold.parts.test
+    labels, groups = prepared.labels[test], split.linked_groups(prepared)[test]
+    seed = bootstrap_seed(spec.target, spec.protocol, spec.seed, spec.fold)
+    draws = work.runtime.draws
+    with work.timed("bootstrap"):
+        found = metrics.evaluate(labels, answer.scores, groups, draws=draws, seed=seed)
+        columns = {}
+        for name in getattr(fold.target.card, "subgroups", ()):
+            if name in prepared.metadata:
+                values = prepared.metadata[name][test]
+                columns[name] = metrics.age_band(values) if "age" in name else values
+        by_group = metrics.subgroups(labels, answer.scores, groups, columns, draws=draws, seed=seed)
+    work.store.save_predictions(
+        work.cell,
+        labels=labels,
+        scores=answer.scores,
+        groups=groups,
+        draws=found.draws[spec.headline],
+    )
+    return work.outcome(
+        metrics=found.overall,
+        per_class=found.per_class,
+        subgroups=by_group,
+        classes=prepared.classes,
+        chosen=answer.chosen,
+        history=answer.history,
+        data=facts,
+    )
+
+
+def _split(work: Work, prepared: data.Prepared, spec: RunSpec) -> split.Parts:
+    def make() -> split.Parts:
+        return split.split(
+            prepared,
+            spec.split,
+            protocol=spec.protocol,
+            fold=spec.fold,
+            seed=spec.seed,
+            limit=spec.recipe.limit,
+        )
+
+    with work.timed("data"):
+        identity = (prepared.digest, spec.protocol, spec.split, spec.fold, spec.seed)
+        return work.memory.get(("split", *identity, spec.recipe.limit), make)
+
+
+def _encode(
+    work: Work, spec: RunSpec, target: Source, prepared: data.Prepared, parts: split.Parts
+) -> np.ndarray:
+    """The record as float32 (N, M), the map fitted on the training part and kept."""
+    assert spec.record is not None
+    card = target.card
+    types = {**target.columns(), **_forced(work, spec.target)}
+    schema = {
+        "types": {c: types[c] for c in spec.columns if c in types},
+        "missing_extra": list(getattr(card, "missing", ())),
+    }
+    kind = OneHotEncoder if spec.record.encoder == "onehot" else OrdinalEncoder
+    encoder = kind(schema, indicator=spec.record.indicator).fit(
+        prepared.frame(spec.columns, parts.train)
+    )
+    rows = np.concatenate([parts.train, parts.val, parts.test])
+    found = encoder.transform(prepared.frame(spec.columns, rows)).to_numpy(float)
+    if spec.record.standardise:
+        seen = found[: len(parts.train)]
+        found = (found - seen.mean(0)) / np.where(seen.std(0) > 0, seen.std(0), 1.0)
+    write(work.folder / "encoder.json", encoder.to_json())
+    values = np.zeros((len(prepared.labels), found.shape[1]), np.float32)
+    values[rows] = found
+    return values
+
+
+def _forced(work: Work, target: str) -> dict[str, str]:
+    given = work.runtime.inputs.get(target)
+    return given.forced if given is not None else {}
+
+
+def _features(work: Work, spec: RunSpec, prepared: data.Prepared) -> torch.Tensor:
+    """Pooled features (N, C) of the frozen network, extracted once and shared by all heads."""
+    recipe = spec.recipe
+    seed = seed_of("init", spec.seed)  # of a network without weights: one for all folds
+    identity = {
+        "weights": spec.base or spec.weights or f"random:{seed}",
+        "arch": spec.arch,
+        "data": prepared.digest,
+        "size": recipe.size,
+        "crop": recipe.crop,
+        "constancy": recipe.constancy,
+        "augment": recipe.test_augment and recipe.test_augment.model_dump(mode="json"),
+        "precision": recipe.precision,
+        "threads": recipe.threads,
+    }
+    name = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
+    path = work.store.root / "features" / name / "pooled.npy"
+
+    def build(folder: Path) -> None:
+        backbone = _backbone(work, spec, seed)
+        work.put(backbone).eval()
+        inputs = work.pixels(prepared, backbone, recipe)
+        found, generator = [], torch.Generator().manual_seed(train.TEST_SEED)
+        with torch.inference_mode():
+            for rows in torch.arange(len(prepared.labels)).split(max(recipe.batch, 64)):
+                work.report.check()
+                x, _ = inputs.batch(rows, generator, training=False)
+                with train.autocast(work.device, recipe):
+                    found.append(backbone.pooled(x).float().cpu())
+        np.save(folder / path.name, torch.cat(found).numpy())
+
+    def make() -> torch.Tensor:
+        build_folder(path.parent, build)
+        return torch.from_numpy(np.load(path)).to(work.device)
+
+    return work.memory.get(("features", name), make)
+
+
+def _backbone(work: Work, spec: RunSpec, seed: int) -> "Backbone":
+    """The image network, with the source's weights where there are any."""
+    from benchmark import network  # brings timm: seconds that heads on cached features need not pay
+
+    backbone = network.build(spec.arch, seed=seed, init=spec.recipe.init)
+    if spec.mode == "tuned":
+        assert spec.base is not None
+        network.load_backbone(backbone, weights.load(work.store, spec.base, kind="run"))
+    elif spec.weights is not None:
+        key = spec.weights
+        state = work.memory.get(("weights", key), lambda: weights.load(work.store, key))
+        network.load_backbone(backbone, state)
+    return backbone
+
+
+def _overlap(work: Work, spec: RunSpec, prepared: data.Prepared, parts: split.Parts) -> int | str:
+    """Test images that the source was pretrained on, pixel for pixel; "" where nobody can tell."""
+    assert spec.weights is not None
+    done = work.store.outcome("pretrain", spec.weights)
+    if done is None or not isinstance(done.spec, PretrainSpec) or not done.history:
+        return ""
+
+    recipe = done.spec.recipe
+
+    def make() -> np.ndarray:
+        source = data.prepare(spec.source, recipe.size, work.runtime, constancy=recipe.constancy)
+        return np.unique(source.hashes)
+
+    hashes = work.memory.get(("hashes", spec.weights), make)
+    return int(np.isin(prepared.hashes[parts.test], hashes).sum())

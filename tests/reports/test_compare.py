@@ -1,0 +1,237 @@
+"""Two names compared: pairing, class by class, the sentence, and what cannot be compared."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from boards import CLASSES, fill, predictions, run, shared_draws, varied
+
+from benchmark import metrics, stats
+from benchmark.errors import BenchError
+from benchmark.spec import Recipe, Split
+from benchmark.store import Store
+from reports import compare
+from reports.by_class import clustered, normal_p
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "store")
+    store.prepare()
+    return store
+
+
+def arm(store: Store, value: float, *, folds: int = 3, **cell) -> None:
+    for fold in range(folds):
+        shared = shared_draws(cell.get("target", "isic"), fold, 0)
+        run(store, fold=fold, value=value, draws=value + shared, **cell)
+
+
+# --- class by class ---------------------------------------------------------------------------
+
+
+def test_with_one_image_per_patient_it_is_delongs_test():
+    rng = np.random.default_rng(0)
+    labels = rng.random(600) < 0.3
+    first, second = labels + rng.normal(0, 1.5, (2, 600))
+    second = np.round(second, 1)  # ties count half
+    difference, variance = clustered(labels, first, second, np.arange(600))
+    known = stats.delong(labels, first, second)
+    assert difference == pytest.approx(known.auc_a - known.auc_b, abs=1e-12)
+    assert variance == pytest.approx(known.variance, rel=0.01)
+
+
+def test_copies_of_an_image_within_a_patient_are_no_new_evidence():
+    rng = np.random.default_rng(1)
+    labels = rng.random(200) < 0.4
+    first, second = labels + rng.normal(0, 1, (2, 200))
+    once = clustered(labels, first, second, np.arange(200))
+    again = np.repeat(np.arange(200), 3)
+    thrice = clustered(labels[again], first[again], second[again], again)
+    assert thrice == pytest.approx(once)
+    naive = clustered(labels[again], first[again], second[again], np.arange(600))
+    assert naive[1] < 0.4 * once[1]
+
+
+def test_it_agrees_with_the_bootstrap_over_patients():
+    labels, a, groups = predictions("isic", 1.0, 0, arm="a", patients=150, classes=2)
+    b = predictions("isic", 1.2, 0, arm="b", patients=150, classes=2)[1]
+    draws = [metrics.evaluate(labels, s, groups, draws=2000, seed=3).draws["auroc"] for s in (a, b)]
+    _, variance = clustered(labels == 1, a[:, 1], b[:, 1], groups)
+    assert np.sqrt(variance) == pytest.approx(np.std(draws[0] - draws[1]), rel=0.1)
+
+
+def test_a_class_that_a_fold_lacks_is_undefined():
+    nobody, groups = np.zeros(4, dtype=bool), np.arange(4)
+    assert np.isnan(clustered(nobody, groups * 1.0, groups * 1.0, groups)).all()
+    assert np.isnan(normal_p(0.1, 0.0)) and normal_p(0.0, 0.0) == 1.0
+    assert normal_p(1.959964, 1.0) == pytest.approx(0.05, abs=1e-6)
+
+
+def test_of_two_classes_the_second_is_shown(store: Store):
+    for source, skill in (("dtd", 0.8), ("imagenet", 2.0)):
+        part = predictions("isic", skill, 0, arm=source, classes=2)
+        run(store, source=source, folds=1, predictions=part, classes=("benign", "malignant"))
+    (pair,) = compare.compare(store, "dtd", "imagenet").pairs
+    (only,) = pair.classes
+    assert only.name == "malignant"
+    # AUROC of class 1 is the headline of a binary task.
+    assert only.difference.value == pytest.approx(pair.compared.difference.value, abs=1e-6)
+    assert only.difference.n == int((part[0] == 1).sum())
+
+
+# --- pairs ------------------------------------------------------------------------------------
+
+
+def test_two_sources_are_paired_where_all_else_is_the_same(tmp_path: Path):
+    store = fill(tmp_path, true=True, folds=2)
+    found = compare.compare(store, "dtd", "imagenet")
+    assert found.kind == "source"
+    assert [(p.target, p.shared) for p in found.pairs] == [
+        ("isic", "standard, fusion concat, resnet50 finetune"),
+        ("isic", "standard, fusion none, resnet50 finetune"),
+        ("ptbxl", "standard, fusion concat, resnet50 finetune"),
+        ("ptbxl", "standard, fusion none, resnet50 finetune"),
+    ]
+    for pair in found.pairs:
+        assert pair.paired and pair.cells == 2 and pair.notes == ()
+        difference = pair.compared.difference
+        assert difference.value == pytest.approx(pair.first.value - pair.second.value)
+        assert difference.low < difference.value < difference.high
+        unpaired = np.hypot(
+            pair.first.high - pair.first.low, pair.second.high - pair.second.low
+        )  # fmt: skip
+        assert difference.high - difference.low < unpaired, "pairing takes the patients' share out"
+        assert [c.name for c in pair.classes] == list(CLASSES[4:7])
+        classes = np.mean([c.difference.value for c in pair.classes])
+        assert classes == pytest.approx(difference.value, abs=1e-6)
+        assert all(c.holm >= c.p for c in pair.classes)
+    assert [p.holm for p in found.pairs] == pytest.approx(
+        stats.holm([p.compared.p for p in found.pairs])
+    )
+
+
+def test_the_sentence_claims_no_more_than_the_interval(store: Store):
+    rng = np.random.default_rng(0)
+    arm(store, 0.80)
+    arm(store, 0.75, source="stl10")
+    for fold in range(3):
+        draws = 0.801 + shared_draws("isic", fold, 0) + rng.normal(0, 0.02, 400)
+        run(store, source="imagenet", fold=fold, value=0.801, draws=draws)
+    clear = compare.compare(store, "dtd", "stl10").conclusion
+    assert "dtd is better than stl10: auroc 0.800 against 0.750, a difference of +0.050" in clear
+    assert "dtd is worse" not in clear and "stl10 is worse than dtd" not in clear
+    assert "stl10 is worse than dtd" in compare.compare(store, "stl10", "dtd").conclusion
+    same = compare.compare(store, "dtd", "imagenet").conclusion
+    assert "dtd and imagenet cannot be told apart" in same
+
+
+def test_less_of_an_error_is_better(store: Store):
+    arm(store, 0.10, spec={"headline": "ece"})
+    arm(store, 0.20, spec={"headline": "ece"}, source="imagenet")
+    found = compare.compare(store, "dtd", "imagenet")
+    assert "dtd is better than imagenet" in found.conclusion
+
+
+def test_only_the_cells_of_both_are_compared(store: Store):
+    arm(store, 0.7)
+    for fold in (0, 2):
+        value = 0.6 if fold == 0 else 0.8
+        run(
+            store,
+            source="imagenet",
+            fold=fold,
+            value=value,
+            draws=value + shared_draws("isic", fold, 0),
+        )
+    (pair,) = compare.compare(store, "dtd", "imagenet").pairs
+    assert pair.cells == 2 and pair.notes == ("only 2 of 3 cells are in both",)
+    assert pair.second.value == pytest.approx(0.7)
+
+
+def test_other_recipes_and_other_data_are_no_pair(store: Store):
+    arm(store, 0.8)
+    arm(store, 0.7, source="imagenet", spec={"recipe": Recipe(epochs=3)})
+    with pytest.raises(BenchError, match="nothing but dtd and imagenet differs"):
+        compare.compare(store, "dtd", "imagenet")
+    arm(store, 0.7, source="imagenet", data={"digest": "another"})
+    with pytest.raises(BenchError, match="bench run"):
+        compare.compare(store, "dtd", "imagenet")
+    arm(store, 0.7, source="imagenet", versions={"source": "2"})
+    assert len(compare.compare(store, "dtd", "imagenet").pairs) == 1
+
+
+def test_two_fusions_and_an_arm_on_the_record_alone(tmp_path: Path):
+    store = varied(tmp_path)
+    found = compare.compare(store, "concat", "none", targets=["isic"])
+    assert found.kind == "fusion" and len(found.pairs) == 4
+    assert all("fusion" not in pair.shared for pair in found.pairs)
+    alone = compare.compare(store, "metadata:boosting", "concat", targets=["oasis1"])
+    assert len(alone.pairs) == 4
+    assert {pair.shared for pair in alone.pairs} >= {"standard, image by dtd"}
+
+
+def test_two_protocols_are_not_paired_and_a_leak_is_no_gain(store: Store):
+    arm(store, 0.8)
+    cats = {"protocol": "cats", "split": Split(kind="image", folds=3)}
+    arm(store, 0.9, spec=cats, data={"siblings": 0.35})
+    found = compare.compare(store, "cats", "standard")
+    (pair,) = found.pairs
+    assert not pair.paired and pair.classes == ()
+    reach = pair.compared.difference.high - pair.compared.difference.low
+    each = [e.high - e.low for e in (pair.first, pair.second)]
+    assert reach == pytest.approx(np.linalg.norm(each), rel=0.05)
+    assert "cats reads higher than standard" in found.conclusion
+    assert any("LEAKY (35% of test images" in note for note in pair.notes)
+
+
+def test_wilcoxon_is_over_targets_and_warns_of_few(store: Store):
+    for target in "abcdef":
+        arm(store, 0.8, target=target)
+        arm(store, 0.7 + 0.001 * ord(target[0]) / 100, target=target, source="imagenet")
+    found = compare.compare(store, "dtd", "imagenet")
+    assert found.wilcoxon == pytest.approx(2 / 2**6)
+    assert "dtd is better than imagenet in 6" in found.conclusion
+    few = compare.compare(store, "dtd", "imagenet", targets=["a", "b"])
+    assert "fewer than six cannot reach 0.05" in few.conclusion
+
+
+# --- names and formats ------------------------------------------------------------------------
+
+
+def test_names_that_cannot_be_compared_say_why(store: Store):
+    with pytest.raises(BenchError, match="bench run"):
+        compare.compare(store, "dtd", "imagenet")
+    arm(store, 0.8)
+    arm(store, 0.8, source="concat")
+    arm(store, 0.8, fusion="concat")
+    arm(store, 0.8, fusion="dtd")
+    with pytest.raises(BenchError, match="compared with itself"):
+        compare.compare(store, "dtd", "dtd")
+    with pytest.raises(BenchError, match="Did you mean dtd"):
+        compare.compare(store, "dtdd", "concat")
+    with pytest.raises(BenchError, match="--by source"):
+        compare.compare(store, "dtd", "concat")
+    with pytest.raises(BenchError, match="Did you mean source"):
+        compare.compare(store, "dtd", "concat", by="sauce")
+    assert compare.compare(store, "dtd", "concat", by="fusion").kind == "fusion"
+    with pytest.raises(BenchError, match="not two sources"):
+        compare.compare(store, "dtd", "standard")
+
+
+def test_every_format_holds_every_pair(tmp_path: Path):
+    store = fill(tmp_path, true=True, folds=2)
+    data = json.loads(compare.show(store, "dtd", "imagenet", format="json"))
+    assert len(data["pairs"]) == 4 and data["conclusion"]
+    assert data["pairs"][0]["compared"]["difference"]["low"] < 0
+    lines = list(csv.DictReader(io.StringIO(compare.show(store, "dtd", "imagenet", format="csv"))))
+    assert len(lines) == 4 * (1 + 3)
+    text = compare.show(store, "dtd", "imagenet")
+    assert data["conclusion"] in text and all(pair["sentence"] in text for pair in data["pairs"])
+    marked = compare.show(store, "dtd", "imagenet", format="md")
+    assert marked.startswith("## dtd against imagenet, by source\n")
+    with pytest.raises(BenchError, match="No format"):
+        compare.show(store, "dtd", "imagenet", format="yaml")
