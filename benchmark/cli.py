@@ -267,6 +267,35 @@ def compare(
 
 
 @app.command()
+def transfer(
+    distance: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable; all there are.", autocompletion=_complete("distance")),
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(autocompletion=_complete("target"))] = None,
+    mode: Annotated[list[str] | None, typer.Option()] = None,
+    fusion: Annotated[
+        str, typer.Option(help="The arm whose gains count.", autocompletion=_complete("fusion"))
+    ] = "none",
+    baseline: Annotated[
+        str, typer.Option(help="scratch, or self: gains over the target as its own source.")
+    ] = "scratch",
+    plot: Annotated[Path | None, typer.Option(help="An SVG file for the scatter.")] = None,
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Did the distance foretell what each source gained, and better than plain baselines?"""
+    from benchmark.store import Store as Results
+    from reports import transfer as gains
+
+    text = gains.show(
+        Results(store), distances=distance or (), targets=target or (), modes=mode or (),
+        fusion=fusion, baseline=baseline, plot=plot, format=format,
+    )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
 def report(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
     store: Store = Path("store"),
@@ -276,6 +305,19 @@ def report(
     from reports import page
 
     sys.stderr.write(f"Wrote {page.write(Results(store), out)}\n")
+
+
+@app.command()
+def replay(
+    name: Annotated[str, typer.Argument(help="cats, metanet, thomas, yang or medmnist.")],
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Show a paper's published numbers beside ours, and what would have to run for the rest."""
+    from benchmark.store import Store as Results
+    from reports import replay as replays
+
+    sys.stdout.write(replays.show(name, format, store=Results(store)))
 
 
 @app.command(name="list")
@@ -418,14 +460,14 @@ def weights_add(
 ) -> None:
     """Take a file of weights: `--name imagenet` serves `--source imagenet`, another name serves
     `--source weights:NAME`."""
-    from benchmark import plan, weights
+    from benchmark import expand, weights
     from benchmark.spec import Runtime
     from benchmark.store import Store as Results
 
     source = name if name == "imagenet" else f"weights:{name}"
     results = Results(store)
     results.prepare()
-    made = plan.pretrain_cell(source, arch, 0, {}, Runtime(store=store))
+    made = expand.pretrain_cell(source, arch, 0, {}, Runtime(store=store))
     weights.add(results, made, file, license=license, note=note)
     sys.stderr.write(f"Added. Use it with --source {source} --arch {arch}.\n")
 

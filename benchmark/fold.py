@@ -1,7 +1,8 @@
 """One training on one fold of a target, and its test: how each arm comes to its probabilities."""
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,9 @@ from benchmark.work import Work, bootstrap_seed, facts_of
 
 if TYPE_CHECKING:
     from benchmark.network import Backbone
+
+#: A run keeps the fitted map of its record: the encoder, and mean and deviation of its columns.
+ENCODER, SCALE = "encoder.json", "record.json"
 
 
 class Fold(NamedTuple):
@@ -53,7 +57,7 @@ def run(work: Work, spec: RunSpec) -> Outcome:
     target = data.source_of(spec.target, work.runtime)
     arm = registry.load("fusion", spec.fusion, path=work.runtime.paths.get(spec.fusion))
     prepared = work.prepared(spec.target, spec.recipe)
-    parts = _split(work, prepared, spec)
+    parts = parts_of(work, prepared, spec)
     record = None
     if spec.record is not None:
         with work.timed("encode"):
@@ -72,10 +76,17 @@ def _way(fold: Fold) -> Callable[[Work, Fold], Answer]:
         return _record_alone
     if fold.arm.needs == "probabilities":
         return _combined
-    linear = spec.fusion in ("none", "concat") and not spec.options.get("layers")
-    if spec.recipe.head != "trained" and spec.mode != "finetune" and linear:
-        return _solved
-    return _trained
+    return _solved if is_solved(spec) else _trained
+
+
+def is_linear(spec: RunSpec) -> bool:
+    """Whether one linear layer on [F(X), G(M)] decides."""
+    return spec.fusion in ("none", "concat") and not spec.options.get("layers")
+
+
+def is_solved(spec: RunSpec) -> bool:
+    """Whether that layer was solved for instead of trained."""
+    return spec.recipe.head != "trained" and spec.mode != "finetune" and is_linear(spec)
 
 
 def _trained(work: Work, fold: Fold) -> Answer:
@@ -87,7 +98,7 @@ def _trained(work: Work, fold: Fold) -> Answer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("head", init))
         if spec.mode == "finetune":
-            backbone = _backbone(work, spec, init)
+            backbone = backbone_of(work, spec, init)
             model = arm.network(
                 backbone, fold.width, classes, dropout=recipe.dropout, options=spec.options
             )
@@ -214,7 +225,9 @@ def _judge(work: Work, fold: Fold, answer: Answer, facts: dict) -> Outcome:
     )
 
 
-def _split(work: Work, prepared: data.Prepared, spec: RunSpec) -> split.Parts:
+def parts_of(work: Work, prepared: data.Prepared, spec: RunSpec) -> split.Parts:
+    """The rows of this fold."""
+
     def make() -> split.Parts:
         return split.split(
             prepared,
@@ -247,13 +260,21 @@ def _encode(
     )
     rows = np.concatenate([parts.train, parts.val, parts.test])
     found = encoder.transform(prepared.frame(spec.columns, rows)).to_numpy(float)
+    seen = found[: len(parts.train)]
+    scale = {"mean": [0.0] * found.shape[1], "deviation": [1.0] * found.shape[1]}
     if spec.record.standardise:
-        seen = found[: len(parts.train)]
-        found = (found - seen.mean(0)) / np.where(seen.std(0) > 0, seen.std(0), 1.0)
-    write(work.folder / "encoder.json", encoder.to_json())
+        deviation = np.where(seen.std(0) > 0, seen.std(0), 1.0)
+        scale = {"mean": seen.mean(0).tolist(), "deviation": deviation.tolist()}
+    write(work.folder / ENCODER, encoder.to_json())
+    write(work.folder / SCALE, json.dumps(scale))
     values = np.zeros((len(prepared.labels), found.shape[1]), np.float32)
-    values[rows] = found
+    values[rows] = standardised(found, scale)
     return values
+
+
+def standardised(encoded: np.ndarray, scale: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """The encoded record (n, M) as the arm takes it, in training and in prediction alike."""
+    return ((encoded - scale["mean"]) / scale["deviation"]).astype(np.float32)
 
 
 def _forced(work: Work, target: str) -> dict[str, str]:
@@ -280,26 +301,33 @@ def _features(work: Work, spec: RunSpec, prepared: data.Prepared) -> torch.Tenso
     path = work.store.root / "features" / name / "pooled.npy"
 
     def build(folder: Path) -> None:
-        backbone = _backbone(work, spec, seed)
+        backbone = backbone_of(work, spec, seed)
         work.put(backbone).eval()
         inputs = work.pixels(prepared, backbone, recipe)
-        found, generator = [], torch.Generator().manual_seed(train.TEST_SEED)
-        with torch.inference_mode():
-            for rows in torch.arange(len(prepared.labels)).split(max(recipe.batch, 64)):
-                work.report.check()
-                x, _ = inputs.batch(rows, generator, training=False)
-                with train.autocast(work.device, recipe):
-                    found.append(backbone.pooled(x).float().cpu())
-        np.save(folder / path.name, torch.cat(found).numpy())
+        found = pooled_features(work, backbone, inputs, len(prepared.labels))
+        np.save(folder / path.name, found.numpy())
 
     def make() -> torch.Tensor:
         build_folder(path.parent, build)
         return torch.from_numpy(np.load(path)).to(work.device)
 
-    return work.memory.get(("features", name), make)
+    with work.timed("features"):
+        return work.memory.get(("features", name), make)
 
 
-def _backbone(work: Work, spec: RunSpec, seed: int) -> "Backbone":
+@torch.inference_mode()
+def pooled_features(work: Work, backbone: "Backbone", inputs: train.Pixels, n: int) -> torch.Tensor:
+    """Pooled features float32 (n, C) of the first n images, on the CPU."""
+    found, generator = [], torch.Generator().manual_seed(train.TEST_SEED)
+    for rows in torch.arange(n).split(max(inputs.recipe.batch, 64)):
+        work.report.check()
+        x, _ = inputs.batch(rows, generator, training=False)
+        with train.autocast(work.device, inputs.recipe):
+            found.append(backbone.pooled(x).float().cpu())
+    return torch.cat(found)
+
+
+def backbone_of(work: Work, spec: RunSpec, seed: int) -> "Backbone":
     """The image network, with the source's weights where there are any."""
     from benchmark import network  # brings timm: seconds that heads on cached features need not pay
 

@@ -1,72 +1,25 @@
-"""Turns what is asked into cells, each done, to run, failed or skipped."""
+"""Says of every cell asked for whether it is done, to run, failed or skipped, and what is left."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
-from itertools import product
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from benchmark import protocol as protocols
-from benchmark import registry
-from benchmark.api import Distance, Fusion, SourceCard, TargetCard
-from benchmark.errors import BenchError
-from benchmark.metadata import FORBIDDEN, WARN, check_columns
+from benchmark import expand
+from benchmark.expand import DistanceRequest, Request
 from benchmark.spec import (
     UNFINISHED,
     Cell,
     DistanceSpec,
     Outcome,
     PretrainSpec,
-    Recipe,
     RunSpec,
     Runtime,
-    Scalar,
     canonical,
 )
 from benchmark.store import PARTS, Store
 
-#: Raised when the training or test code gives other numbers for the same spec.
-CORE_VERSION = "1"
-
-Mode = Literal["finetune", "frozen", "tuned"]
-MODES: tuple[Mode, ...] = ("finetune", "frozen", "tuned")
 State = Literal["done", "to run", "failed", "skipped"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `bench run` was asked for; every list is crossed with every other."""
-
-    sources: Sequence[str] = ("none",)
-    targets: Sequence[str] = ()
-    fusions: Sequence[str] = ("none",)
-    archs: Sequence[str] = ("resnet50",)
-    modes: Sequence[str] = ("finetune",)
-    protocols: Sequence[str] = ("standard",)
-    folds: Sequence[int] = ()  # empty: all of the protocol's
-    seeds: Sequence[int] = (0,)
-    columns: Sequence[str] = ()  # empty: the inputs on the target's card
-    recipe: dict[str, Any] = field(default_factory=dict)
-    pretrain: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Scalar] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DistanceRequest:
-    """What `bench distance` was asked for; every list is crossed with every other."""
-
-    sources: Sequence[str]
-    targets: Sequence[str]
-    methods: Sequence[str]
-    arch: str = "resnet50"
-    probe: str = "imagenet"  # the source whose weights look at the images
-    seeds: Sequence[int] = (0,)
-    size: int = 224
-    limit: int | None = None
-    pretrain: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Scalar] = field(default_factory=dict)
 
 
 class Planned(NamedTuple):
@@ -100,14 +53,14 @@ class Estimated(NamedTuple):
 def make(request: Request, runtime: Runtime, *, retry: Sequence[str] = ()) -> Plan:
     """Every cell asked for, each once, with its state in the store."""
     notes = list[str]()
-    return _plan(_expand(request, runtime, notes), Store(runtime.store), retry, notes)
+    return _plan(expand.runs(request, runtime, notes), Store(runtime.store), retry, notes)
 
 
 def make_distances(
     request: DistanceRequest, runtime: Runtime, *, retry: Sequence[str] = ()
 ) -> Plan:
     """Every distance asked for, each once, after the pretraining of the network it looks with."""
-    return _plan(_distances(request, runtime), Store(runtime.store), retry, [])
+    return _plan(expand.distances(request, runtime), Store(runtime.store), retry, [])
 
 
 def _plan(
@@ -166,218 +119,6 @@ def again(plan: Plan, store: Store) -> dict[str, str]:
         if others:
             found[cell.key] = "differs from a finished cell in " + ", ".join(min(others, key=len))
     return found
-
-
-def pretrain_cell(
-    source: str, arch: str, seed: int, changes: dict[str, Any], runtime: Runtime
-) -> Cell:
-    """The pretraining that makes a source's weights."""
-    card = _component("source", source, runtime).card
-    assert isinstance(card, SourceCard)
-    # Weights made by others are what they are: no recipe of ours is in their key.
-    recipe = Recipe() if card.given else protocols.change(card.pretrain.model_dump(), changes)
-    spec = PretrainSpec(source=source, arch=arch, seed=0 if card.given else seed, recipe=recipe)
-    return Cell.of(spec, {"core": CORE_VERSION, "source": _version("source", source, runtime)})
-
-
-def columns_of(
-    target: str, asked: Sequence[str], runtime: Runtime
-) -> tuple[dict[str, str], list[str]]:
-    """The record's columns to use with their types, and warnings; refuses columns that leak."""
-    component = _component("target", target, runtime)
-    card = component.card
-    given = runtime.inputs.get(target)
-    known = {**component.columns(), **(given.forced if given is not None else {})}
-    unknown = [name for name in asked if name not in known]
-    forbidden = {**FORBIDDEN, **getattr(card, "forbidden", {})}
-    own = getattr(card, "columns", {})  # a card that lists an input knows what it is
-    warned = {k: v for k, v in {**WARN, **getattr(card, "warned", {})}.items() if k not in own}
-    warnings = check_columns(asked or known, forbidden, warned)
-    unknown = [name for name in unknown if name not in getattr(card, "warned", {})]
-    if unknown:
-        raise BenchError(
-            f"The target {target} has no column '{unknown[0]}'.",
-            registry.did_you_mean(unknown[0], list(known)) if known else "It has no metadata.",
-        )
-    return {name: known.get(name, "") for name in (asked or known)}, warnings
-
-
-def _expand(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple[Cell, str]]:
-    """Each cell with the reason to skip it, or an empty one; its pretraining comes before it."""
-    for target in request.targets:
-        card = _component("target", target, runtime).card
-        if not isinstance(card, TargetCard):
-            raise BenchError(f"'{target}' is only a source.", "Name a target; see `bench list`.")
-        types, warnings = columns_of(target, request.columns, runtime)
-        notes.extend(warnings)
-        for name in request.protocols:
-            for fusion in request.fusions:
-                yield from _cells(request, runtime, target, tuple(types), name, fusion)
-
-
-@dataclass(frozen=True)
-class _Arm:
-    """One line of the grid: everything but source, seed and fold."""
-
-    target: str
-    columns: tuple[str, ...]
-    protocol: str
-    fusion: str
-    arch: str
-    mode: Mode
-
-
-def _cells(
-    request: Request,
-    runtime: Runtime,
-    target: str,
-    columns: tuple[str, ...],
-    name: str,
-    fusion: str,
-) -> Iterator[tuple[Cell, str]]:
-    protocol = protocols.load(name)
-    arm = _component("fusion", fusion, runtime)
-    assert isinstance(arm, Fusion)
-    modes: list[Mode] = [mode for mode in MODES if mode in request.modes]
-    unknown = [mode for mode in request.modes if mode not in MODES]
-    if unknown:
-        raise BenchError(
-            f"No mode named '{unknown[0]}'.", registry.did_you_mean(unknown[0], list(MODES))
-        )
-    skip = f"{target} has no metadata" if arm.card.record and not columns else ""
-    # An arm on the record alone has no source and no network: it is planned once.
-    image = arm.card.image
-    folds = request.folds or range(protocol.split.folds)
-    for fold in folds:
-        if not 0 <= fold < protocol.split.folds:
-            raise BenchError(
-                f"The protocol {name} has no fold {fold}.",
-                f"Its folds are 0 to {protocol.split.folds - 1}.",
-            )
-    for arch, mode, source, seed in product(
-        request.archs if image else ("none",),
-        modes if image else [MODES[1]],
-        request.sources if image else ("none",),
-        request.seeds,
-    ):
-        one = _Arm(target, columns, name, fusion, arch, mode)
-        why = skip or (arm.refuses(arch, mode) if image else "")
-        for fold in folds:
-            yield from _chain(request, runtime, one, source, seed, fold, why)
-
-
-def _chain(
-    request: Request, runtime: Runtime, arm: _Arm, source: str, seed: int, fold: int, why: str
-) -> Iterator[tuple[Cell, str]]:
-    """A cell after what it builds on: its pretraining, and the image-only run it uses."""
-    component = _component("fusion", arm.fusion, runtime)
-    base = None
-    if arm.mode == "tuned":
-        base = replace(arm, mode="finetune", fusion="none")
-    elif component.card.needs == "probabilities":
-        base = replace(arm, fusion="none")
-    base_key = None
-    if base is not None and not why:
-        for found in _chain(request, runtime, base, source, seed, fold, ""):
-            yield found
-            base_key = found[0].key
-    weights = None
-    if source != "none":
-        first = pretrain_cell(source, arm.arch, seed, request.pretrain, runtime)
-        weights = first.key
-        if not why:
-            yield first, ""
-    yield _run_cell(request, runtime, arm, source, seed, fold, weights, base_key), why
-
-
-def _run_cell(
-    request: Request,
-    runtime: Runtime,
-    arm: _Arm,
-    source: str,
-    seed: int,
-    fold: int,
-    weights: str | None,
-    base: str | None,
-) -> Cell:
-    protocol = protocols.load(arm.protocol)
-    component = _component("fusion", arm.fusion, runtime)
-    reads = component.card.record
-    versions = {
-        "core": CORE_VERSION,
-        "target": _version("target", arm.target, runtime),
-        "fusion": _version("fusion", arm.fusion, runtime),
-        "protocol": str(protocol.version),
-    }
-    if source != "none":
-        versions["source"] = _version("source", source, runtime)
-    spec = RunSpec(
-        source=source,
-        target=arm.target,
-        fusion=arm.fusion,
-        arch=arm.arch,
-        mode=arm.mode,
-        protocol=arm.protocol,
-        fold=fold,
-        seed=seed,
-        columns=arm.columns if reads else (),
-        record=protocol.record if reads else None,
-        options=_options(component, protocol.fusion.get(arm.fusion, {}), request.options),
-        weights=weights,
-        base=base,
-        headline=protocol.headline,
-        split=protocol.split,
-        recipe=_recipe(arm.protocol, arm.target, arm.mode, canonical(request.recipe)),
-    )
-    return Cell.of(spec, versions)
-
-
-@cache
-def _recipe(protocol: str, target: str, mode: str, changes: str) -> Recipe:
-    return protocols.recipe_for(protocols.load(protocol), target, mode, json.loads(changes))
-
-
-def _distances(request: DistanceRequest, runtime: Runtime) -> Iterator[tuple[Cell, str]]:
-    for name, source, target, seed in product(
-        request.methods, request.sources, request.targets, request.seeds
-    ):
-        method = _component("distance", name, runtime)
-        assert isinstance(method, Distance)
-        versions = {
-            "core": CORE_VERSION,
-            "method": _version("distance", name, runtime),
-            "source": _version("source", source, runtime),
-            "target": _version("target", target, runtime),
-        }
-        # A score looks with the source's own network, a distance with the probe, and some with
-        # nothing but the cards.
-        looks = {"weights": source, "card": "none"}.get(method.card.needs, request.probe)
-        weights = None
-        if looks != "none":
-            first = pretrain_cell(looks, request.arch, seed, request.pretrain, runtime)
-            weights = first.key
-            yield first, ""
-        cards_only = method.card.needs == "card"
-        spec = DistanceSpec(
-            source=source,
-            target=target,
-            method=name,
-            arch="none" if cards_only else request.arch,
-            seed=0 if cards_only else seed,
-            size=0 if cards_only else request.size,
-            limit=None if cards_only else request.limit,
-            options=_options(method, {}, request.options),
-            weights=weights,
-        )
-        yield Cell.of(spec, versions), ""
-
-
-def _options(
-    arm: Fusion | Distance, of_protocol: dict[str, Scalar], asked: dict[str, Scalar]
-) -> dict[str, Scalar]:
-    """The arm's options: its own defaults, the protocol's, then the user's."""
-    known = dict(arm.card.options)
-    return {**known, **of_protocol, **{k: v for k, v in asked.items() if k in known}}
 
 
 def _state(cell: Cell, skip: str, store: Store, retry: Sequence[str]) -> Planned:
@@ -465,29 +206,3 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = item
     return flat
-
-
-def _component(kind: str, name: str, runtime: Runtime):
-    path, given = runtime.paths.get(name), runtime.inputs.get(name)
-    return (
-        _built_in(kind, name)
-        if path is None and given is None
-        else registry.load(kind, name, path=path, given=given)
-    )
-
-
-@cache
-def _built_in(kind: str, name: str):
-    return registry.load(kind, name)
-
-
-def _version(kind: str, name: str, runtime: Runtime) -> str:
-    path, given = runtime.paths.get(name), runtime.inputs.get(name)
-    if path is None and given is None:
-        return _built_in_version(kind, name)
-    return registry.version(kind, name, path=path, given=given)
-
-
-@cache
-def _built_in_version(kind: str, name: str) -> str:
-    return registry.version(kind, name)

@@ -184,8 +184,8 @@ def _descend(problem: _Problem, tolerance: float, most: int) -> tuple[Floats, fl
     weighted = problem.rows * np.sqrt(problem.share)[:, None]
     # The Hessian is at most half of the second moment of the features, and the penalty.
     start = np.ones(min(weighted.shape))
-    largest = svds(weighted, k=1, v0=start, return_singular_vectors=False)[0]
-    rate = 1 / (0.5 * largest**2 + problem.penalty.max())
+    largest = np.asarray(svds(weighted, k=1, v0=start, return_singular_vectors=False))
+    rate = 1 / (0.5 * float(largest.max()) ** 2 + problem.penalty.max())
     weights = np.zeros((problem.classes, problem.rows.shape[1]))
     for done in range(most):
         _, gradient, _ = problem.at(weights)

@@ -7,12 +7,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmark import registry
 from benchmark.store import Store
 from benchmark.store import write as write_file
-from reports import charts, formats, leaderboard, overview, views
+from reports import charts, formats, leaderboard, overview, scatter, transfer, views
 from reports.board import Board
 
 if TYPE_CHECKING:
@@ -58,9 +58,69 @@ def write(store: Store, out: Path) -> Path:
         pretrained=pretrained,
         source_curves=losses,
         counts=overview.counts(boards),
+        transfers=_transfers(store, boards),
+        transfer_footer=transfer.FOOTER,
+        transfers=_transfers(store, boards),
+        transfer_footer=transfer.FOOTER,
+        transfers=_transfers(store, boards),
+        transfer_footer=transfer.FOOTER,
     )
     write_file(out / "index.html", index)
     return out / "index.html"
+
+
+def _transfers(store: Store, boards: list[Board]) -> list[dict[str, Any]]:
+    """A table and plots for each analysis that has a distance to show."""
+    from markupsafe import Markup
+
+    return [
+        {
+            "title": found.title,
+            "about": found.about,
+            "verdict": transfer.verdict(found),
+            "table": transfer.table_of(found),
+            # Its texts are escaped where it is made.
+            "plots": [Markup(scatter.svg(panel)) for panel in transfer.panels_of(found)],
+        }
+        for found in transfer.analyse(store, boards)
+        if found.measures
+    ]
+
+
+def _transfers(store: Store, boards: list[Board]) -> list[dict[str, Any]]:
+    """A table and plots for each analysis that has a distance to show."""
+    from markupsafe import Markup
+
+    return [
+        {
+            "title": found.title,
+            "about": found.about,
+            "verdict": transfer.verdict(found),
+            "table": transfer.table_of(found),
+            # Its texts are escaped where it is made.
+            "plots": [Markup(scatter.svg(panel)) for panel in transfer.panels_of(found)],
+        }
+        for found in transfer.analyse(store, boards)
+        if found.measures
+    ]
+
+
+def _transfers(store: Store, boards: list[Board]) -> list[dict[str, Any]]:
+    """A table and plots for each analysis that has a distance to show."""
+    from markupsafe import Markup
+
+    return [
+        {
+            "title": found.title,
+            "about": found.about,
+            "verdict": transfer.verdict(found),
+            "table": transfer.table_of(found),
+            # Its texts are escaped where it is made.
+            "plots": [Markup(scatter.svg(panel)) for panel in transfer.panels_of(found)],
+        }
+        for found in transfer.analyse(store, boards)
+        if found.measures
+    ]
 
 
 def file_name(target: str) -> str:

@@ -150,6 +150,85 @@ def start() -> Iterator[Measured]:
         yield Measured(f"seconds of `bench {words[0]}`", cpu_of(*words), 0.5, most=True)
 
 
+def heads() -> Iterator[Measured]:
+    """Fusion arms on cached features: four more beside the first, which extracts them."""
+    import numpy as np
+
+    from benchmark import cell as cells
+    from benchmark import plan as plans
+    from benchmark.spec import Runtime
+    from benchmark.work import Memory
+
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = Runtime(store=Path(folder), device="cpu", workers=1, offline=True)
+        request = plans.Request(
+            targets=("demo:skin",),
+            fusions=("none", "concat", "metanet", "film", "metablock"),
+            modes=("frozen",),
+            protocols=("demo",),
+            folds=(0,),
+            recipe={"size": 64, "epochs": 20},
+        )
+        memory, took = Memory(), {}
+        for planned in plans.make(request, runtime).cells:
+            outcome = cells.run(planned.cell, runtime, memory=memory)
+            assert outcome.status == "ok", outcome.failure
+            seconds = outcome.seconds
+            took[outcome.spec.fusion] = sum(
+                seconds.get(stage, 0.0) for stage in ("features", "encode", "train", "test")
+            )
+        first, *rest = sorted(took.values(), reverse=True)
+        yield Measured(
+            "a further arm's time over the first's", float(np.mean(rest)) / first, 0.1, True
+        )
+
+
+def scalograms() -> Iterator[Measured]:
+    """ECG scalograms on one core at float32, beside pywt's transform in the same run."""
+    import numpy as np
+    import pywt
+
+    from benchmark import ecg
+
+    leads = np.random.default_rng(0).normal(size=(12, 1000)).astype(np.float32)
+
+    def transform() -> None:
+        ecg.morse_cwt(leads, 100.0)
+
+    def montage() -> None:
+        ecg.montage(leads, 100.0, 224)
+
+    rows = len(ecg.morse_cwt(leads[:1], 100.0)[1])
+    scales = np.geomspace(2, 200, rows)
+
+    def peer() -> None:
+        pywt.cwt(leads, scales, "cmor1.5-1.0", method="fft", axis=-1)
+
+    for name, run, bound in (("transforms", transform, 120), ("montages", montage, 60)):
+        run()
+        began = time.perf_counter()
+        for _ in range(20):
+            run()
+        yield Measured(f"12-lead {name} a second", 20 / (time.perf_counter() - began), bound)
+    yield Measured("transforms over pywt's", ratio(peer, transform, 5), 1.0)
+
+
+def transport() -> Iterator[Measured]:
+    """Gaussian label distances beside dense code of the same mathematics."""
+    import speed_similarity
+
+    for name, value in speed_similarity.bench_otdd().items():
+        yield Measured(f"label distances: {name}", value, 1000)
+
+
+def task2vec() -> Iterator[Measured]:
+    """Seconds to an embedding within 1e-3 of the exact one, beside the reference's estimator."""
+    import speed_similarity2
+
+    for name, value in speed_similarity2.bench_task2vec().items():
+        yield Measured(f"task2vec: {name}", value, 5)
+
+
 def cpu_of(*words: str) -> float:
     """The least processor seconds of three runs of `bench`."""
     import resource
@@ -194,7 +273,8 @@ def _lesions(root: Path, n: int) -> None:
         coarse.resize((112, 112)).save(root / "ab"[i % 2] / f"{i}.jpg", quality=88)
 
 
-CHECKS = {check.__name__: check for check in (loop, prepare, plan, lookup, start)}
+ALL = (loop, prepare, plan, lookup, start, heads, scalograms, transport, task2vec)
+CHECKS = {check.__name__: check for check in ALL}
 
 
 def main() -> int:

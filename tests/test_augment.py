@@ -18,7 +18,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def draws(n: int, seed: int = 0) -> torch.Tensor:
-    """The numbers that a batch of n is changed by: crop 2, flips 2, angle, shift 2, scale, colour 3."""
+    """What a batch is changed by: crop 2, flips 2, angle, shift 2, scale, colours 3."""
     return torch.rand(n, 11, generator=generator(seed))
 
 

@@ -30,12 +30,14 @@ class Metadata(Fusion):
         labels = np.asarray(labels)
         known = np.unique(labels)
         count = int(classes if classes is not None else known.max() + 1)
-        test = np.asarray(test, float)
+        train, test = np.asarray(train, float), np.asarray(test, float)
+        empty = np.isnan(train).all(0)  # trees cannot bin what was never seen
+        train, test = np.where(empty, 0.0, train), np.where(empty, 0.0, test)
         scores = np.zeros((len(test), count))
         if len(known) == 1:
             scores[:, known] = 1.0
             return scores
-        model = self._model(seed).fit(np.asarray(train, float), labels)
+        model = self._model(seed).fit(train, labels)
         scores[:, known] = model.predict_proba(test)
         return scores
 
@@ -48,7 +50,7 @@ class Metadata(Fusion):
 
         if self.variant == "logistic":
             return make_pipeline(
-                SimpleImputer(keep_empty_features=True),
+                SimpleImputer(),
                 StandardScaler(),
                 LogisticRegression(class_weight="balanced", max_iter=2000),
             )

@@ -1,0 +1,367 @@
+"""`bench transfer`: does a distance foretell what a source gains, and better than plain baselines?
+
+Everything is turned so that less means nearer: where distance foretells transfer, correlations
+are negative.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmark import registry, stats
+from benchmark.errors import BenchError
+from benchmark.stats import Correlation, Estimate, Pairs
+from benchmark.store import Store, write
+from reports import formats, leaderboard, scatter
+from reports.board import Array, Baseline, Board
+from reports.gains import Pair, Place, gather
+from reports.measures import Measure, measured
+
+SETS: dict[Pairs, str] = {
+    "all": "all pairs",
+    "without_self": "without self",
+    "within_target": "within targets",
+}
+PLAIN = {
+    "log size": "minus the logarithm of the source's images",
+    "static": "minus the source's mean rank on the other targets",
+    "imagenet first": "0 for ImageNet, 1 for every other source",
+}
+FOOTER = (
+    "Less is nearer in every line: a negative ρ says that nearer sources gained more. ρ is "
+    "Spearman's with a 95 % bootstrap over sources and targets crossed, p permutes within targets. "
+    "τ by target is the mean weighted τ of the single targets."
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """How one distance, or one plain baseline, goes with the gains."""
+
+    name: str
+    kind: Literal["distance", "baseline"]
+    pairs: Pairs
+    correlation: Correlation
+    by_target: float  # mean weighted tau of the targets, each by itself
+    warning: str
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The gains of one protocol, mode and network against every distance there is."""
+
+    place: Place
+    fusion: str
+    baseline: Baseline
+    pairs: tuple[Pair, ...]
+    measures: tuple[Measure, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """`standard · finetune · resnet50 · image alone`."""
+        protocol, mode, arch, _ = self.place
+        fusion = "image alone" if self.fusion == "none" else self.fusion
+        return " · ".join((protocol, mode, arch, fusion))
+
+    @property
+    def about(self) -> str:
+        """What the gain is, for an axis or a caption."""
+        over = "training from scratch" if self.baseline == "scratch" else "the target as source"
+        return f"gain T of {leaderboard.metric_title(self.place.metric)} over {over}, per cent"
+
+
+def analyse(
+    store: Store,
+    boards: Sequence[Board],
+    *,
+    distances: Sequence[str] = (),
+    fusion: str = "none",
+    baseline: Baseline = "scratch",
+) -> list[Analysis]:
+    """One analysis for each protocol, mode, network and metric in which a source has a gain."""
+    outcomes = store.outcomes("distance")
+    analyses = []
+    for place, group in gather(boards, fusion, baseline).items():
+        found = group.pairs
+        if not found:
+            continue
+        measures, notes = measured(store, outcomes, place.arch, group.weights, distances)
+        lines = tuple(_lines(found, measures))
+        notes = [*_cautions(found, measures), *notes, *group.left]
+        analyses.append(
+            Analysis(place, fusion, baseline, tuple(found), tuple(measures), lines, tuple(notes))
+        )
+    return sorted(analyses, key=lambda analysis: (-len(analysis.pairs), analysis.place))
+
+
+def show(
+    store: Store,
+    *,
+    distances: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    modes: Sequence[str] = (),
+    fusion: str = "none",
+    baseline: str = "scratch",
+    format: str = "table",
+    plot: Path | None = None,
+) -> str:
+    """The analyses as text for stdout; `plot` names an SVG file for the scatter."""
+    formats.check(format)
+    if baseline not in ("scratch", "self"):
+        raise BenchError(f"No baseline named '{baseline}'.", "Known: scratch, self.")
+    if baseline not in ("scratch", "self"):
+        raise BenchError(f"No baseline named '{baseline}'.", "Known: scratch, self.")
+    if baseline not in ("scratch", "self"):
+        raise BenchError(f"No baseline named '{baseline}'.", "Known: scratch, self.")
+    boards = leaderboard.boards(
+        store, targets=targets, modes=modes, fusions=(fusion,), baseline=baseline
+    )
+    found = analyse(store, boards, distances=distances, fusion=fusion, baseline=baseline)
+    if not found:
+        base = "--source none" if baseline == "scratch" else "each target as a --source too"
+        raise BenchError(
+            f"No source has a gain over the baseline '{baseline}' on any target.",
+            f"Run sources beside it, every fold: `bench run {base} --source … --target …`.",
+        )
+    if plot is not None:
+        panels = [panel for analysis in found for panel in panels_of(analysis)]
+        if not panels:
+            raise BenchError("There is no distance to plot.", "Measure one with `bench distance`.")
+        write(plot, scatter.document(panels))
+    if format == "json":
+        return formats.javascript([_json(analysis) for analysis in found])
+    if format == "csv":
+        return formats.comma_separated([flat for analysis in found for flat in _flat(analysis)])
+    to_text = formats.terminal if format == "table" else formats.markdown
+    tables = [table for analysis in found for table in (_pair_table(analysis), table_of(analysis))]
+    return to_text(tables, FOOTER)
+
+
+# --- correlations -----------------------------------------------------------------------------
+
+
+def _lines(pairs: Sequence[Pair], measures: Sequence[Measure]) -> Iterator[Line]:
+    for measure in measures:
+        values = [measure.values.get((pair.source, pair.target)) for pair in pairs]
+        sign = -1 if measure.more_is_near else 1
+        near = np.array([np.nan if value is None else sign * value.value for value in values])
+        yield from _correlated(measure.label, "distance", near, pairs)
+    for name, near in plain(pairs).items():
+        yield from _correlated(name, "baseline", near, pairs)
+
+
+def plain(pairs: Sequence[Pair]) -> dict[str, Array]:
+    """What a distance has to beat, for each pair; less is better, as for a distance."""
+    sources, targets = _names(pairs)
+    gains = np.array([pair.gain.value for pair in pairs])
+    sizes = {source: images(source) for source in set(sources)}
+    return {
+        "log size": -np.log([sizes[source] for source in sources]),
+        "static": -stats.static_baseline(gains, targets, sources),
+        "imagenet first": np.array([float(source != "imagenet") for source in sources]),
+    }
+
+
+def images(source: str) -> float:
+    """How many images a source has by its card; NaN for one that is no longer known."""
+    try:
+        count = registry.load("source", source).card.images
+    except (BenchError, ImportError, SyntaxError):
+        return math.nan
+    return float(count) if count > 0 else math.nan
+
+
+def _names(pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
+    return [pair.source for pair in pairs], [pair.target for pair in pairs]
+
+
+def _correlated(
+    name: str, kind: Literal["distance", "baseline"], near: Array, pairs: Sequence[Pair]
+) -> Iterator[Line]:
+    sources, targets = _names(pairs)
+    gains = np.array([pair.gain.value for pair in pairs])
+    for which in SETS:
+        # Weighted tau weighs the large: hand in nearness, and turn the signs back.
+        found = _turned(stats.correlate(-near, gains, targets, sources, pairs=which))
+        keep = np.array([which == "all" or s != t for s, t in zip(sources, targets, strict=True)])
+        taus = stats.weighted_tau_by_target(-near[keep], gains[keep], np.array(targets)[keep])
+        known = [tau for tau in taus.values() if not math.isnan(tau)]
+        mean = -float(np.mean(known)) if known else math.nan
+        yield Line(name, kind, which, found, mean, stats.power_warning(found))
+
+
+def _turned(found: Correlation) -> Correlation:
+    return Correlation(
+        -found.spearman, -found.pearson, -found.kendall, -found.weighted_tau,
+        found.p, -found.high, -found.low, found.n,
+    )  # fmt: skip
+
+
+def _cautions(pairs: Sequence[Pair], measures: Sequence[Measure]) -> Iterator[str]:
+    """What a reader has to know before believing a correlation of these pairs."""
+    if len(pairs) < 3:
+        yield (
+            f"There {'is 1 pair' if len(pairs) == 1 else f'are {len(pairs)} pairs'} of source and "
+            "target, and no correlation has fewer than 3: run more sources or targets."
+        )
+    if not measures:
+        yield "The store has no distance for these pairs: measure some with `bench distance`."
+    for measure in measures:
+        known = [measure.values.get((pair.source, pair.target)) for pair in pairs]
+        count = sum(value is not None and math.isfinite(value.value) for value in known)
+        if count < len(pairs):
+            yield (
+                f"{measure.label} is known for {count} of {len(pairs)} pairs: its line and the "
+                "baselines' are not of the same pairs."
+            )
+
+
+def verdict(analysis: Analysis) -> str:
+    """Which distance goes with the gains, if any can be told to, and whether a baseline does."""
+    lines = [line for line in analysis.lines if line.pairs == "within_target"]
+    best = {
+        kind: min(
+            (line for line in lines if line.kind == kind
+             and not math.isnan(line.correlation.spearman)),
+            key=lambda line: line.correlation.spearman,
+            default=None,
+        )
+        for kind in ("distance", "baseline")
+    }  # fmt: skip
+    near, other = best["distance"], best["baseline"]
+    if near is None:
+        return "No distance has a correlation within targets."
+    rho = f"ρ = {near.correlation.spearman:+.2f} within targets"
+    if near.warning or near.correlation.spearman >= 0:
+        text = f"No distance can be said to foretell the gain; the best is {near.name} ({rho})"
+    else:
+        text = f"{near.name} foretells the gain best of the distances ({rho})"
+    if other is None:
+        return f"{text}."
+    ahead = "ahead of it" if other.correlation.spearman <= near.correlation.spearman else "behind"
+    return (
+        f"{text}; the best baseline, {other.name}, is {ahead} ({other.correlation.spearman:+.2f})."
+    )
+
+
+# --- texts ------------------------------------------------------------------------------------
+
+
+def table_of(analysis: Analysis) -> formats.Table:
+    """The correlations, distances first; a set of pairs equal to the one above is left out."""
+    itself = any(pair.source == pair.target for pair in analysis.pairs)
+    shown = [line for line in analysis.lines if itself or line.pairs != "without_self"]
+    measures = {measure.label: measure for measure in analysis.measures}
+    rows = []
+    for line in shown:
+        found = line.correlation
+        rho = Estimate(found.spearman, found.low, found.high, found.n)
+        numbers = (found.pearson, found.kendall, found.weighted_tau, line.by_target)
+        name = f"−{line.name}" if line.name in measures and measures[line.name].more_is_near else (
+            line.name if line.kind == "distance" else f"baseline: {line.name}"
+        )  # fmt: skip
+        cells = [name, SETS[line.pairs], str(found.n), _three(rho), _short(found.p, "")]
+        rows.append([*cells, *(_short(number) for number in numbers)])
+    notes = [verdict(analysis)]
+    notes += [measure.about for measure in analysis.measures if measure.about]
+    notes += [f"{line.name}, {SETS[line.pairs]}: {line.warning}" for line in shown if line.warning]
+    baselines = [f"{name}: {text}" for name, text in PLAIN.items()]
+    return formats.Table(
+        title=f"Distance and gain · {analysis.title}",
+        head=["distance", "pairs", "n", "ρ", "p", "r", "τ", "weighted τ", "τ by target"],
+        lines=rows,
+        words=("distance", "pairs"),
+        styles=["dim" if line.kind == "baseline" else "" for line in shown],
+        notes=[*notes, *analysis.notes, "Baselines: " + "; ".join(baselines) + "."],
+    )
+
+
+def _three(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "–"
+    return f"{estimate.value:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"
+
+
+def _short(number: float, sign: str = "+") -> str:
+    return "–" if math.isnan(number) else f"{number:{sign}.2f}" if sign else f"{number:.3f}"
+
+
+def _pair_table(analysis: Analysis) -> formats.Table:
+    """Every pair with its gain and its distances, so that a reader sees the points themselves."""
+    rows = []
+    for pair in analysis.pairs:
+        values = [m.values.get((pair.source, pair.target)) for m in analysis.measures]
+        texts = ["–" if value is None else f"{value.value:.4g}" for value in values]
+        gain = f"{pair.gain.value:+.2f} [{pair.gain.low:+.2f}, {pair.gain.high:+.2f}]"
+        rows.append([pair.target, pair.source, gain, *texts])
+    return formats.Table(
+        title=f"Gains · {analysis.title}",
+        head=["target", "source", "T %", *(measure.label for measure in analysis.measures)],
+        lines=rows,
+        words=("target", "source"),
+        notes=[f"T: {analysis.about}."],
+    )
+
+
+def panels_of(analysis: Analysis) -> list[scatter.Panel]:
+    """A scatter for each distance of the analysis."""
+    panels = []
+    for measure in analysis.measures:
+        points = [
+            scatter.Point(pair.source, pair.target, value, pair.gain)
+            for pair in analysis.pairs
+            if (value := measure.values.get((pair.source, pair.target))) is not None
+        ]
+        title = f"{measure.label} (more is nearer)" if measure.more_is_near else measure.label
+        made = scatter.panel(title, points, x_title=title, y_title=f"T %, {analysis.title}")
+        panels += [made] if made else []
+    return panels
+
+
+def _flat(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    turned = {measure.label for measure in analysis.measures if measure.more_is_near}
+    for line in analysis.lines:
+        yield {
+            **analysis.place._asdict(),
+            "fusion": analysis.fusion,
+            "baseline": analysis.baseline,
+            "name": line.name,
+            "kind": line.kind,
+            "negated": line.name in turned
+            or (line.kind == "baseline" and line.name != "imagenet first"),
+            "pairs": line.pairs,
+            **line.correlation._asdict(),
+            "tau_by_target": line.by_target,
+            "warning": line.warning,
+        }
+
+
+def _json(analysis: Analysis) -> dict[str, Any]:
+    return {
+        **analysis.place._asdict(),
+        "fusion": analysis.fusion,
+        "baseline": analysis.baseline,
+        "verdict": verdict(analysis),
+        "pairs": [asdict(pair) for pair in analysis.pairs],
+        "distances": [
+            {
+                "name": measure.label,
+                "more_is_near": measure.more_is_near,
+                "noise": measure.noise,
+                "about": measure.about,
+                "values": [
+                    {"source": source, "target": target, "distance": value}
+                    for (source, target), value in sorted(measure.values.items())
+                ],
+            }
+            for measure in analysis.measures
+        ],
+        "correlations": list(_flat(analysis)),
+        "notes": analysis.notes,
+    }

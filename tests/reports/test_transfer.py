@@ -1,0 +1,326 @@
+"""Distance and gain: which pairs enter, which distances, and what is claimed of them."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from boards import fill, pretrain, quick, run, shared_draws
+
+from benchmark import stats
+from benchmark.errors import BenchError
+from benchmark.spec import Cell, DistanceSpec, Outcome, Recipe
+from benchmark.stats import Estimate
+from benchmark.store import Store
+from reports import leaderboard, page, transfer
+from reports.transfer import Analysis
+
+SOURCES = ("imagenet", "dtd", "stl10", "kimia", "pcam")
+TARGETS = ("isic", "ptbxl", "oasis1")
+#: The gain in AUROC of each source, the same on every target but for a little.
+GAINS = dict(zip(SOURCES, (0.10, 0.08, 0.05, 0.02, -0.01), strict=True))
+
+
+def measure(
+    store: Store,
+    source: str,
+    target: str,
+    value: float,
+    *,
+    method: str = "task2vec",
+    low: float = math.nan,
+    high: float = math.nan,
+    version: str = "1",
+    **fields: object,
+) -> None:
+    """Store one distance."""
+    spec = DistanceSpec.model_validate(
+        {"source": source, "target": target, "method": method, **fields}
+    )
+    cell = Cell.of(spec, {"core": "1", "method": version, "source": "1", "target": "1"})
+    with quick():
+        store.begin(cell)
+        found = {"distance": Estimate(value, low, high, 500)}
+        done = Outcome(key=cell.key, spec=spec, versions=cell.versions, status="ok", metrics=found)
+        store.finish(cell, done)
+
+
+def level(source: str, target: str) -> float:
+    base = {"isic": 0.8, "ptbxl": 0.7, "oasis1": 0.75}[target]
+    return base + (GAINS.get(source, 0.0) if source != target else 0.12)
+
+
+def grid(root: Path, *, sources: tuple[str, ...] = SOURCES, folds: int = 1) -> Store:
+    """Runs of every source and scratch; draws share what the patients do."""
+    store = Store(root)
+    store.prepare()
+    for target in TARGETS:
+        for source in ("none", *sources):
+            for fold in range(folds):
+                value = level(source, target)
+                draws = value + shared_draws(target, fold, 0)
+                run(store, source=source, target=target, fold=fold, folds=folds, value=value,
+                    draws=draws)  # fmt: skip
+    return store
+
+
+def measured(store: Store, sources: tuple[str, ...] = SOURCES, **more: object) -> None:
+    """Distances that order the sources as their gains do."""
+    for i, source in enumerate(sources):
+        for target in TARGETS:
+            measure(store, source, target, 0.1 + 0.1 * i, **more)  # type: ignore[arg-type]
+
+
+def analyse(store: Store, **more: object) -> list[Analysis]:
+    boards = leaderboard.boards(store, fusions=("none",))
+    return transfer.analyse(store, boards, **more)  # type: ignore[arg-type]
+
+
+def lines(found: Analysis, pairs: str) -> Mapping[str, transfer.Line]:
+    return {line.name: line for line in found.lines if line.pairs == pairs}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    made = grid(tmp_path_factory.mktemp("transfer") / "store")
+    measured(made)
+    return made
+
+
+def test_gain_is_in_per_cent_of_scratch_with_a_paired_interval(store: Store):
+    (found,) = analyse(store)
+    pair = next(p for p in found.pairs if (p.source, p.target) == ("dtd", "ptbxl"))
+    assert pair.gain.value == pytest.approx(100 * 0.08 / 0.7)
+    noise = shared_draws("ptbxl", 0, 0)
+    expected = np.percentile(100 * ((0.78 + noise) / (0.7 + noise) - 1), [2.5, 97.5])
+    assert pair.gain[1:3] == pytest.approx(tuple(expected))
+    # Unpaired draws would give an interval many times as wide.
+    assert pair.gain.high - pair.gain.low < 1.5
+
+
+def test_nearer_sources_that_gain_more_correlate_negatively(store: Store):
+    (found,) = analyse(store)
+    line = lines(found, "within_target")["task2vec"]
+    assert line.correlation.spearman == pytest.approx(-1, abs=0.05)
+    assert line.by_target == pytest.approx(-1)
+    assert line.correlation.n == 15
+    assert line.correlation.p < 0.05
+    assert line.warning == ""
+    assert transfer.verdict(found).startswith("task2vec foretells the gain best")
+
+
+def test_numbers_are_those_of_stats(store: Store):
+    (found,) = analyse(store)
+    pairs = found.pairs
+    distance = [0.1 + 0.1 * SOURCES.index(pair.source) for pair in pairs]
+    names = [p.target for p in pairs], [p.source for p in pairs]
+    plain = stats.correlate(distance, [p.gain.value for p in pairs], *names)
+    line = lines(found, "all")["task2vec"].correlation
+    assert line.spearman == pytest.approx(plain.spearman)
+    assert line.pearson == pytest.approx(plain.pearson)
+    assert line.kendall == pytest.approx(plain.kendall)
+    assert (line.low, line.high) == pytest.approx((plain.low, plain.high))
+
+
+def test_baselines_stand_in_the_same_table(store: Store):
+    (found,) = analyse(store)
+    within = lines(found, "within_target")
+    assert set(within) == {"task2vec", "log size", "static", "imagenet first"}
+    assert within["static"].correlation.spearman == pytest.approx(-1, abs=0.05)
+    assert within["imagenet first"].correlation.spearman < 0
+    assert "the best baseline, static" in transfer.verdict(found)
+    size = transfer.plain(found.pairs)["log size"]
+    row = next(i for i, pair in enumerate(found.pairs) if pair.source == "dtd")
+    assert size[row] == pytest.approx(-math.log(5640))
+
+
+def test_a_score_is_negated_and_the_table_says_so(tmp_path: Path):
+    store = grid(tmp_path)
+    for i, source in enumerate(SOURCES):
+        for target in TARGETS:
+            measure(store, source, target, -0.1 * i, method="scores:logme")
+    (found,) = analyse(store)
+    assert found.measures[0].more_is_near
+    assert lines(found, "all")["scores:logme"].correlation.spearman < -0.8
+    text = transfer.show(store)
+    assert "−scores:logme" in text
+    assert "negated so that less is nearer" in text
+
+
+def test_self_pairs_are_counted_with_and_without(tmp_path: Path):
+    sources = (*SOURCES, *TARGETS)
+    store = Store(tmp_path)
+    store.prepare()
+    for target in TARGETS:
+        for source in ("none", *SOURCES, target):
+            value = level(source, target)
+            run(store, source=source, target=target, folds=1, value=value,
+                draws=value + shared_draws(target, 0, 0))  # fmt: skip
+    measured(store, sources)
+    (found,) = analyse(store)
+    assert lines(found, "all")["task2vec"].correlation.n == 18
+    assert lines(found, "without_self")["task2vec"].correlation.n == 15
+    assert lines(found, "within_target")["task2vec"].correlation.n == 15
+    (found,) = analyse(store, baseline="self")
+    gains = {(pair.source, pair.target): pair.gain.value for pair in found.pairs}
+    assert gains["isic", "isic"] == 0
+    assert gains["dtd", "isic"] == pytest.approx(100 * (0.88 / 0.92 - 1))
+
+
+def test_partial_limited_and_unpaired_rows_stay_out_and_are_named(tmp_path: Path):
+    store = grid(tmp_path, folds=2)
+    measured(store)
+    run(store, source="cifar10", target="isic", folds=2, fold=0, value=0.9)
+    for fold in range(2):
+        run(store, source="sti10", target="isic", folds=2, fold=fold, value=0.9,
+            spec={"recipe": Recipe(limit=100)})  # fmt: skip
+    (found,) = analyse(store)
+    assert {pair.source for pair in found.pairs} == set(SOURCES)
+    text = " ".join(found.notes)
+    assert "cifar10 on isic: 1/2 cells" in text
+    assert "limited to 100 images" in text
+
+
+def test_without_scratch_there_is_no_gain(tmp_path: Path):
+    store = Store(tmp_path)
+    store.prepare()
+    run(store, source="dtd", target="isic", folds=1, value=0.8)
+    with pytest.raises(BenchError, match="source none"):
+        transfer.show(store)
+
+
+def test_two_pairs_are_too_few_and_that_is_said(tmp_path: Path):
+    store = Store(tmp_path)
+    store.prepare()
+    for source in ("none", "dtd", "imagenet"):
+        run(store, source=source, target="isic", folds=1, value=0.8)
+        measure(store, source, "isic", 0.3)
+    text = transfer.show(store)
+    assert "There are 2 pairs of source and target, and no correlation has fewer than 3" in text
+
+
+def test_few_pairs_bring_the_power_warning(tmp_path: Path):
+    store = grid(tmp_path, sources=SOURCES[:2])
+    rng = np.random.default_rng(0)
+    for source in SOURCES[:2]:
+        for target in TARGETS:
+            measure(store, source, target, float(rng.normal()))
+    assert "cannot tell a correlation" in transfer.show(store)
+
+
+def test_seeds_are_averaged_and_their_noise_is_told(tmp_path: Path):
+    store = grid(tmp_path)
+    for seed in (0, 1):
+        for i, source in enumerate(SOURCES):
+            for target in TARGETS:
+                measure(store, source, target, 0.1 * i + 0.02 * seed, seed=seed)
+    (found,) = analyse(store)
+    (only,) = found.measures
+    assert only.values["dtd", "isic"] == Estimate(
+        pytest.approx(0.11), pytest.approx(0.10), pytest.approx(0.12), 2
+    )
+    assert only.noise == pytest.approx(0.02 / math.sqrt(2) / np.std(0.1 * np.arange(5)))
+    assert "2 seeds, whose noise is 10% of the spread" in only.about
+
+
+def test_distances_of_the_runs_network_come_before_others(tmp_path: Path):
+    store = grid(tmp_path)
+    measured(store)
+    measured(store, arch="resnet18")
+    (found,) = analyse(store)
+    assert [measure.label for measure in found.measures] == ["task2vec"]
+    assert "another network" not in found.measures[0].about
+    other = grid(tmp_path / "other")
+    measured(other, arch="resnet18")
+    (found,) = analyse(other)
+    assert "resnet18" in found.measures[0].about
+    assert "another network than the runs'" in found.measures[0].about
+
+
+def test_other_options_and_probes_get_lines_of_their_own(tmp_path: Path):
+    store = grid(tmp_path)
+    probe = pretrain(store, "dtd")
+    measured(store, options={"n": 1})
+    measured(store, options={"n": 2}, sources=SOURCES[:3])
+    measured(store, options={"n": 1}, weights=probe, sources=SOURCES[:4])
+    (found,) = analyse(store)
+    labels = [measure.label for measure in found.measures]
+    assert sorted(labels) == ["task2vec", "task2vec (n 2)", "task2vec (probe dtd)"]
+    assert any("known for 9 of 15 pairs" in note for note in found.notes)
+
+
+def test_older_versions_of_a_distance_are_left_out(tmp_path: Path):
+    store = grid(tmp_path)
+    measured(store, version="1")
+    measured(store, version="2", limit=None)
+    (found,) = analyse(store)
+    assert len(found.measures) == 1
+    assert any("older versions" in note for note in found.notes)
+
+
+def test_an_infinite_score_is_left_out_of_the_correlation(tmp_path: Path):
+    store = grid(tmp_path)
+    measured(store)
+    measure(store, "dtd", "isic", math.inf, method="scores:logme")
+    (found,) = analyse(store)
+    assert lines(found, "all")["scores:logme"].correlation.n == 0
+    json.loads(transfer.show(store, format="json"))
+
+
+def test_only_the_distance_asked_for(store: Store):
+    with pytest.raises(BenchError, match="Did you mean task2vec"):
+        transfer.show(store, distances=("task2vek",))
+    assert "task2vec" in transfer.show(store, distances=("task2vec",))
+    with pytest.raises(BenchError, match="baseline"):
+        transfer.show(store, baseline="imagenet")
+
+
+def test_formats_agree(store: Store):
+    (found,) = json.loads(transfer.show(store, format="json"))
+    rows = list(csv.DictReader(io.StringIO(transfer.show(store, format="csv"))))
+    assert len(rows) == len(found["correlations"]) == 4 * 3
+    for row, line in zip(rows, found["correlations"], strict=True):
+        assert row["name"] == line["name"]
+        assert float(row["spearman"]) == line["spearman"]
+    assert found["pairs"][0]["gain"]["value"] is not None
+    text = transfer.show(store, format="md")
+    assert "| baseline: static |" in text
+    assert "without self" not in text  # there is no self pair, so it would say the same again
+
+
+def test_the_plot_is_whole_xml_and_shows_every_pair(store: Store, tmp_path: Path):
+    transfer.show(store, plot=tmp_path / "plot.svg")
+    root = ElementTree.parse(tmp_path / "plot.svg").getroot()
+    titles = [e.text or "" for e in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert len(titles) == 15
+    assert any(title.startswith("dtd on isic: T +10") or "dtd on isic: T 10" in title
+               for title in titles)  # fmt: skip
+
+
+def test_names_cannot_break_out_of_the_plot():
+    from reports import scatter
+
+    nasty = '</svg><script>x</script>\x1b&"'
+    point = scatter.Point(nasty, nasty, Estimate(1, 0, 2, 1), Estimate(1, 0, 2, 1))
+    made = scatter.panel(nasty, [point], x_title=nasty, y_title="T")
+    assert made is not None
+    assert "<script" not in scatter.svg(made)
+    ElementTree.fromstring(scatter.document([made]))
+
+
+def test_the_index_page_shows_table_and_scatter(store: Store, tmp_path: Path):
+    text = page.write(store, tmp_path).read_text()
+    assert "Does distance foretell transfer?" in text
+    assert text.count("<title>dtd on") == 3
+    assert "baseline: static" in text
+
+
+def test_a_page_without_distances_has_no_such_section(tmp_path: Path):
+    store = fill(tmp_path / "store", targets=("isic",), folds=1)
+    text = page.write(store, tmp_path / "out").read_text()
+    assert "Does distance foretell" not in text

@@ -1,0 +1,136 @@
+"""A set is decoded once, whole or not at all, by however many ask; copies and overlap are seen."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmark import data
+from benchmark.errors import BenchError
+from benchmark.spec import Input, Runtime
+
+
+def folder(root: Path, n: int = 12, *, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        path = root / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return root
+
+
+def own(tmp_path: Path, place: Path, **more) -> Runtime:
+    inputs = {f"folder:{place.name}": Input(path=place)}
+    return Runtime(store=tmp_path / "store", inputs=inputs, **{"workers": 1, **more})
+
+
+def test_a_prepared_set_is_what_was_read(tmp_path: Path):
+    place = folder(tmp_path / "mine")
+    found = data.prepare("folder:mine", (10, 15), own(tmp_path, place))
+    assert found.images.shape == (12, 10, 15, 3)
+    assert found.classes == ("a", "b")
+    assert np.bincount(found.labels).tolist() == [6, 6]
+    assert len(set(found.groups.tolist())) == 12
+    first = next(i for i, name in enumerate(found.names) if name.endswith("0.png"))
+    with Image.open(place / "a" / "0.png") as image:
+        expected = np.asarray(image.resize((15, 10), Image.Resampling.BILINEAR))
+    assert np.abs(found.images[first].astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_it_is_decoded_once(tmp_path: Path):
+    place = folder(tmp_path / "mine")
+    runtime, seen = own(tmp_path, place), []
+    data.prepare("folder:mine", 8, runtime, progress=lambda done, total: seen.append(done))
+    assert seen[-1] == 12
+    seen.clear()
+    data.prepare("folder:mine", 8, runtime, progress=lambda done, total: seen.append(done))
+    assert not seen
+
+
+def test_what_changes_is_decoded_again(tmp_path: Path):
+    place = folder(tmp_path / "mine")
+    first = data.prepare("folder:mine", 8, own(tmp_path, place))
+    Image.new("RGB", (20, 30)).save(place / "a" / "more.png")
+    again = data.prepare("folder:mine", 8, own(tmp_path, place))
+    assert len(again.labels) == len(first.labels) + 1
+    assert again.digest != first.digest
+
+
+def _ask(arguments) -> str:
+    return data.prepare("folder:mine", 16, arguments).digest
+
+
+def test_two_processes_that_prepare_the_same_set_do_not_meet(tmp_path: Path):
+    runtime = own(tmp_path, folder(tmp_path / "mine", 60))
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        digests = pool.map(_ask, [runtime] * 3, chunksize=1)
+    assert len(set(digests)) == 1
+    left = [path.name for path in (tmp_path / "store" / "prepared").iterdir()]
+    assert len(left) == 1
+    assert ".tmp-" not in left[0]
+
+
+def test_many_processes_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(data, "FEW", 10)
+    place = folder(tmp_path / "mine", 150)
+    one = data.prepare("folder:mine", 16, own(tmp_path / "one", place))
+    two = data.prepare("folder:mine", 16, own(tmp_path / "two", place, workers=2))
+    assert one.digest == two.digest
+    assert np.array_equal(one.images, two.images)
+
+
+def test_a_broken_image_stops_every_process_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "FEW", 10)
+    place = folder(tmp_path / "mine", 150)
+    (place / "a" / "88.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(BenchError, match=r"88\.png"):
+        data.prepare("folder:mine", 16, own(tmp_path, place, workers=2))
+    assert not list((tmp_path / "store" / "prepared").iterdir())
+
+
+def test_copies_and_overlap_are_counted(tmp_path: Path):
+    place = folder(tmp_path / "mine")
+    (place / "a" / "copy.png").write_bytes((place / "a" / "0.png").read_bytes())
+    other = folder(tmp_path / "other", seed=1)
+    (other / "b" / "theirs.png").write_bytes((place / "a" / "2.png").read_bytes())
+    one = data.prepare("folder:mine", 8, own(tmp_path, place))
+    two = data.prepare("folder:other", 16, own(tmp_path, other))
+    assert data.describe(one)["duplicates"] == 1
+    assert data.overlap(one, two) == 1, "found at another size, as the hash is of the original"
+
+
+def test_groups_lose_their_names(tmp_path: Path):
+    place = folder(tmp_path / "mine")
+    table = tmp_path / "table.csv"
+    rows = [f"{i}.png,{'ab'[i % 2]},SECRET-{i // 3}" for i in range(12)]
+    table.write_text("image,label,patient\n" + "\n".join(rows) + "\n")
+    where = Input(path=place, metadata=table, label="label", group="patient", image="image")
+    runtime = Runtime(store=tmp_path / "store", inputs={"folder:mine": where}, workers=1)
+    found = data.prepare("folder:mine", 8, runtime)
+    assert len(set(found.groups.tolist())) == 4
+    text = "".join(p.read_text() for p in (tmp_path / "store").rglob("table.csv"))
+    assert "SECRET" not in text
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "images", "groups", "classes", "duplicates"),
+    [
+        ("isic", 10015, 7470, 7, None),
+        ("dtd", 1200, 1200, 10, None),
+        ("chest_xray", 624, None, 2, 6),
+        ("oasis", 588, 196, 2, 0),
+        ("cifar10", 9894, 9894, 10, None),
+    ],
+)
+def test_real_sets(real_data: Path, tmp_path: Path, name, images, groups, classes, duplicates):
+    runtime = Runtime(data=real_data, store=tmp_path, offline=True, workers=os.cpu_count() or 1)
+    found = data.describe(data.prepare(name, 16, runtime))
+    assert found["images"] == images
+    assert len(found["classes"]) == classes
+    assert groups is None or found["groups"] == groups
+    assert duplicates is None or found["duplicates"] == duplicates

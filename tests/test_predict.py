@@ -1,0 +1,132 @@
+"""A finished run predicts for new images what its own test had, and says what it cannot use."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmark import cell, data, plan, predict, registry
+from benchmark.errors import BenchError
+from benchmark.spec import Runtime
+from benchmark.store import Store
+
+
+def finished(runtime: Runtime, request_tiny: Any, **changes: Any) -> predict.Trained:
+    """The last cell asked for, run with all it rests on."""
+    outcome = None
+    for planned in plan.make(request_tiny(folds=(0,), **changes), runtime).cells:
+        outcome = cell.run(planned.cell, runtime)
+        assert outcome.status == "ok", outcome.failure
+    assert outcome is not None
+    store = Store(runtime.store)
+    return predict.load(store, predict.find(store, outcome.key[:10]), runtime)
+
+
+def written(runtime: Runtime, trained: predict.Trained, folder: Path) -> list[dict[str, str]]:
+    """The run's test images as PNG, the whole record as a table; its rows in the test's order."""
+    from benchmark.fold import parts_of
+
+    prepared = data.prepare("tiny", 32, runtime)
+    test = parts_of(trained.work, prepared, trained.spec).test
+    folder.mkdir()
+    rows = []
+    for i, record in enumerate(registry.load("source", "tiny", path=runtime.paths["tiny"]).records(folder)):  # fmt: skip
+        assert prepared.names[i] == record.name
+        if i in test:
+            Image.fromarray(record.image).save(folder / f"{record.name}.png")
+        rows.append({"age": record.metadata["age"], "file": record.name, **record.metadata})
+    table(folder.parent / "new.csv", rows)
+    return [rows[i] for i in test]
+
+
+def table(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        out = csv.DictWriter(file, rows[0])
+        out.writeheader()
+        out.writerows(rows)
+    return path
+
+
+ARMS = [
+    {"fusions": ("none",)},
+    {"fusions": ("concat",)},
+    {"fusions": ("concat",), "modes": ("finetune",), "recipe": {"epochs": 1}},
+    {"fusions": ("metablock",), "recipe": {"constancy": True, "crop": 28}},
+    {"fusions": ("concat",), "recipe": {"head": "optimum"}},
+]
+
+
+@pytest.mark.parametrize("changes", ARMS, ids=str)
+def test_the_test_images_get_their_stored_probabilities(
+    runtime: Runtime, request_tiny: Any, tmp_path: Path, changes: dict[str, Any]
+):
+    trained = finished(runtime, request_tiny, **changes)
+    rows = written(runtime, trained, tmp_path / "new")
+    metadata = tmp_path / "new.csv" if changes["fusions"] != ("none",) else None
+    found = predict.predict(trained, tmp_path / "new", metadata=metadata)
+    assert found.classes == ("high", "low")
+    stored = Store(runtime.store).predictions(trained.outcome.key)["scores"]
+    place = {name.removesuffix(".png"): i for i, name in enumerate(found.images)}
+    order = [place[row["file"]] for row in rows]
+    assert np.abs(found.scores[order] - stored).max() < 1e-5
+    assert np.ptp(stored[:, 0]) > 1e-3  # not one answer for all
+    text = io.StringIO()
+    found.write(text)
+    lines = list(csv.DictReader(text.getvalue().splitlines()))
+    assert list(lines[0]) == ["image", "high", "low", "predicted"]
+    assert float(lines[0]["high"]) == pytest.approx(found.scores[0, 0], abs=1e-6)
+    assert all(r["predicted"] == max(("high", "low"), key=lambda c: float(r[c])) for r in lines)
+
+
+def test_a_table_is_matched_and_judged(runtime: Runtime, request_tiny: Any, tmp_path: Path):
+    trained = finished(runtime, request_tiny, fusions=("concat",))
+    folder = tmp_path / "new"
+    rows = written(runtime, trained, folder)
+
+    def ask(rows: list[dict[str, str]] | None, column: str = "") -> predict.Prediction:
+        path = None if rows is None else table(tmp_path / "other.csv", rows)
+        return predict.predict(trained, folder, metadata=path, column=column)
+
+    usual = ask(rows)
+    assert usual.warnings == ()
+    spelt = [{**row, "file": f"./{row['file']}.png"} for row in reversed(rows)]
+    assert np.array_equal(ask(spelt).scores, usual.scores)
+    strange = ask([{**row, "site": "wing"} for row in rows])
+    assert any(f"site ({len(rows)})" in text for text in strange.warnings)
+    assert not np.array_equal(strange.scores, usual.scores)
+    more = ask([*rows, {**rows[0], "file": "another"}])
+    assert any("1 rows" in text for text in more.warnings)
+    for wrong, said in (
+        (None, "reads the record"),
+        ([{k: v for k, v in row.items() if k != "site"} for row in rows], "no column 'site'"),
+        (rows[1:], "have no row"),
+        ([*rows, rows[0]], "a second time"),
+    ):
+        with pytest.raises(BenchError, match=said):
+            ask(wrong)
+    with pytest.raises(BenchError, match="no column 'name'"):
+        ask(rows, "name")
+
+
+def test_what_cannot_be_predicted_is_said(runtime: Runtime, request_tiny: Any, tmp_path: Path):
+    store = Store(runtime.store)
+    with pytest.raises(BenchError, match="keeps no model"):
+        finished(runtime, request_tiny, fusions=("metadata:knn",))
+    trained = finished(runtime, request_tiny, fusions=("none",))
+    with pytest.raises(BenchError, match="no run"):
+        predict.find(store, "xyz")
+    with pytest.raises(BenchError, match="no folder"):
+        predict.predict(trained, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BenchError, match="no images"):
+        predict.predict(trained, tmp_path / "empty")
+    (tmp_path / "empty" / "bad.png").write_text("no image")
+    with pytest.raises(BenchError, match=r"bad\.png"):
+        predict.predict(trained, tmp_path / "empty")
+    (store.folder("run", trained.outcome.key) / "weights.safetensors").unlink()
+    with pytest.raises(BenchError, match="did not keep its network"):
+        predict.load(store, trained.outcome, runtime)

@@ -1,0 +1,139 @@
+"""The loop resumes to the same numbers, selects as its recipe says, and refuses nonsense."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmark import train
+from benchmark.errors import Interrupted, NotFinite
+from benchmark.spec import Recipe
+
+RECIPE = Recipe(epochs=6, batch=16, lr=0.01, threads=1, dropout=0.3, precision="float32")
+
+
+class Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.3), nn.Linear(16, 3))
+
+    def forward(self, features, record=None):
+        return self.layers(features)
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 200)
+    features = rng.normal(size=(200, 8)).astype(np.float32) + labels[:, None] * 0.7
+    inputs = train.Features(torch.from_numpy(features.astype(np.float32)), None)
+    return inputs, torch.from_numpy(labels), np.arange(120), np.arange(120, 160)
+
+
+def head() -> Head:
+    torch.manual_seed(3)
+    return Head()
+
+
+def fit(problem, recipe=RECIPE, **more):
+    inputs, labels, rows, val = problem
+    model = head()
+    found = train.fit(model, inputs, labels, rows, val, recipe, classes=3, seed=5, **more)
+    return model, found
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
+    problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 0.0)
+    whole, first = fit(problem)
+    path = tmp_path / "last.pt"
+    for stop_after in (3, 17, 30):  # steps: in the first, third and fourth epoch
+        steps = iter(range(stop_after))
+
+        def check(steps=steps) -> None:
+            if next(steps, None) is None:
+                raise Interrupted("stop")
+
+        with pytest.raises(Interrupted):
+            fit(problem, checkpoint=path, report=train.Report(check=check))
+    resumed, again = fit(problem, checkpoint=path)
+    assert again.resumed > 0
+    for one, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    plain = [{k: v for k, v in h.items() if k != "rate"} for h in first.history]
+    assert plain == [{k: v for k, v in h.items() if k != "rate"} for h in again.history]
+    assert first.chosen == again.chosen
+
+
+def test_the_best_epoch_on_validation_is_kept(problem):
+    model, found = fit(problem)
+    best = max(found.history, key=lambda h: (h["val_auroc"], -h["epoch"]))
+    assert found.chosen == f"epoch {best['epoch']} of 6 by validation AUROC"
+    inputs, labels, _, val = problem
+    scores = train.predict(model, inputs, torch.as_tensor(val), RECIPE, torch.device("cpu"))
+    assert train.auroc(labels[val].numpy(), scores) == pytest.approx(best["val_auroc"], abs=1e-12)
+
+
+def test_the_last_epoch_is_kept_where_the_protocol_says_so(problem):
+    _, found = fit(problem, RECIPE.model_copy(update={"select": "last"}))
+    assert found.chosen == "last epoch of 6"
+
+
+def test_equal_seeds_give_equal_numbers_and_other_seeds_do_not(problem):
+    inputs, labels, rows, val = problem
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(99 + seed)  # the caller's generator must not matter
+        model = head()
+        found = train.fit(model, inputs, labels, rows, val, RECIPE, classes=3, seed=seed)
+        losses.append(found.history[-1]["loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(problem):
+    with pytest.raises(NotFinite, match="epoch 1"):
+        fit(problem, RECIPE.model_copy(update={"lr": 1e38, "optimizer": "sgd"}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("none", [1, 1, 1]),
+        ("balanced", [10 / (2 * 8), 10 / (2 * 2), 0]),
+        ("complement", [0.25 * 2 / 4.25, 4 * 2 / 4.25, 0]),
+    ],
+)
+def test_class_weights(kind: str, expected: list[float]):
+    labels = np.array([0] * 8 + [1] * 2)
+    found = train.class_weights(labels, 3, RECIPE.model_copy(update={"class_weights": kind}))
+    assert found == pytest.approx(expected)
+
+
+def test_schedules():
+    cosine = RECIPE.model_copy(update={"schedule": "cosine", "epochs": 10})
+    assert train.rate(cosine, 0, 0.0) == pytest.approx(0.01)
+    assert train.rate(cosine, 5, 0.0) == pytest.approx(0.005)
+    assert train.rate(cosine, 9, 1.0) == pytest.approx(0, abs=1e-12)
+    step = RECIPE.model_copy(update={"schedule": "step", "milestones": (2, 4), "factor": 0.1})
+    assert [round(train.rate(step, e, 0.5), 8) for e in range(6)] == [
+        0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "size"), [(33, 16), (32, 16), (1, 16), (17, 16), (5, 2)])
+def test_no_batch_of_one_beside_others(n: int, size: int):
+    cuts = train.batches(n, size)
+    assert [i for a, b in cuts for i in range(a, b)] == list(range(n))
+    assert len(cuts) == 1 or all(b - a > 1 for a, b in cuts)
+
+
+def test_a_checkpoint_is_no_pickle_of_objects(problem, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 0.0)
+    fit(problem, checkpoint=tmp_path / "last.pt")
+    saved = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert saved["epoch"] == 6
+    assert math.isfinite(saved["history"][-1]["loss"])
