@@ -320,6 +320,59 @@ def replay(
     sys.stdout.write(replays.show(name, format, store=Results(store)))
 
 
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
+    images: Annotated[Path, typer.Argument(help="A folder of images, or one.")],
+    metadata: Annotated[Path | None, typer.Option(help="CSV with the record's columns.")] = None,
+    image: Annotated[str, typer.Option(help="Its column of file names; found if not given.")] = "",
+    out: Annotated[Path | None, typer.Option(help="CSV to write, instead of stdout.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    store: Store = Path("store"),
+) -> None:
+    """Class probabilities of new images by a finished run, with its own preprocessing."""
+    from benchmark import predict as predicting
+    from benchmark.spec import Runtime
+    from benchmark.store import Store as Results
+    from benchmark.store import replacing
+
+    results = Results(store)
+    outcome = predicting.find(results, run)
+    trained = predicting.load(results, outcome, Runtime(store=store, device=device))
+    found = predicting.predict(trained, images, metadata=metadata, column=image)
+    for note in found.warnings:
+        sys.stderr.write(f"Note: {note}\n")
+    if out is None:
+        found.write(sys.stdout)
+        return
+    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        found.write(file)
+
+
+@app.command()
+def explain(
+    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; the run's own explain/ if not given.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Test images to show.", min=1)] = 6,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data: Data = Path("data"),
+    store: Store = Path("store"),
+) -> None:
+    """Pictures of what a run looks at, relies on and gains from the record, as PNG and SVG."""
+    from benchmark import explain as explaining
+    from benchmark.spec import Runtime
+    from benchmark.store import Store as Results
+
+    runtime = Runtime(data=data, store=store, device=device, offline=True)
+    found = explaining.explain(Results(store), run, runtime, out=out, images=images)
+    for path in found.files:
+        sys.stdout.write(f"{path}\n")
+    for note in found.notes:
+        sys.stderr.write(f"Note: {note}\n")
+
+
 @app.command(name="list")
 def list_() -> None:
     """The sources, targets, fusions and distances there are."""

@@ -157,6 +157,10 @@ def _decode_all(
     pixels = np.lib.format.open_memmap(
         folder / "images.npy", "w+", np.uint8, (len(records), *size, 3)
     )
+    if hasattr(os, "posix_fallocate"):
+        # A mapped file is sparse: on a full disk, writing to a page would end the process.
+        with (folder / "images.npy").open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, (folder / "images.npy").stat().st_size)
     hashes = [""] * len(records)
     chunks = [range(i, min(i + CHUNK, len(records))) for i in range(0, len(records), CHUNK)]
     done = 0

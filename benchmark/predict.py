@@ -3,7 +3,7 @@
 import csv
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, TextIO
@@ -274,8 +274,3 @@ def _spellings(name: str) -> tuple[str, ...]:
     path = PurePosixPath(name.strip().replace("\\", "/").removeprefix("./"))
     plain = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
     return path.as_posix(), plain.as_posix(), path.name, plain.name
-
-
-def said(notes: Iterable[str]) -> str:
-    """Notes as lines for the user."""
-    return "".join(f"Note: {note}\n" for note in notes)

@@ -145,7 +145,8 @@ def ranked(rows: Sequence[Row], higher: bool = True) -> list[Row]:
 def _place(row: Row, higher: bool) -> tuple:
     value = row.headline.value if row.headline else np.nan
     known = not np.isnan(value)
-    return row.rank is None, not known, (-value if higher else value) if known else 0, row.name
+    worth = (-value if higher else value) if known else 0
+    return row.rank is None, row.rank or 0, not known, worth, row.name
 
 
 def _length(row: Row) -> int:

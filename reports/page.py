@@ -60,49 +60,9 @@ def write(store: Store, out: Path) -> Path:
         counts=overview.counts(boards),
         transfers=_transfers(store, boards),
         transfer_footer=transfer.FOOTER,
-        transfers=_transfers(store, boards),
-        transfer_footer=transfer.FOOTER,
-        transfers=_transfers(store, boards),
-        transfer_footer=transfer.FOOTER,
     )
     write_file(out / "index.html", index)
     return out / "index.html"
-
-
-def _transfers(store: Store, boards: list[Board]) -> list[dict[str, Any]]:
-    """A table and plots for each analysis that has a distance to show."""
-    from markupsafe import Markup
-
-    return [
-        {
-            "title": found.title,
-            "about": found.about,
-            "verdict": transfer.verdict(found),
-            "table": transfer.table_of(found),
-            # Its texts are escaped where it is made.
-            "plots": [Markup(scatter.svg(panel)) for panel in transfer.panels_of(found)],
-        }
-        for found in transfer.analyse(store, boards)
-        if found.measures
-    ]
-
-
-def _transfers(store: Store, boards: list[Board]) -> list[dict[str, Any]]:
-    """A table and plots for each analysis that has a distance to show."""
-    from markupsafe import Markup
-
-    return [
-        {
-            "title": found.title,
-            "about": found.about,
-            "verdict": transfer.verdict(found),
-            "table": transfer.table_of(found),
-            # Its texts are escaped where it is made.
-            "plots": [Markup(scatter.svg(panel)) for panel in transfer.panels_of(found)],
-        }
-        for found in transfer.analyse(store, boards)
-        if found.measures
-    ]
 
 
 def _transfers(store: Store, boards: list[Board]) -> list[dict[str, Any]]:

@@ -79,7 +79,10 @@ def _trained(name: str, store: Store | None) -> Iterator[Section]:
                     _row(line, *_found(line, boards.get((line["target"], line["protocol"]))))
                 )
         digits = 2 if lines[0]["unit"] else 4
-        yield Section(title, tuple(rows), tuple(_commands(rows)), digits)
+        notes = [f"To run: {command}" for command in _commands(rows)]
+        if any(row.wanted and row.wanted["mode"] == "pretrain" for row in rows):
+            notes.append("Sources are pretrained before the first cell that starts from them.")
+        yield Section(title, tuple(rows), tuple(notes), digits)
 
 
 def _boards(
@@ -187,11 +190,8 @@ MANY = ("fusion", "arch", "source")
 def _commands(rows: Sequence[Row]) -> Iterator[str]:
     """The commands that train what is missing; what differs in one list only is one command."""
     lines = [row.wanted for row in rows if row.wanted]
-    if any(line["mode"] == "pretrain" for line in lines):
-        yield "Sources are pretrained by the first cell that starts from them."
-        return
     jobs: list[dict[str, Any]] = []
-    for line in (line for line in lines if line["target"]):
+    for line in (line for line in lines if line["target"]):  # neither private nor a source
         job: dict[str, Any] = {name: line[name] for name in COMMON}
         job |= {"columns": line["columns"].strip("*"), **{name: (line[name],) for name in MANY}}
         if line["metric"] == "gain":
@@ -204,7 +204,7 @@ def _commands(rows: Sequence[Row]) -> Iterator[str]:
             merged.setdefault(rest, {}).update(dict.fromkeys(job[many]))
         jobs = [dict(rest) | {many: tuple(values)} for rest, values in merged.items()]
     for job in jobs:
-        yield "To run: " + _command(job)
+        yield _command(job)
 
 
 def _command(job: dict[str, Any]) -> str:
@@ -253,7 +253,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "low": row.ours.low if row.ours else None,
         "high": row.ours.high if row.ours else None,
     }
-    command = next(iter(_commands([row])), "").removeprefix("To run: ") if row.wanted else ""
+    command = next(_commands([row]), "")
     return {
         "item": row.item,
         "paper": row.paper,

@@ -135,7 +135,7 @@ def _point(made: Panel, point: Point) -> str:
         low, high = _down(made.y, point.y.low), _down(made.y, point.y.high)
         parts.append(f'<path class="whisker2 s{colour}" d="M{x} {low}V{high}"/>')
     told = (
-        f"{point.source} on {point.target}: T {_numbers(point.y)} %, {made.title} "
+        f"{point.source} on {point.target}: T {_numbers(point.y)} %, {made.x_title} "
         f"{_numbers(point.x)}"
     )
     parts.append(

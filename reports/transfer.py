@@ -115,10 +115,6 @@ def show(
     formats.check(format)
     if baseline not in ("scratch", "self"):
         raise BenchError(f"No baseline named '{baseline}'.", "Known: scratch, self.")
-    if baseline not in ("scratch", "self"):
-        raise BenchError(f"No baseline named '{baseline}'.", "Known: scratch, self.")
-    if baseline not in ("scratch", "self"):
-        raise BenchError(f"No baseline named '{baseline}'.", "Known: scratch, self.")
     boards = leaderboard.boards(
         store, targets=targets, modes=modes, fusions=(fusion,), baseline=baseline
     )
@@ -266,15 +262,33 @@ def table_of(analysis: Analysis) -> formats.Table:
         name = f"−{line.name}" if line.name in measures and measures[line.name].more_is_near else (
             line.name if line.kind == "distance" else f"baseline: {line.name}"
         )  # fmt: skip
-        cells = [name, SETS[line.pairs], str(found.n), _three(rho), _short(found.p, "")]
-        rows.append([*cells, *(_short(number) for number in numbers)])
+        told = "–" if math.isnan(found.spearman) else "no" if line.warning else "yes"
+        p = formats.probability(found.p).removeprefix("p ").removeprefix("= ")
+        cells = [name, SETS[line.pairs], str(found.n), _three(rho), p, told]
+        rows.append([*cells, *map(_short, numbers)])
     notes = [verdict(analysis)]
     notes += [measure.about for measure in analysis.measures if measure.about]
-    notes += [f"{line.name}, {SETS[line.pairs]}: {line.warning}" for line in shown if line.warning]
+    # Of one pair set only: a page of warnings is read by nobody.
+    notes += [
+        f"{line.name}, {SETS[line.pairs]}: {line.warning}"
+        for line in shown
+        if line.warning and line.kind == "distance" and line.pairs == "within_target"
+    ]
     baselines = [f"{name}: {text}" for name, text in PLAIN.items()]
     return formats.Table(
         title=f"Distance and gain · {analysis.title}",
-        head=["distance", "pairs", "n", "ρ", "p", "r", "τ", "weighted τ", "τ by target"],
+        head=[
+            "distance",
+            "pairs",
+            "n",
+            "ρ",
+            "p",
+            "told from 0",
+            "r",
+            "τ",
+            "weighted τ",
+            "τ by target",
+        ],
         lines=rows,
         words=("distance", "pairs"),
         styles=["dim" if line.kind == "baseline" else "" for line in shown],
@@ -288,8 +302,8 @@ def _three(estimate: Estimate) -> str:
     return f"{estimate.value:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"
 
 
-def _short(number: float, sign: str = "+") -> str:
-    return "–" if math.isnan(number) else f"{number:{sign}.2f}" if sign else f"{number:.3f}"
+def _short(number: float) -> str:
+    return "–" if math.isnan(number) else f"{number:+.2f}"
 
 
 def _pair_table(analysis: Analysis) -> formats.Table:
@@ -319,7 +333,8 @@ def panels_of(analysis: Analysis) -> list[scatter.Panel]:
             if (value := measure.values.get((pair.source, pair.target))) is not None
         ]
         title = f"{measure.label} (more is nearer)" if measure.more_is_near else measure.label
-        made = scatter.panel(title, points, x_title=title, y_title=f"T %, {analysis.title}")
+        heading = f"{measure.label} · {analysis.title}"
+        made = scatter.panel(heading, points, x_title=title, y_title="gain T, per cent")
         panels += [made] if made else []
     return panels
 

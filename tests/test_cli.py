@@ -1,5 +1,6 @@
 """What a user types and sees: one clear sentence for bad input, exit code 2, nothing lost."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -116,6 +117,34 @@ def test_a_loss_that_is_not_finite_is_told(tmp_path: Path):
 def test_a_newer_store_is_refused(tmp_path: Path):
     (tmp_path / "store.json").write_text(json.dumps({"schema_version": 99}))
     refused(bench("run", "--target", TINY, "--store", tmp_path, *SMALL), "schema 99", "Upgrade")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of its own with room for the decoded images and little more."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(words, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_told_and_what_is_finished_stays(tmp_path: Path, small_disk: Path):
+    store = small_disk / "store"
+    first = bench("run", "--target", TINY, "--store", store, *SMALL, "--no-keep")
+    assert first.returncode == 0, first.stderr
+    outcomes = {path: path.read_bytes() for path in store.glob("runs/*/*/outcome.json")}
+    with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    found = bench("run", "--target", TINY, "--store", store, *SMALL, "--seed", "1")
+    refused(found, "Could not write", "No space left")
+    assert {path: path.read_bytes() for path in outcomes} == outcomes
+    (small_disk / "filler").unlink()
+    found = bench("run", "--target", TINY, "--store", store, *SMALL, "--seed", "1", "--no-keep")
+    assert found.returncode == 0, found.stderr
 
 
 def test_settings_are_checked(tmp_path: Path):

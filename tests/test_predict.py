@@ -34,7 +34,8 @@ def written(runtime: Runtime, trained: predict.Trained, folder: Path) -> list[di
     test = parts_of(trained.work, prepared, trained.spec).test
     folder.mkdir()
     rows = []
-    for i, record in enumerate(registry.load("source", "tiny", path=runtime.paths["tiny"]).records(folder)):  # fmt: skip
+    tiny = registry.load("source", "tiny", path=runtime.paths["tiny"])
+    for i, record in enumerate(tiny.records(folder)):
         assert prepared.names[i] == record.name
         if i in test:
             Image.fromarray(record.image).save(folder / f"{record.name}.png")
@@ -115,7 +116,7 @@ def test_a_table_is_matched_and_judged(runtime: Runtime, request_tiny: Any, tmp_
 def test_what_cannot_be_predicted_is_said(runtime: Runtime, request_tiny: Any, tmp_path: Path):
     store = Store(runtime.store)
     with pytest.raises(BenchError, match="keeps no model"):
-        finished(runtime, request_tiny, fusions=("metadata:knn",))
+        finished(runtime, request_tiny, fusions=("metadata:logistic",))
     trained = finished(runtime, request_tiny, fusions=("none",))
     with pytest.raises(BenchError, match="no run"):
         predict.find(store, "xyz")

@@ -1,6 +1,7 @@
 """Task2Vec against gradients taken image by image and class by class, and its own properties."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -327,6 +328,32 @@ def test_halves_of_a_noise_floor_share_no_image_and_hold_each_class(monkeypatch:
     for (one, of_one), (other, of_other) in zip(seen[2::2], seen[3::2], strict=True):
         assert sorted([*one, *other]) == list(range(21))
         assert {*np.bincount(of_one)} | {*np.bincount(of_other)} <= {3, 7, 8}
+
+
+@pytest.mark.real
+def test_textures_are_further_from_chests_than_seeds_from_each_other(real_data: Path):
+    from PIL import Image
+
+    from benchmark.network import build
+
+    def first(folder: Path, n: int) -> list[np.ndarray]:
+        files = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".jpeg"))[:n]
+        assert len(files) == n
+        return [np.asarray(Image.open(p).convert("RGB").resize((48, 48))) for p in files]
+
+    def small(folders: list[Path]) -> torch.Tensor:
+        pixels = np.stack([image for folder in folders for image in first(folder, 20)])
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    textures = sorted({p.parent for p in (real_data / "dtd").rglob("*.jpg")})[:2]
+    chests = sorted({p.parent for p in (real_data / "chest_xray").rglob("*.jpeg")})[:2]
+    net, labels = build("resnet18", seed=0), np.repeat([0, 1], 20)
+    one, other = (
+        [embed(net, small(folders), labels, seed=s) for s in (0, 1)]
+        for folders in (textures, chests)
+    )
+    apart = cosine(one[0], other[0])
+    assert max(cosine(*one), cosine(*other)) < apart / 2
 
 
 # --- refusals ---------------------------------------------------------------------------------

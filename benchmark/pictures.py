@@ -1,0 +1,272 @@
+"""How a run's explanation is drawn: plain numbers in, PNG and SVG out, one style for all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from benchmark.stats import Estimate
+
+#: Of Okabe and Ito: they stay apart under colour blindness and in grey.
+BLUE, ORANGE, GREY, DARK = "#0072B2", "#E69F00", "#B8B8B8", "#333333"
+
+STYLE: Any = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.axisbelow": True,
+    "axes.edgecolor": DARK,
+    "svg.hashsalt": "bench",
+    "figure.facecolor": "white",
+}
+
+
+class Look(NamedTuple):
+    """One test image with each arm's map of evidence and what the arm said."""
+
+    title: str  # "test image 12, true NV"
+    image: np.ndarray  # uint8 (H, W, 3)
+    maps: tuple[np.ndarray, ...]  # float (h, w) of each arm
+    said: tuple[str, ...]  # "MEL 0.81" of each arm
+    right: tuple[bool, ...]
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write the figure as PNG and as SVG, the same bytes for the same numbers."""
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    with mpl.rc_context(STYLE):
+        figure.savefig(paths[0], dpi=150)
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def maps(looks: Sequence[Look], arms: Sequence[str], *, note: str) -> Figure:
+    """A row for each image: the image, then the evidence each arm saw in it."""
+    columns = 1 + len(arms)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.6 * columns + 1.0, 2.5 * len(looks) + 1.3), layout="constrained")
+        figure.suptitle("Where the network saw evidence for the class it named", fontsize=13)
+        grid = figure.subplots(len(looks), columns, squeeze=False)
+        shown = None
+        for look, axes in zip(looks, grid, strict=True):
+            height, width, _ = look.image.shape
+            whole = (0, width, height, 0)
+            for axis in axes:
+                axis.imshow(look.image, extent=whole)
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+            axes[0].set_title(look.title, fontsize=10)
+            for axis, heat, said, right in zip(
+                axes[1:], look.maps, look.said, look.right, strict=True
+            ):
+                fine = _enlarged(heat, (height, width))
+                axis.imshow(0.35 * look.image.mean(2), extent=whole, cmap="gray", vmin=0, vmax=255)
+                shown = axis.imshow(
+                    fine, extent=whole, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.6 * fine
+                )
+                axis.set_title(f"said {said}, {'right' if right else 'wrong'}", fontsize=10)
+        for axis, arm in zip(grid[0], ("the image", *arms), strict=True):
+            axis.annotate(
+                arm, (0.5, 1.22), xycoords="axes fraction", ha="center", fontsize=11, weight="bold"
+            )
+        if shown is not None:
+            bar = figure.colorbar(shown, ax=grid, location="right", shrink=0.5, ticks=[0, 1])
+            bar.ax.set_yticklabels(["none", "most in\nthis image"])
+            bar.set_label("evidence for the class it named")
+        figure.supxlabel(note, fontsize=9)
+    return figure
+
+
+def weights(
+    record: np.ndarray, columns: Sequence[str], image: np.ndarray, panels: Sequence[str]
+) -> Figure:
+    """Bars of the record's weights (P, M), and the spread of the image's (P, C), by panel."""
+    across = min(4, len(panels))
+    down = -(-len(panels) // across)
+    rows = max(len(columns), 1)
+    with mpl.rc_context(STYLE):
+        height = (0.3 * rows + 1.1) * down * bool(len(columns)) + 0.5 * len(panels) + 2.2
+        figure = Figure(figsize=(max(3.0 * across + 2.4, 7.5), height), layout="constrained")
+        figure.suptitle("What the last layer adds to the log-odds", fontsize=13)
+        share = [(0.3 * rows + 1.1) * down, 0.5 * len(panels) + 1.2]
+        parts: Any = (
+            figure.subfigures(2, 1, height_ratios=share)
+            if len(columns)
+            else [None, figure.subfigures(1, 1)]
+        )
+        if parts[0] is not None:
+            _record_bars(parts[0], record, columns, panels, (down, across))
+        _image_spread(parts[1].subplots(), image, panels)
+    return figure
+
+
+def importance(found: Sequence[tuple[str, Estimate]], *, metric: str, note: str) -> Figure:
+    """Loss of the headline metric when a column is shuffled; the last rows are wholes."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.5, 0.45 * len(found) + 2.2), layout="constrained")
+        axis = figure.subplots()
+        _bars(axis, found)
+        axis.set_title(f"What is lost when the test patients' values are shuffled\n({metric})")
+        axis.set_xlabel("loss in percentage points; to the right of 0: the arm relies on it")
+        figure.supxlabel(note, fontsize=9)
+    return figure
+
+
+def classes(
+    names: Sequence[str],
+    arms: Sequence[tuple[str, np.ndarray]],
+    stars: Sequence[str],
+    *,
+    title: str,
+    note: str,
+) -> Figure:
+    """Box plots over folds of each class's AUROC, an array (folds, classes) for each arm."""
+    colours = (BLUE, ORANGE)
+    width = 0.8 / len(arms)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(max(1.3 * len(names) + 2.5, 7.5), 5.4), layout="constrained")
+        axis = figure.subplots()
+        axis.set_title(title)
+        for k, (_, values) in enumerate(arms):
+            places = np.arange(len(names)) + (k - (len(arms) - 1) / 2) * width
+            axis.boxplot(
+                [column[~np.isnan(column)] for column in values.T],
+                positions=places.tolist(),
+                widths=0.8 * width,
+                patch_artist=True,
+                showfliers=False,
+                boxprops={"facecolor": colours[k], "alpha": 0.45, "edgecolor": DARK},
+                medianprops={"color": DARK, "linewidth": 2},
+                manage_ticks=False,
+            )
+            for place, column in zip(places, values.T, strict=True):
+                axis.plot(np.full(len(column), place), column, "o", ms=4, color=DARK, mfc="white")
+        tops = np.nanmax([np.nanmax(values, axis=0) for _, values in arms], axis=0)
+        low = min(float(np.nanmin([np.nanmin(values) for _, values in arms])), 0.5)
+        span = max(1.0, float(np.nanmax(tops))) - low
+        for x, (top, star) in enumerate(zip(tops, stars, strict=True)):
+            axis.text(x, top + 0.02 * span, star, ha="center", va="bottom", fontsize=13)
+        axis.axhline(0.5, color=GREY, linestyle="--", zorder=0)
+        axis.annotate(
+            "chance", (1, 0.5), xycoords=("axes fraction", "data"), va="center", ha="left"
+        )
+        axis.set_xticks(range(len(names)), [_short(name) for name in names])
+        axis.set_xlim(-0.6, len(names) - 0.4)
+        axis.set_ylim(low - 0.05 * span, low + 1.12 * span)
+        axis.set_ylabel("AUROC, this class against the rest")
+        patches = [
+            Patch(facecolor=c, alpha=0.45, edgecolor=DARK, label=arm)
+            for c, (arm, _) in zip(colours, arms, strict=False)
+        ]
+        figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)
+        figure.supxlabel(note, fontsize=9)
+    return figure
+
+
+def gains(found: Sequence[tuple[str, Estimate]], *, title: str, note: str) -> Figure:
+    """The fused arm minus the image alone, metric by metric, in percentage points."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.5, 0.45 * len(found) + 2.2), layout="constrained")
+        axis = figure.subplots()
+        _bars(axis, found)
+        axis.set_title(title)
+        axis.set_xlabel("gain in percentage points; to the right of 0: the record helps")
+        figure.supxlabel(note, fontsize=9)
+    return figure
+
+
+def _bars(axis: Axes, found: Sequence[tuple[str, Estimate]]) -> None:
+    """Horizontal bars with intervals in percentage points; pale where zero is within."""
+    y = np.arange(len(found))
+    values = 100 * np.array([[e.value, e.low, e.high] for _, e in found])
+    sure = (values[:, 1] > 0) | (values[:, 2] < 0)
+    axis.barh(y, values[:, 0], color=[BLUE if s else GREY for s in sure], height=0.62)
+    reach = np.clip(np.abs(values[:, 1:].T - values[:, 0]), 0, None)
+    axis.errorbar(
+        values[:, 0],
+        y,
+        xerr=np.nan_to_num(reach),
+        fmt="none",
+        ecolor=DARK,
+        elinewidth=1.3,
+        capsize=3,
+    )
+    axis.axvline(0, color=DARK, linewidth=1)
+    axis.set_yticks(y, [name for name, _ in found])
+    axis.invert_yaxis()
+    axis.grid(axis="x", color="#E5E5E5")
+    axis.spines["left"].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    for place, (value, low, high) in zip(y, values, strict=True):
+        axis.annotate(
+            f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
+            (1.02, place),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+        )
+
+
+def _record_bars(
+    part: Any,
+    record: np.ndarray,
+    columns: Sequence[str],
+    panels: Sequence[str],
+    shape: tuple[int, int],
+) -> None:
+    grid = part.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
+    y = np.arange(len(columns))
+    for axis, values, panel in zip(grid, record, panels, strict=False):
+        axis.barh(y, values, color=[ORANGE if v > 0 else BLUE for v in values], height=0.7)
+        axis.axvline(0, color=DARK, linewidth=1)
+        axis.set_title(panel)
+        axis.grid(axis="x", color="#E5E5E5")
+        axis.tick_params(axis="y", length=0)
+    for axis in grid[len(panels) :]:
+        axis.set_visible(False)
+    grid[0].set_yticks(y, [_short(name, 40) for name in columns])
+    grid[0].invert_yaxis()
+    part.supxlabel(
+        "the patient's record: added by this value (numbers: from lowest to highest of training)",
+        fontsize=10,
+    )
+
+
+def _image_spread(axis: Axes, image: np.ndarray, panels: Sequence[str]) -> None:
+    y = np.arange(len(panels))
+    axis.boxplot(
+        list(image),
+        positions=y.tolist(),
+        orientation="horizontal",
+        widths=0.55,
+        patch_artist=True,
+        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": GREY},
+        boxprops={"facecolor": GREY, "edgecolor": DARK},
+        medianprops={"color": DARK},
+        manage_ticks=False,
+    )
+    axis.axvline(0, color=DARK, linewidth=1)
+    axis.set_yticks(y, [_short(panel, 30) for panel in panels])
+    axis.set_ylim(len(panels) - 0.4, -0.6)
+    axis.grid(axis="x", color="#E5E5E5")
+    axis.set_xlabel(f"the image: weights of its {image.shape[1]} features, each per unit of it")
+
+
+def _enlarged(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The map at the image's size, 0 to 1."""
+    from PIL import Image
+
+    picture = Image.fromarray(heat.astype(np.float32))
+    fine = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+    return np.clip(fine / max(float(heat.max()), 1e-12), 0, 1) if heat.max() > 0 else 0 * fine
+
+
+def _short(name: str, most: int = 16) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

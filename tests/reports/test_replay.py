@@ -1,0 +1,281 @@
+"""Published numbers made again, stores looked up honestly, and commands that can be run."""
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import boards
+import pytest
+from typer.testing import CliRunner
+
+from benchmark import protocol as protocols
+from benchmark.errors import BenchError
+from benchmark.spec import Recipe, RecordMap
+from benchmark.store import Store
+from reports import studies
+from reports.replay import Replay, replay, show
+from reports.studies import Row
+
+NAMES = ("cats", "metanet", "thomas", "yang", "medmnist")
+
+
+def rows_of(found: Replay, title: str) -> dict[str, Row]:
+    """The rows of the section whose title begins so."""
+    section = next(s for s in found.sections if s.title.startswith(title))
+    return {row.item: row for row in section.rows}
+
+
+def value(row: Row) -> float:
+    assert row.ours is not None
+    return row.ours.value
+
+
+# --- what published values determine ------------------------------------------------------------
+
+
+def test_cats_shows_pearson_beside_what_was_called_spearman():
+    rows = rows_of(replay("cats"), "Fig. 4")
+    expected = {"Experts": (0.24, 0.23808, 0.2913), "Task2Vec": (-0.11, -0.10884, 0.0135)}
+    for name, (paper, pearson, spearman) in expected.items():
+        r, rho = rows[f"{name}, Pearson's r"], rows[f"{name}, Spearman's ρ"]
+        assert r.paper == rho.paper == paper
+        assert value(r) == pytest.approx(pearson, abs=5e-6)
+        assert value(rho) == pytest.approx(spearman, abs=5e-5)
+        assert r.ours is not None
+        assert rho.ours is not None
+        assert r.ours.n == rho.ours.n == 24
+        assert rho.ours.low < value(rho) < rho.ours.high
+        assert r.gate
+        assert not rho.gate
+    text = show("cats")
+    assert "They are Pearson's r over 24 pairs" in text
+    assert "24 pairs cannot tell a correlation of +0.29" in text
+
+
+def test_cats_within_targets():
+    rows = rows_of(replay("cats"), "Within")
+    found = {item: (round(value(row), 2), row.ours and row.ours.n) for item, row in rows.items()}
+    assert found["raw cosine, all 100 subsets"] == (-0.27, 21)
+    assert found["raw cosine, the authors' five draws"] == (-0.23, 21)
+    assert found["Task2Vec's own cosine, all 100 subsets"] == (0.68, 21)
+    assert found["the same without its 1e-8, ten subsets"] == (0.69, 21)
+
+
+def test_cats_transferability_follows_from_the_folds():
+    rows = rows_of(replay("cats"), "Transferability")
+    assert len(rows) == 24
+    assert all(abs(row.difference or 0) < 1e-9 for row in rows.values())
+    assert value(rows["chest → pcam-middle"]) == pytest.approx(-11.141, abs=5e-4)
+
+
+def test_medmnist_gives_all_99_weighted_taus_to_six_decimals():
+    rows = rows_of(replay("medmnist"), "Weighted")
+    assert len(rows) == 99
+    missing = {item for item, row in rows.items() if row.paper is None}
+    assert missing == {"sfda, breastmnist", "sfda, pneumoniamnist"}
+    for item, row in rows.items():
+        if item in missing:
+            assert row.ours is None
+        else:
+            assert abs(row.difference or 0) <= 5.1e-7, item
+    means = rows_of(replay("medmnist"), "Means")
+    assert value(means["static baseline"]) == pytest.approx(0.561, abs=5e-4)
+    assert means["static baseline"].paper is None
+    assert max(value(row) for item, row in means.items() if item != "static baseline") < 0.524
+
+
+def test_yang_ppv_and_npv_contradict_the_rest_of_tables_2_and_3():
+    found = replay("yang")
+    first, second, third = (rows_of(found, f"Table {k}") for k in (1, 2, 3))
+    # The implied values were computed independently.
+    assert value(first["Image Only, PPV"]) == pytest.approx(53.54, abs=0.005)
+    assert value(second["Image Only, PPV"]) == pytest.approx(59.67, abs=0.005)
+    assert value(second["Full Model, NPV"]) == pytest.approx(76.10, abs=0.005)
+    assert value(third["Image Only, NPV"]) == pytest.approx(58.34, abs=0.005)
+    assert all(row.gate for row in first.values())
+    assert not any(row.gate for table in (second, third) for row in table.values())
+    for section in found.sections:
+        for row in section.rows:
+            inconsistent = not section.title.startswith("Table 1") and row.item[-3:] in "PPV NPV"
+            assert row.gate != inconsistent
+    assert "the table contradicts itself" in show("yang")
+
+
+def test_metanet_table_1_is_the_mean_of_table_2_and_its_deviations_are_not_shown():
+    found = replay("metanet")
+    rows = rows_of(found, "Table 1 from")
+    assert [round(value(row), 2) for row in rows.values()] == [85.38, 86.46, 87.64]
+    assert all(row.sd is None for row in rows_of(found, "Table 2").values())
+    assert all(row.sd is not None for row in rows_of(found, "Table 3").values())
+    assert "12 of its 21 stand in Table 1" in show("metanet")
+
+
+def test_thomas_counts():
+    rows = rows_of(replay("thomas"), "Counts")
+    assert rows["ISIC, training images"].difference == -10
+    assert rows["PTB-XL, records of one superclass"].difference == 0
+    assert len(rows_of(replay("thomas"), "AUROC gained by the record, ISIC")) == 32
+
+
+# --- what has to be trained ---------------------------------------------------------------------
+
+
+def metanet_cells(store: Store, fusion: str, folds: range, value: float, **changes: Any) -> None:
+    """Cells as `bench run --protocol metanet --arch resnet50` would leave them."""
+    protocol = protocols.load("metanet")
+    recipe = protocols.recipe_for(protocol, "isic", "finetune", changes)
+    record = {} if fusion == "none" else {
+        "columns": ("age", "sex", "localization"), "record": RecordMap(standardise=False),
+        "options": {"layers": 2 if fusion == "metanet" else 0, "modality_dropout": 0.0},
+    }  # fmt: skip
+    for fold in folds:
+        spec = {"protocol": "metanet", "recipe": recipe, "headline": "mcr", "split": protocol.split}
+        given = spec | {"options": {}} | record
+        boards.run(store, source="imagenet", fusion=fusion, fold=fold, value=value, spec=given)
+
+
+def test_a_finished_arm_is_shown_and_a_part_of_one_is_not(tmp_path: Path):
+    store = Store(tmp_path)
+    metanet_cells(store, "none", range(5), 0.8, threads=1)
+    metanet_cells(store, "concat", range(5), 0.7, epochs=3)
+    metanet_cells(store, "metanet", range(3), 0.9)
+    rows = rows_of(replay("metanet", store), "Table 1: ")
+    done, other, part = (rows[f"ResNet50, {name}"] for name in ("none", "concat", "metanet"))
+    assert value(done) == pytest.approx(80)
+    assert done.ours is not None
+    assert done.ours.low < 80 < done.ours.high
+    assert done.difference == pytest.approx(80 - 82.5)
+    assert (done.cells, done.wanted) == ("5/5", None)
+    assert (other.ours, other.cells) == (None, "0/5")
+    assert "another recipe" in other.note
+    assert (part.ours, part.cells) == (None, "3/5")
+    assert rows["SENet154, none"].cells == "0/5"
+    lines = [line for line in show("metanet", store=store).splitlines() if "resnet50" in line]
+    assert len(lines) == 1  # what is done is not asked for again
+    assert "--fusion concat --fusion metanet" in lines[0]
+
+
+def test_a_recall_is_that_of_its_class(tmp_path: Path):
+    store = Store(tmp_path)
+    protocol = protocols.load("metanet")
+    recipe = protocols.recipe_for(protocol, "isic", "finetune", {})
+    for fold in range(5):
+        spec = {"protocol": "metanet", "arch": "senet154", "recipe": recipe, "headline": "mcr",
+                "split": protocol.split}  # fmt: skip
+        boards.run(store, source="imagenet", fold=fold, value=0.6, spec=spec,
+                   classes=("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"))  # fmt: skip
+    rows = rows_of(replay("metanet", store), "Table 2")
+    assert value(rows["DF, none"]) == pytest.approx(60)
+    assert rows["DF, metanet"].ours is None
+
+
+def test_the_gain_by_the_record_needs_the_image_alone(tmp_path: Path):
+    store, protocol = Store(tmp_path), protocols.load("thomas")
+    recipe = protocols.recipe_for(protocol, "isic", "frozen", {})
+    spec = {"protocol": "thomas", "mode": "frozen", "recipe": recipe, "split": protocol.split}
+    fused = spec | {"columns": ("age", "sex", "localization"), "record": protocol.record,
+                    "options": {"layers": 0, "modality_dropout": 0.0}}  # fmt: skip
+    boards.run(store, source="imagenet", fusion="concat", value=0.85, spec=fused)
+    row = rows_of(replay("thomas", store), "AUROC gained by the record, ISIC")["resnet50, BN"]
+    assert row.ours is None
+    assert "image alone" in row.note
+    boards.run(store, source="imagenet", value=0.8, spec=spec)
+    row = rows_of(replay("thomas", store), "AUROC gained by the record, ISIC")["resnet50, BN"]
+    assert value(row) == pytest.approx(5)
+
+
+def test_a_source_on_itself_counts_if_trained_as_its_card_says(tmp_path: Path):
+    from benchmark import registry
+
+    store = Store(tmp_path)
+    boards.pretrain(store, "dtd", recipe=Recipe(epochs=1))
+    assert rows_of(replay("cats", store), "Table II")["DTD, test accuracy"].cells == "0/1"
+    boards.pretrain(store, "dtd", recipe=registry.load("source", "dtd").card.pretrain)
+    row = rows_of(replay("cats", store), "Table II")["DTD, test accuracy"]
+    assert row.cells == "1/1"
+    assert 0.5 < value(row) < 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_can_be_planned(name: str, tmp_path: Path):
+    from benchmark.cli import app
+
+    commands = {
+        note.removeprefix("To run: bench ")
+        for section in replay(name).sections
+        for note in section.notes
+        if note.startswith("To run: bench ")
+    }
+    assert bool(commands) == (name != "medmnist")
+    for command in sorted(commands)[::3]:
+        words = [*command.split(), "--dry-run", "--store", str(tmp_path)]
+        found = CliRunner().invoke(app, words)
+        assert found.exit_code == 0, (command, found.output, found.exception)
+        assert "to run" in found.output
+
+
+# --- formats and data ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_formats_hold_the_same_numbers(name: str):
+    found = replay(name)
+    rows = [row for section in found.sections for row in section.rows]
+    table = list(csv.DictReader(io.StringIO(show(name, "csv"))))
+    plain = json.loads(show(name, "json"))
+    flat = [row for section in plain["sections"] for row in section["rows"]]
+    assert len(table) == len(flat) == len(rows)
+    for row, line, item in zip(rows, table, flat, strict=True):
+        assert line["item"] == item["item"] == row.item
+        assert item["paper"] == row.paper
+        assert (line["paper"] or None) == (None if row.paper is None else str(row.paper))
+        assert item["ours"] == (row.ours.value if row.ours else None)
+        runs = row.wanted is not None and row.wanted["target"] != ""
+        assert item["command"].startswith("bench run ") == runs
+    for format in ("table", "md"):
+        text = show(name, format)
+        assert all(section.title in text.replace("\\", "") for section in found.sections)
+        assert " nan" not in text
+
+
+def test_unknown_names_and_formats_are_refused():
+    with pytest.raises(BenchError, match="cat'") as caught:
+        replay("cat")
+    assert caught.value.todo == "Did you mean cats?"
+    with pytest.raises(BenchError, match="xml"):
+        show("cats", "xml")
+
+
+def test_the_command_prints_and_imports_no_heavy_library(tmp_path: Path):
+    code = (
+        "import sys\n"
+        "sys.argv = ['bench', 'replay', 'thomas', '--format', 'csv', "
+        f"'--store', {str(tmp_path)!r}]\n"
+        "from benchmark.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        "heavy = {'torch', 'pandas', 'matplotlib', 'rich', 'timm', 'sklearn'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)), code)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.startswith("section,item,paper"), found.stderr
+    assert found.stdout.splitlines()[-1] == "HEAVY [] 0"
+
+
+def test_what_is_shipped_is_small_cited_and_not_from_memory():
+    citations = (studies.FOLDER / "CITATIONS.md").read_text()
+    files = sorted(studies.FOLDER.glob("*.csv"))
+    assert len(files) == 8
+    for path in files:
+        assert path.name in citations
+        assert path.stat().st_size < 50_000
+        for line in studies.read(path.stem):
+            assert line.get("verified", "") in ("", "paper", studies.REPOSITORY, "figure only")
+            if "gate" in line:
+                assert line["gate"] in ("yes", "no")
+                assert math.isfinite(float(line["paper"] or 0))
