@@ -296,6 +296,49 @@ def transfer(
 
 
 @app.command()
+def recommend(
+    target: Annotated[
+        str, typer.Option(help="A name or a folder.", autocompletion=_complete("target"))
+    ] = "",
+    fusion: Annotated[
+        str, typer.Option(help="The arm whose scores count.", autocompletion=_complete("fusion"))
+    ] = "none",
+    protocol: Annotated[list[str] | None, typer.Option()] = None,
+    arch: Annotated[list[str] | None, typer.Option()] = None,
+    mode: Annotated[list[str] | None, typer.Option()] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Test the recommendation on targets left out.")
+    ] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="CSV of source, target, score; else a published study.")
+    ] = None,
+    distances: Annotated[
+        Path | None, typer.Option(help="CSV of source, target, distance beside --results.")
+    ] = None,
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Which source to run next on a target that has few runs or none."""
+    from benchmark.store import Store as Results
+    from reports import recommend as advice
+
+    if evaluate:
+        text = advice.show_evaluation(results=results, distances=distances, format=format)
+    elif results or distances:
+        raise BenchError("--results and --distances are for --evaluate.", "Add --evaluate.")
+    elif not target:
+        raise BenchError("No target to recommend for.", "Name it: --target isic, or ./my-images.")
+    else:
+        from benchmark import grid
+
+        text = advice.show(
+            Results(store), grid.Names().resolve("target", target), fusion=fusion,
+            protocols=protocol or (), archs=arch or (), modes=mode or (), format=format,
+        )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
 def report(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
     store: Store = Path("store"),

@@ -61,40 +61,37 @@ def explain(
     numbers: dict[str, Any] = {"run": outcome.key}
     notes: list[str] = []
 
-    def attempt(draw: Callable[[], dict[str, Any]]) -> None:
+    def attempt(make: Callable[[], Any]) -> Any:
         try:
-            numbers.update(draw())
-        except BenchError as error:
+            return make()
+        except BenchError as error:  # one picture less; the others do not need it
             notes.append(str(error))
+            return None
 
-    def of_network() -> dict[str, Any]:
-        tested = _tested(store, outcome, runtime)
+    def draw(name: str, make: Callable[[], tuple[Any, dict[str, Any]]]) -> None:
+        figures[name], numbers[name] = attempt(make) or (None, None)
+
+    tested = attempt(lambda: _tested(store, outcome, runtime))
+    if tested is not None:
         others = [o for o in plain if fold_of(o) == fold_of(outcome) and o.key != outcome.key]
-        beside = [_tested(store, other, runtime) for other in others[:1]]
-        figures["maps"] = maps([*beside, tested], images)
-        found: dict[str, Any] = {}
+        beside = attempt(lambda: _tested(store, others[0], runtime)) if others else None
+        draw("maps", lambda: maps([beside, tested] if beside else [tested], images))
         if fold.is_linear(tested.trained.spec):
-            figures["weights"], found["weights"] = weights(tested.trained)
+            draw("weights", lambda: weights(tested.trained))
         else:
-            notes.append(
-                f"{tested.trained.spec.fusion} has no linear layer on the record: no weights."
-            )
+            notes.append(f"{tested.trained.spec.fusion} has no linear layer on the record to show.")
         if tested.record is not None:
-            figures["importance"], found["importance"] = importance(tested)
-        return found
-
-    def of_predictions() -> dict[str, Any]:
-        figures["classes"], found = gains.by_class(store, plain, fused)
-        if plain and fused:
-            figures["gains"], found["gains"] = gains.by_metric(store, plain, fused)
-        else:
-            notes.append("The store has no second arm on the same folds: no gain is shown.")
-        return found
-
-    attempt(of_network)
-    attempt(of_predictions)
+            draw("importance", lambda: importance(tested))
+    draw("classes", lambda: gains.by_class(store, plain, fused))
+    if plain and fused:
+        draw("gains", lambda: gains.by_metric(store, plain, fused))
+    else:
+        notes.append("The store has no second arm on the same folds: no gain is shown.")
     files = [
-        path for name, figure in figures.items() for path in pictures.save(figure, folder, name)
+        path
+        for name, figure in figures.items()
+        if figure
+        for path in pictures.save(figure, folder, name)
     ]
     write(
         folder / "explain.json", json.dumps(formats.defined({**numbers, "notes": notes}), indent=1)
@@ -105,7 +102,7 @@ def explain(
 # --- where the network looks ----------------------------------------------------------------
 
 
-def maps(tested: Sequence[Tested], count: int) -> Any:
+def maps(tested: Sequence[Tested], count: int) -> tuple[Any, dict[str, Any]]:
     """The evidence for the class named, arm beside arm, on chosen test images."""
     main = tested[-1]
     scores = main.trained.work.store.predictions(main.trained.outcome.key)["scores"]
@@ -138,7 +135,8 @@ def maps(tested: Sequence[Tested], count: int) -> Any:
         f"Class activation maps (Grad-CAM) of {', '.join(sorted(layers))}, {side} cells. Images:\n"
         f"those the {arm_title(main.trained.spec)} arm was surest of, right and wrong."
     )
-    return pictures.maps(looks, [arm_title(one.trained.spec) for one in tested], note=note)
+    titles = [arm_title(one.trained.spec) for one in tested]
+    return pictures.maps(looks, titles, note=note), {"images": chosen.tolist()}
 
 
 def choose(labels: np.ndarray, scores: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
@@ -323,11 +321,11 @@ def importance(tested: Tested) -> tuple[Any, dict[str, Any]]:
     found.append(("the whole record", loss(lambda order: (same, record[order]), "record")))
     found.append(("the image", loss(lambda order: (order, record), "image")))
     note = (
-        f"{arm_title(spec)} arm, {spec.headline} {value:.3f} on {n} test images. Mean of {SHUFFLES} "
-        "shuffles;\nlines: 95 % interval over resampled patients. Grey: the interval holds zero."
+        f"{arm_title(spec)} arm, {spec.headline} {value:.3f} on {n} test images.\nMean of "
+        f"{SHUFFLES} shuffles; lines: 95 % interval over resampled patients. Grey: it holds zero."
     )
     title = metrics.NAMES[spec.headline].title.partition(" (")[0]
-    numbers = {name: e._asdict() for name, e in found}
+    numbers = dict(found)
     return pictures.importance(found, metric=f"permutation importance, {title}", note=note), numbers
 
 

@@ -74,9 +74,9 @@ def by_class(
         note += (
             " Stars: DeLong's test with patients as units,\n* p ≤ 0.10, ** p ≤ 0.05, n. s.: not."
         )
-        numbers["classes"] = {"wilcoxon": whole, "delong": dict(zip(names[first:], p, strict=True))}
+        numbers = {"wilcoxon": whole, "delong": dict(zip(names[first:], p, strict=True))}
         stars = [star or "n. s." for star in stars]
-    labels = [arm_title(arm[0].spec) for arm in arms]
+    labels = [arm_title(o.spec) for o in (arm[0] for arm in arms) if isinstance(o.spec, RunSpec)]
     return pictures.classes(
         names[first:], list(zip(labels, shown, strict=True)), stars, title=title, note=note
     ), numbers
@@ -105,12 +105,14 @@ def by_metric(
         )
         for name in GAINS
     ]
-    title = f"Gain from the patient's record: {arm_title(fused[0].spec)} minus image alone"
+    arm = fused[0].spec
+    assert isinstance(arm, RunSpec)
+    title = f"Gain from the patient's record: {arm_title(arm)} minus image alone"
     note = (
         f"Mean over {len(plain)} folds, {n} test images, means over classes. Lines: 95 % interval "
-        "over\nresampled patients, the same for both arms. Grey: the interval holds zero."
+        "over\nresampled patients, the same for both arms. Grey: it holds zero."
     )
-    numbers = {name: e._asdict() for name, e in found}
+    numbers = dict(found)
     return pictures.gains(found, title=title, note=note), numbers
 
 
@@ -166,5 +168,9 @@ def fold_of(outcome: Outcome) -> int:
     return outcome.spec.fold
 
 
-def arm_title(spec: Any) -> str:
-    return "image alone" if spec.fusion == "none" else f"image and record ({spec.fusion})"
+def arm_title(spec: RunSpec) -> str:
+    """An arm in a reader's words."""
+    if spec.fusion == "none":
+        return "image alone"
+    what = "record alone" if spec.fusion.startswith("metadata") else "image and record"
+    return f"{what} ({spec.fusion})"

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from benchmark.stats import Estimate
@@ -51,8 +52,10 @@ def maps(looks: Sequence[Look], arms: Sequence[str], *, note: str) -> Figure:
     """A row for each image: the image, then the evidence each arm saw in it."""
     columns = 1 + len(arms)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * columns + 1.0, 2.5 * len(looks) + 1.3), layout="constrained")
-        figure.suptitle("Where the network saw evidence for the class it named", fontsize=13)
+        tall = 2.2 * max((look.image.shape[0] / look.image.shape[1] for look in looks), default=1)
+        size = (2.4 * columns + 0.9, (tall + 0.4) * len(looks) + 1.3)
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.07))
+        figure.suptitle("Where the network saw evidence for the class it named\n", fontsize=13)
         grid = figure.subplots(len(looks), columns, squeeze=False)
         shown = None
         for look, axes in zip(looks, grid, strict=True):
@@ -67,19 +70,21 @@ def maps(looks: Sequence[Look], arms: Sequence[str], *, note: str) -> Figure:
                 axes[1:], look.maps, look.said, look.right, strict=True
             ):
                 fine = _enlarged(heat, (height, width))
-                axis.imshow(0.35 * look.image.mean(2), extent=whole, cmap="gray", vmin=0, vmax=255)
+                axis.imshow(0.75 * look.image.mean(2), extent=whole, cmap="gray", vmin=0, vmax=255)
                 shown = axis.imshow(
-                    fine, extent=whole, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.6 * fine
+                    fine, extent=whole, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.5 * fine
                 )
-                axis.set_title(f"said {said}, {'right' if right else 'wrong'}", fontsize=10)
+                words = f"said {said}, {'right' if right else 'wrong'}"
+                axis.set_title(words + ", none found" * (not heat.any()), fontsize=10)
         for axis, arm in zip(grid[0], ("the image", *arms), strict=True):
             axis.annotate(
                 arm, (0.5, 1.22), xycoords="axes fraction", ha="center", fontsize=11, weight="bold"
             )
         if shown is not None:
-            bar = figure.colorbar(shown, ax=grid, location="right", shrink=0.5, ticks=[0, 1])
-            bar.ax.set_yticklabels(["none", "most in\nthis image"])
-            bar.set_label("evidence for the class it named")
+            bar = figure.colorbar(
+                shown, ax=grid, location="right", shrink=0.3, pad=0.02, ticks=[0, 1]
+            )
+            bar.ax.set_yticklabels(["no\nevidence", "most in\nthis image"])
         figure.supxlabel(note, fontsize=9)
     return figure
 
@@ -133,7 +138,7 @@ def classes(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(max(1.3 * len(names) + 2.5, 7.5), 5.4), layout="constrained")
         axis = figure.subplots()
-        axis.set_title(title)
+        figure.suptitle(title, fontsize=12)
         for k, (_, values) in enumerate(arms):
             places = np.arange(len(names)) + (k - (len(arms) - 1) / 2) * width
             axis.boxplot(
@@ -165,7 +170,8 @@ def classes(
             Patch(facecolor=c, alpha=0.45, edgecolor=DARK, label=arm)
             for c, (arm, _) in zip(colours, arms, strict=False)
         ]
-        figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+        axis.legend(handles=patches, ncols=2, frameon=False, **place)
         figure.supxlabel(note, fontsize=9)
     return figure
 
@@ -192,7 +198,7 @@ def _bars(axis: Axes, found: Sequence[tuple[str, Estimate]]) -> None:
     axis.errorbar(
         values[:, 0],
         y,
-        xerr=np.nan_to_num(reach),
+        xerr=reach,
         fmt="none",
         ecolor=DARK,
         elinewidth=1.3,
@@ -205,8 +211,9 @@ def _bars(axis: Axes, found: Sequence[tuple[str, Estimate]]) -> None:
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
     for place, (value, low, high) in zip(y, values, strict=True):
+        around = "no interval" if np.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
         axis.annotate(
-            f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
+            f"{value:+.1f} {around}",
             (1.02, place),
             xycoords=("axes fraction", "data"),
             va="center",
@@ -231,10 +238,13 @@ def _record_bars(
         axis.tick_params(axis="y", length=0)
     for axis in grid[len(panels) :]:
         axis.set_visible(False)
+    for axis in grid[max(len(panels) - shape[1], 0) : len(panels)]:
+        axis.tick_params(axis="x", labelbottom=True)
     grid[0].set_yticks(y, [_short(name, 40) for name in columns])
     grid[0].invert_yaxis()
     part.supxlabel(
-        "the patient's record: added by this value (numbers: from lowest to highest of training)",
+        "the patient's record: what each value adds; orange speaks for the class, blue against it\n"
+        "(of a number: from the lowest to the highest value in training)",
         fontsize=10,
     )
 
@@ -253,10 +263,10 @@ def _image_spread(axis: Axes, image: np.ndarray, panels: Sequence[str]) -> None:
         manage_ticks=False,
     )
     axis.axvline(0, color=DARK, linewidth=1)
-    axis.set_yticks(y, [_short(panel, 30) for panel in panels])
+    axis.set_yticks(y, [_short(panel, 30) for panel in panels] if len(panels) > 1 else [""])
     axis.set_ylim(len(panels) - 0.4, -0.6)
     axis.grid(axis="x", color="#E5E5E5")
-    axis.set_xlabel(f"the image: weights of its {image.shape[1]} features, each per unit of it")
+    axis.set_xlabel(f"the image: weights of its {image.shape[1]} features (box: the middle half)")
 
 
 def _enlarged(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:

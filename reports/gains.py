@@ -43,21 +43,26 @@ def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Pla
     """The gains of the whole rows of one arm; only rows of one board are compared."""
     groups: dict[Place, Group] = defaultdict(Group)
     for made in boards:
-        rows: dict[Place, list[Row]] = defaultdict(list)
-        for row in made.rows:
-            who = row.identity
-            if who.fusion == fusion and who.arch != "none":
-                rows[Place(made.protocol, who.mode, who.arch, made.headline)].append(row)
-        for place, part in rows.items():
-            fair, why = _fair(made, part)
-            found, more = _gains(made, fair, baseline)
+        for place, part in by_place(made, fusion).items():
+            whole, why = fair(made, part)
+            found, more = _gains(made, whole, baseline)
             groups[place].pairs += found
             groups[place].left += [*why, *more]
             groups[place].weights |= {run.spec.weights or "" for row in part for run in row.runs}
     return dict(groups)
 
 
-def _fair(made: Board, rows: Sequence[Row]) -> tuple[dict[str, Row], list[str]]:
+def by_place(made: Board, fusion: str) -> dict[Place, list[Row]]:
+    """A board's rows of one arm, by what they have to share."""
+    rows: dict[Place, list[Row]] = defaultdict(list)
+    for row in made.rows:
+        who = row.identity
+        if who.fusion == fusion and who.arch != "none":
+            rows[Place(made.protocol, who.mode, who.arch, made.headline)].append(row)
+    return dict(rows)
+
+
+def fair(made: Board, rows: Sequence[Row]) -> tuple[dict[str, Row], list[str]]:
     """The row of each source that may enter, and why the others do not."""
     fair: dict[str, Row] = {}
     why = []

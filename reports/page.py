@@ -69,6 +69,8 @@ def _transfers(store: Store, boards: list[Board]) -> list[dict[str, Any]]:
     """A table and plots for each analysis that has a distance to show."""
     from markupsafe import Markup
 
+    if next(store.keys("distance"), None) is None:
+        return []
     return [
         {
             "title": found.title,

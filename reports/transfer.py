@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmark import registry, stats
+from benchmark import stats
 from benchmark.errors import BenchError
 from benchmark.stats import Correlation, Estimate, Pairs
 from benchmark.store import Store, write
 from reports import formats, leaderboard, scatter
 from reports.board import Array, Baseline, Board
 from reports.gains import Pair, Place, gather
+from reports.matrix import images_of
 from reports.measures import Measure, measured
 
 SETS: dict[Pairs, str] = {
@@ -156,21 +157,12 @@ def plain(pairs: Sequence[Pair]) -> dict[str, Array]:
     """What a distance has to beat, for each pair; less is better, as for a distance."""
     sources, targets = _names(pairs)
     gains = np.array([pair.gain.value for pair in pairs])
-    sizes = {source: images(source) for source in set(sources)}
+    sizes = {source: images_of(source) for source in set(sources)}
     return {
         "log size": -np.log([sizes[source] for source in sources]),
         "static": -stats.static_baseline(gains, targets, sources),
         "imagenet first": np.array([float(source != "imagenet") for source in sources]),
     }
-
-
-def images(source: str) -> float:
-    """How many images a source has by its card; NaN for one that is no longer known."""
-    try:
-        count = registry.load("source", source).card.images
-    except (BenchError, ImportError, SyntaxError):
-        return math.nan
-    return float(count) if count > 0 else math.nan
 
 
 def _names(pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
@@ -235,7 +227,7 @@ def verdict(analysis: Analysis) -> str:
         return "No distance has a correlation within targets."
     rho = f"ρ = {near.correlation.spearman:+.2f} within targets"
     if near.warning or near.correlation.spearman >= 0:
-        text = f"No distance can be said to foretell the gain; the best is {near.name} ({rho})"
+        text = f"No distance can be said to foretell the gain; {near.name} comes nearest ({rho})"
     else:
         text = f"{near.name} foretells the gain best of the distances ({rho})"
     if other is None:

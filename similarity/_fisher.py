@@ -30,6 +30,7 @@ def per_image(
     import torch
 
     totals = [w.new_zeros(len(w), dtype=torch.float64) for w in weights]
+    chance = torch.rand(n, draws or 0, generator=generator)  # all at once: batches do not matter
     for start in range(0, n, batch):
         leaves: list[torch.Tensor] = []
         with _recorder(weights, totals, leaves, passes=draws or classes - 1):
@@ -40,7 +41,8 @@ def per_image(
                 "Take a network without weight standardisation, as resnet50.",
             )
         p = z.detach().softmax(1)
-        for column in _factor(p) if draws is None else _draws(p, draws, generator):
+        drawn = chance[start : start + batch].to(p)
+        for column in _factor(p) if draws is None else _draws(p, drawn):
             torch.autograd.grad(z, leaves, column, retain_graph=True)
     return [total / n for total in totals]
 
@@ -60,13 +62,16 @@ def _factor(p: torch.Tensor) -> Iterator[torch.Tensor]:
         yield column * q
 
 
-def _draws(p: torch.Tensor, draws: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """e_y − p for labels y drawn from p, scaled so that their squares add up to the mean."""
+def _draws(p: torch.Tensor, chance: torch.Tensor) -> Iterator[torch.Tensor]:
+    """e_y − p for labels y drawn from p, scaled so that their squares add up to the mean.
+
+    chance: (n, draws), uniform in [0, 1).
+    """
     import torch
 
-    drawn = torch.multinomial(p.cpu(), draws, replacement=True, generator=generator).to(p.device)
+    drawn = torch.searchsorted(p.cumsum(1), chance, right=True).clamp(max=p.shape[1] - 1)
     for labels in drawn.T:
-        yield (torch.nn.functional.one_hot(labels, p.shape[1]) - p) / draws**0.5
+        yield (torch.nn.functional.one_hot(labels, p.shape[1]) - p) / len(drawn.T) ** 0.5
 
 
 def _recorder(

@@ -1,6 +1,10 @@
 """Fixtures that several test files share."""
 
 import os
+
+# Several test processes share few cores: libraries must not start a thread per core in each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 from typing import Any
 

@@ -54,7 +54,7 @@ def test_unknown_names_say_what_was_meant(tmp_path: Path):
     )
     refused(bench("run", "--target", "isic", "--source", "dtdd", *store), "Did you mean dtd?")
     refused(bench("run", "--target", "isic", "--fusion", "concart", *store), "Did you mean concat?")
-    refused(bench("run", "--target", "isic", "--arch", "resnet5", *store, *SMALL[2:]), "resnet5")
+    refused(bench("run", "--target", TINY, "--arch", "resnet5", *store, *SMALL[2:]), "resnet5")
     assert not list((tmp_path / "store").glob("runs/*/*/outcome.json"))
 
 
@@ -124,7 +124,7 @@ def small_disk(tmp_path: Path):
     """A file system of its own with room for the decoded images and little more."""
     place = tmp_path / "disk"
     place.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(place)]
+    words = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(place)]
     if os.geteuid() or subprocess.run(words, capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
     yield place

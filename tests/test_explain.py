@@ -1,0 +1,160 @@
+"""Pictures of a run: their numbers are right, they are written whole, and they name nobody."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark import cell, explain, gains, network, plan
+from benchmark.errors import BenchError
+from benchmark.metadata import OneHotEncoder, OrdinalEncoder
+from benchmark.spec import Outcome, RunSpec, Runtime
+from benchmark.store import Store
+
+
+def finished(runtime: Runtime, request_tiny: Any, **changes: Any) -> dict[tuple[str, int], Outcome]:
+    """Every run asked for, by arm and fold."""
+    found = {}
+    for planned in plan.make(request_tiny(**changes), runtime).cells:
+        outcome = cell.run(planned.cell, runtime)
+        assert outcome.status == "ok", outcome.failure
+        if isinstance(outcome.spec, RunSpec):
+            found[outcome.spec.fusion, outcome.spec.fold] = outcome
+    return found
+
+
+def test_a_fused_run_is_explained_beside_the_image_alone(
+    runtime: Runtime, request_tiny: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(explain, "SHUFFLES", 2)
+    store = Store(runtime.store)
+    runs = finished(runtime, request_tiny, fusions=("none", "concat"), recipe={"epochs": 30})
+    outcome = runs["concat", 1]
+    found = explain.explain(store, outcome.key[:8], runtime, images=4)
+    folder = store.folder("run", outcome.key) / "explain"
+    names = ("maps", "weights", "importance", "classes", "gains")
+    assert {p.name for p in found.files} == {f"{n}.{e}" for n in names for e in ("png", "svg")}
+    assert found.notes == []
+    for path in folder.glob("*.png"):
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+            assert not picture.getexif()
+    text = (folder / "explain.json").read_text() + "".join(
+        path.read_text() for path in folder.glob("*.svg")
+    )
+    assert "image-" not in text.replace("image-only", "")
+    assert "patient-" not in text
+    numbers = json.loads((folder / "explain.json").read_text())
+    assert set(numbers["importance"]) == {"age", "site", "the whole record", "the image"}
+    auroc = {arm: runs[arm].metrics["auroc"].value for arm in runs}
+    expected = np.mean([auroc["concat", k] - auroc["none", k] for k in range(3)])
+    gain = numbers["gains"]["AUROC"]
+    assert gain["value"] == pytest.approx(expected, abs=1e-6)  # scores are kept as float32
+    assert gain["low"] <= gain["value"] <= gain["high"]
+
+
+def test_what_an_arm_cannot_show_is_said(runtime: Runtime, request_tiny: Any, tmp_path: Path):
+    store = Store(runtime.store)
+    runs = finished(
+        runtime, request_tiny, fusions=("none", "metablock", "metadata:logistic"), folds=(0,)
+    )
+
+    def ask(name: str) -> tuple[set[str], str]:
+        out = tmp_path / name.replace(":", "-")
+        found = explain.explain(store, runs[name, 0].key, runtime, out=out, images=2)
+        return {path.stem for path in found.files}, " ".join(found.notes)
+
+    names, notes = ask("none")
+    assert names == {"maps", "weights", "classes"}
+    assert "no second arm" in notes
+    names, notes = ask("metadata:logistic")
+    assert names == {"classes"}
+    assert "keeps no model" in notes
+    names, notes = ask("metablock")
+    assert names == {"maps", "importance", "classes", "gains"}
+    assert "no linear layer" in notes
+    (store.folder("run", runs["none", 0].key) / "weights.safetensors").unlink()
+    names, notes = ask("metablock")
+    assert "maps" in names  # the fused arm alone
+    assert "did not keep" in notes
+    with pytest.raises(BenchError, match="no run"):
+        explain.explain(store, "", runtime)
+
+
+def test_the_map_of_a_linear_head_is_its_weights_times_the_maps():
+    backbone, head = network.build("resnet18", seed=1), network.Head(512, 3, dropout=0.5)
+    model = network.Classifier(backbone, head).eval()
+    images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    wanted = torch.tensor([2, 0])
+    assert explain.layer_of(model, images, None) == ""
+    found = explain.activation_maps(model, images, None, wanted)
+    with torch.no_grad():
+        maps, weight = backbone.maps(images), head.output.weight
+        expected = torch.einsum("nc,nchw->nhw", weight[wanted], maps).relu() / 16
+    assert found.shape == (2, 4, 4)
+    assert np.allclose(found, expected.numpy(), atol=1e-5)
+    small = images[..., :32, :32]
+    layer = explain.layer_of(model, small, None)
+    assert layer.startswith("layer2")
+    assert explain.activation_maps(model, small, None, wanted, layer=layer).shape == (2, 4, 4)
+
+
+def test_a_transformers_tokens_lie_on_a_grid():
+    tokens = np.arange(17.0).reshape(1, 17, 1)
+    assert explain._as_grid(tokens, 1)[0, 1].tolist() == [5, 6, 7, 8]
+    assert explain._as_grid(tokens, 0).shape == (1, 17, 1)
+
+
+def test_the_surest_answers_are_chosen_class_by_class():
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    first = np.array([0.9, 0.8, 0.2, 0.1, 0.4, 0.7])
+    scores = np.stack([first, 1 - first], axis=1)
+    assert explain.choose(labels, scores, 4).tolist() == [0, 3, 2, 5]
+    assert explain.choose(labels, scores, 50).tolist() == [0, 3, 1, 4, 2, 5]
+    sure = np.tile([1.0, 0.0], (6, 1))
+    same = explain.choose(labels, sure, 2, seed=3)
+    assert same.tolist() == explain.choose(labels, sure, 2, seed=3).tolist()
+
+
+def test_columns_are_named_in_the_order_of_the_encoder():
+    import pandas as pd
+
+    frame = pd.DataFrame({"age": ["20", "60"], "site": ["leg", "arm"], "seen": ["2020-01-02", ""]})
+    for kind in (OneHotEncoder, OrdinalEncoder):
+        for indicator in (False, True):
+            encoder = kind(indicator=indicator).fit(frame)
+            assert len(explain.column_titles(encoder)) == len(encoder.columns_out)
+    titles = explain.column_titles(OneHotEncoder().fit(frame[["age", "site"]]))
+    assert titles == ["age: 20 to 60", "site: arm", "site: leg"]
+
+
+def test_a_record_without_weight_has_no_importance(runtime: Runtime, request_tiny: Any):
+    store = Store(runtime.store)
+    outcome = finished(runtime, request_tiny, fusions=("concat",), folds=(0,))["concat", 0]
+    tested = explain._tested(store, outcome, runtime)
+    model: Any = tested.trained.model
+    weight = model.head.output.weight
+    deviation = tested.trained.scale["deviation"]
+    raw = ((weight[1] - weight[0]).detach().numpy()[-3:] / deviation).tolist()
+    _, told = explain.weights(tested.trained)
+    assert list(told["low over high"].values()) == pytest.approx(raw, rel=1e-5)
+    with torch.no_grad():
+        weight[:, -2:] = 0  # of the site's two columns
+    _, found = explain.importance(tested)
+    assert tuple(found["site"][:3]) == (0, 0, 0)
+    assert found["age"].value != 0
+    assert found["age"][:3] == pytest.approx(found["the whole record"][:3], abs=0.2)
+
+
+def test_stars_follow_the_p_value():
+    assert [gains._star(p) for p in (0.05, 0.06, 0.1, 0.11, float("nan"))] == [
+        "**",
+        "*",
+        "*",
+        "",
+        "",
+    ]
