@@ -196,6 +196,10 @@ class Side(Protocol):
         """A copy of the probe network that may be changed."""
         ...
 
+    def cached(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array made once for this set, subset, probe and name; `name` says all options."""
+        ...
+
 
 class Component:
     """Anything with a card that the registry finds by its file's name."""
@@ -295,6 +299,8 @@ class Fusion(Component):
         """A module (pooled (N, channels), record (N, record)) -> logits (N, classes)."""
         from benchmark.network import Head
 
+        if self.needs == "blocks":
+            raise BenchError(f"{self.card.title} has no head on features.", "Use mode finetune.")
         gate = self.gate(channels, record, options=options)
         return self.forgetting(Head(channels, classes, dropout=dropout, gate=gate), options)
 

@@ -122,24 +122,21 @@ class _Side:
         )
         return pixels.batch(rows, torch.Generator(), training=False)[0]
 
+    def cached(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array made once for this set, subset, probe and name."""
+
+        def build(folder: Path) -> None:
+            np.save(folder / "array.npy", make())
+
+        return np.load(build_folder(self._place(name), build) / "array.npy")
+
     @cached_property
     def _outputs(self) -> tuple[np.ndarray, np.ndarray]:
         """Pooled features and, where the weights have a classifier, its probabilities; cached."""
-        spec, store = self.shared.spec, Store(self.shared.runtime.store)
-        identity = {
-            "weights": spec.weights,
-            "seed": spec.seed,
-            "arch": spec.arch,
-            "data": self.prepared.digest,
-            "size": spec.size,
-            "limit": spec.limit,
-        }
-        name = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
-        final = store.root / "features" / f"side-{name}"
 
         def build(folder: Path) -> None:
             backbone = self.network.eval()
-            state = {} if spec.weights is None else self._state()
+            state = {} if self.shared.spec.weights is None else self._state()
             weight, bias = _classifier(state, backbone.channels)
             features = []
             with torch.inference_mode():
@@ -151,10 +148,24 @@ class _Side:
                 logits = pooled.double() @ weight.double().T + bias.double()
                 np.save(folder / "probabilities.npy", logits.softmax(1).numpy())
 
-        build_folder(final, build)
+        final = build_folder(self._place("outputs"), build)
         given = final / "probabilities.npy"
         found = np.load(given) if given.is_file() else np.empty((0, 0))
         return np.load(final / "pooled.npy"), found
+
+    def _place(self, name: str) -> Path:
+        spec = self.shared.spec
+        identity = {
+            "name": name,
+            "weights": spec.weights,
+            "seed": spec.seed,
+            "arch": spec.arch,
+            "data": self.prepared.digest,
+            "size": spec.size,
+            "limit": spec.limit,
+        }
+        mark = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
+        return Store(self.shared.runtime.store).root / "features" / f"side-{mark}"
 
 
 def _classifier(

@@ -78,7 +78,12 @@ def maps(looks: Sequence[Look], arms: Sequence[str], *, note: str) -> Figure:
                 axis.set_title(words + ", none found" * (not heat.any()), fontsize=10)
         for axis, arm in zip(grid[0], ("the image", *arms), strict=True):
             axis.annotate(
-                arm, (0.5, 1.22), xycoords="axes fraction", ha="center", fontsize=11, weight="bold"
+                arm.replace(" (", "\n("),
+                (0.5, 1.2),
+                xycoords="axes fraction",
+                ha="center",
+                fontsize=11,
+                weight="bold",
             )
         if shown is not None:
             bar = figure.colorbar(

@@ -46,7 +46,7 @@ def learn(matrix: Matrix, target: int) -> Prior:
     ], dtype=int)  # fmt: skip
     if len(others) < 2:
         raise BenchError(
-            f"The other targets with three sources or more are too few to learn from: {len(others)}.",
+            f"Too few other targets have three sources or more: {len(others)}.",
             "Run the sources on at least two other targets, or rank by `bench distance`.",
         )
     z, scales = _standard(matrix.scores[:, others])

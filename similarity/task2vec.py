@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmark.api import Distance, DistanceCard, Measured, Side
 from benchmark.errors import BenchError, NotFinite
+from benchmark.spec import Scalar
 from similarity._fisher import per_image
 
 if TYPE_CHECKING:
@@ -288,3 +290,43 @@ def batch_means(
         for total, g in zip(totals, grads, strict=True):
             total += g.square().reshape(len(g), -1).mean(1)
         yield [total / done for total in totals]
+
+
+class Task2Vec(Distance):
+    """The distance of two sets' embeddings by one probe; the variant names the cosine."""
+
+    card = DistanceCard(
+        title="Task2Vec",
+        needs="network",
+        reference="https://arxiv.org/abs/1902.03545",
+        # `floor`: repeats of the target's embedding against itself; 0 measures no noise.
+        options={"floor": 2, "conv_only": False, "reference": False, "draws": 0},
+    )
+    variants = ("cosine", "raw")
+
+    def measure(
+        self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]
+    ) -> Measured:
+        how: dict[str, Any] = {
+            "reference": bool(options["reference"]),
+            "conv_only": bool(options["conv_only"]),
+            "draws": int(options["draws"]) or None,
+        }
+        between = raw_cosine if self.variant == "raw" else cosine
+
+        def of(side: Side) -> np.ndarray:
+            name = f"task2vec {sorted(how.items())} {seed}"
+            return side.cached(
+                name,
+                lambda: embed(side.network, side.images, side.labels, seed=seed, **how).values,
+            )
+
+        facts = {}
+        repeats = int(options["floor"])
+        if repeats:
+            floor = noise_floor(
+                target.network, target.images, target.labels, seeds=repeats, subsets=repeats,
+                seed=seed, distance=between, **how,
+            )  # fmt: skip
+            facts = {"floor": floor.value}
+        return Measured(between(of(source), of(target)), facts=facts)

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from benchmark import cell, data, plan, predict, registry
+from benchmark.cli import app
 from benchmark.errors import BenchError
 from benchmark.spec import Runtime
 from benchmark.store import Store
@@ -111,6 +113,22 @@ def test_a_table_is_matched_and_judged(runtime: Runtime, request_tiny: Any, tmp_
             ask(wrong)
     with pytest.raises(BenchError, match="no column 'name'"):
         ask(rows, "name")
+
+
+def test_the_command_writes_a_table(runtime: Runtime, request_tiny: Any, tmp_path: Path):
+    trained = finished(runtime, request_tiny, fusions=("concat",))
+    rows = written(runtime, trained, tmp_path / "new")
+    table(tmp_path / "new.csv", [{**row, "site": "wing"} for row in rows])
+    words = ["predict", trained.outcome.key[:8], str(tmp_path / "new"), "--device", "cpu"]
+    words += ["--metadata", str(tmp_path / "new.csv"), "--store", str(runtime.store)]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0
+    assert found.stdout.startswith("image,high,low,predicted\n")
+    assert len(found.stdout.splitlines()) == 1 + len(rows)
+    assert "Note: Metadata values not seen in training" in found.stderr
+    again = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out.csv")])
+    assert again.stdout == ""
+    assert (tmp_path / "out.csv").read_text() == found.stdout
 
 
 def test_what_cannot_be_predicted_is_said(runtime: Runtime, request_tiny: Any, tmp_path: Path):

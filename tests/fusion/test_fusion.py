@@ -396,6 +396,12 @@ def test_records_are_forgotten_in_training_alone(name: str, resnet26: Backbone):
     assert torch.equal(seen[-1], ones[:2])
 
 
+@pytest.mark.parametrize("name", ["attention", "daft", "film:block", "metadata"])
+def test_what_needs_the_network_has_no_head_on_features(name: str):
+    with pytest.raises(BenchError):
+        registry.load("fusion", name).head(64, M, K, dropout=0.0, options={})
+
+
 def test_heads_forget_records_too():
     torch.manual_seed(0)
     arm = registry.load("fusion", "concat")
