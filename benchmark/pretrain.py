@@ -37,13 +37,12 @@ def run(work: Work, spec: PretrainSpec) -> Outcome:
     parts = split.split(
         prepared, SOURCE_SPLIT, protocol="pretrain", fold=0, seed=spec.seed, limit=recipe.limit
     )
-    backbone = network.build(
-        spec.arch, seed=seed_of("init", spec.source, spec.seed), init=recipe.init
-    )
+    init = seed_of("init", spec.source, spec.seed)
+    backbone = network.build(spec.arch, seed=init, init=recipe.init)
     arm = registry.load("fusion", "none")
-    model = work.put(
-        arm.network(backbone, 0, len(prepared.classes), dropout=recipe.dropout, options={})
-    )
+    with network.seeded(seed_of("head", init)):
+        model = arm.network(backbone, 0, len(prepared.classes), dropout=recipe.dropout, options={})
+    model = work.put(model)
     inputs = work.pixels(prepared, backbone, recipe)
     labels = torch.as_tensor(prepared.labels, device=work.device)
     with work.timed("train"):

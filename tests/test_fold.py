@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmark import cell as cells
-from benchmark import plan
+from benchmark import plan, weights
 from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
 from benchmark.work import Memory
@@ -120,6 +120,19 @@ def test_a_source_is_pretrained_and_its_overlap_measured(runtime, request_tiny):
     assert {"train_auroc", "val_auroc", "test_auroc"} <= set(pretrained.metrics)
     assert run.spec.weights == pretrained.key
     assert run.data["overlap"] == run.data["test"], "the source is the target: all is known"
+
+
+def test_pretraining_depends_on_its_seed_and_on_nothing_before_it(runtime, request_tiny, tmp_path):
+    import torch
+
+    states = []
+    for i in range(2):
+        torch.manual_seed(100 + i)  # whatever ran before in this process
+        there = runtime.model_copy(update={"store": tmp_path / str(i)})
+        made = plan.make(request_tiny(sources=("tiny",), folds=(0,)), there)
+        outcome = cells.run(made.cells[0].cell, there)
+        states.append(weights.load(Store(there.store), outcome.key))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_a_record_in_mode_frozen_and_finetune_is_the_same_record(runtime, request_tiny):
