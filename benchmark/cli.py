@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from benchmark import registry
+from benchmark import cli_read, cli_store, registry
 from benchmark.errors import BenchError
+from benchmark.options import Data, Offline, Store, Targets, changes_of, complete, pair
 
 app = typer.Typer(
     name="bench",
@@ -17,31 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Data sets: list, prepare, verify, info.", no_args_is_help=True)
-weights_app = typer.Typer(help="Weights: list, add, export, import.", no_args_is_help=True)
-store_app = typer.Typer(help="The store: du, gc.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-app.add_typer(weights_app, name="weights")
-app.add_typer(store_app, name="store")
-
-
-def _complete(kind: str):
-    def complete(incomplete: str) -> list[str]:
-        known = [*registry.names(kind), *(registry.names("target") if kind == "source" else ())]
-        return [name for name in (*known, *(["none"] if kind == "source" else ())) if
-                name.startswith(incomplete)]  # fmt: skip
-
-    return complete
-
-
-Store = Annotated[Path, typer.Option("--store", envvar="BENCH_STORE", help="Where results live.")]
-Data = Annotated[Path, typer.Option("--data", envvar="BENCH_DATA", help="Where data sets lie.")]
-Format = Annotated[str, typer.Option("--format", help="table, md, csv or json.")]
-Targets = Annotated[
-    list[str],
-    typer.Option("--target", help="Repeat for several.", autocompletion=_complete("target")),
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Never reach for the network.")]
 
 
 @app.command()
@@ -49,10 +25,10 @@ def run(
     target: Targets,
     source: Annotated[
         list[str],
-        typer.Option(help="Repeatable; none is scratch.", autocompletion=_complete("source")),
+        typer.Option(help="Repeatable; none is scratch.", autocompletion=complete("source")),
     ] = ["none"],
     fusion: Annotated[
-        list[str], typer.Option(help="Repeatable.", autocompletion=_complete("fusion"))
+        list[str], typer.Option(help="Repeatable.", autocompletion=complete("fusion"))
     ] = ["none"],
     arch: Annotated[list[str], typer.Option(help="Any timm or torchvision name.")] = ["resnet50"],
     mode: Annotated[list[str], typer.Option(help="finetune or frozen.")] = ["finetune"],
@@ -98,7 +74,7 @@ def run(
     from benchmark.spec import Input, Runtime
 
     names = grid.Names()
-    forced = dict(_pair(text, "--type") for text in type_ or ())
+    forced = dict(pair(text, "--type") for text in type_ or ())
     own = Input(
         path=Path(), metadata=metadata, label=label, group=group, image=image, forced=forced
     )
@@ -110,7 +86,7 @@ def run(
         )
     sources = [names.resolve("source", name) for name in source]
     fusions = [names.resolve("fusion", name) for name in fusion]
-    changes = _changes(set_ or ())
+    changes = changes_of(set_ or ())
     direct = {"size": size, "epochs": epochs, "batch": batch, "lr": lr, "limit": limit,
               "precision": precision, "threads": threads}  # fmt: skip
     changes["recipe"].update({k: v for k, v in direct.items() if v is not None})
@@ -154,11 +130,11 @@ def run(
 
 @app.command()
 def distance(
-    source: Annotated[list[str], typer.Option(autocompletion=_complete("source"))],
+    source: Annotated[list[str], typer.Option(autocompletion=complete("source"))],
     target: Targets,
     method: Annotated[
         list[str],
-        typer.Option(help="Repeatable; see `bench list`.", autocompletion=_complete("distance")),
+        typer.Option(help="Repeatable; see `bench list`.", autocompletion=complete("distance")),
     ],
     probe: Annotated[
         str, typer.Option(help="Source whose weights look at the images.")
@@ -183,7 +159,7 @@ def distance(
     from benchmark.spec import Runtime
 
     names = grid.Names()
-    changes = _changes(set_ or ())
+    changes = changes_of(set_ or ())
     request = plan.DistanceRequest(
         sources=[names.resolve("source", name) for name in source],
         targets=[names.resolve("target", name) for name in target],
@@ -216,204 +192,10 @@ def distance(
         raise typer.Exit(code)
 
 
-@app.command()
-def leaderboard(
-    target: Annotated[list[str] | None, typer.Option(autocompletion=_complete("target"))] = None,
-    source: Annotated[list[str] | None, typer.Option(autocompletion=_complete("source"))] = None,
-    fusion: Annotated[list[str] | None, typer.Option(autocompletion=_complete("fusion"))] = None,
-    protocol: Annotated[list[str] | None, typer.Option()] = None,
-    arch: Annotated[list[str] | None, typer.Option()] = None,
-    mode: Annotated[list[str] | None, typer.Option()] = None,
-    seed: Annotated[list[int] | None, typer.Option()] = None,
-    baseline: Annotated[
-        str, typer.Option(help="scratch, or self: gains over the target as its own source.")
-    ] = "scratch",
-    format: Format = "table",
-    store: Store = Path("store"),
-) -> None:
-    """Rank what was run, target by target; rows that cannot be compared have no rank."""
-    from benchmark.store import Store as Results
-    from reports import leaderboard as boards
-
-    text = boards.show(
-        Results(store), targets=target or (), sources=source or (), fusions=fusion or (),
-        protocols=protocol or (), archs=arch or (), modes=mode or (), seeds=seed or (),
-        baseline=baseline, format=format,
-    )  # fmt: skip
-    sys.stdout.write(text)
-
-
-@app.command()
-def compare(
-    first: str,
-    second: str,
-    by: Annotated[str, typer.Option(help="source, fusion or protocol, if not plain.")] = "",
-    target: Annotated[list[str] | None, typer.Option(autocompletion=_complete("target"))] = None,
-    source: Annotated[list[str] | None, typer.Option(autocompletion=_complete("source"))] = None,
-    fusion: Annotated[list[str] | None, typer.Option(autocompletion=_complete("fusion"))] = None,
-    protocol: Annotated[list[str] | None, typer.Option()] = None,
-    format: Format = "table",
-    store: Store = Path("store"),
-) -> None:
-    """Compare two sources, two fusions or two protocols, paired by patient: FIRST minus SECOND."""
-    from benchmark.store import Store as Results
-    from reports import compare as pairs
-
-    text = pairs.show(
-        Results(store), first, second, by=by, targets=target or (), sources=source or (),
-        fusions=fusion or (), protocols=protocol or (), format=format,
-    )  # fmt: skip
-    sys.stdout.write(text)
-
-
-@app.command()
-def transfer(
-    distance: Annotated[
-        list[str] | None,
-        typer.Option(help="Repeatable; all there are.", autocompletion=_complete("distance")),
-    ] = None,
-    target: Annotated[list[str] | None, typer.Option(autocompletion=_complete("target"))] = None,
-    mode: Annotated[list[str] | None, typer.Option()] = None,
-    fusion: Annotated[
-        str, typer.Option(help="The arm whose gains count.", autocompletion=_complete("fusion"))
-    ] = "none",
-    baseline: Annotated[
-        str, typer.Option(help="scratch, or self: gains over the target as its own source.")
-    ] = "scratch",
-    plot: Annotated[Path | None, typer.Option(help="An SVG file for the scatter.")] = None,
-    format: Format = "table",
-    store: Store = Path("store"),
-) -> None:
-    """Did the distance foretell what each source gained, and better than plain baselines?"""
-    from benchmark.store import Store as Results
-    from reports import transfer as gains
-
-    text = gains.show(
-        Results(store), distances=distance or (), targets=target or (), modes=mode or (),
-        fusion=fusion, baseline=baseline, plot=plot, format=format,
-    )  # fmt: skip
-    sys.stdout.write(text)
-
-
-@app.command()
-def recommend(
-    target: Annotated[
-        str, typer.Option(help="A name or a folder.", autocompletion=_complete("target"))
-    ] = "",
-    fusion: Annotated[
-        str, typer.Option(help="The arm whose scores count.", autocompletion=_complete("fusion"))
-    ] = "none",
-    protocol: Annotated[list[str] | None, typer.Option()] = None,
-    arch: Annotated[list[str] | None, typer.Option()] = None,
-    mode: Annotated[list[str] | None, typer.Option()] = None,
-    evaluate: Annotated[
-        bool, typer.Option("--evaluate", help="Test the recommendation on targets left out.")
-    ] = False,
-    results: Annotated[
-        Path | None, typer.Option(help="CSV of source, target, score; else a published study.")
-    ] = None,
-    distances: Annotated[
-        Path | None, typer.Option(help="CSV of source, target, distance beside --results.")
-    ] = None,
-    format: Format = "table",
-    store: Store = Path("store"),
-) -> None:
-    """Which source to run next on a target that has few runs or none."""
-    from benchmark.store import Store as Results
-    from reports import recommend as advice
-
-    if evaluate:
-        text = advice.show_evaluation(results=results, distances=distances, format=format)
-    elif results or distances:
-        raise BenchError("--results and --distances are for --evaluate.", "Add --evaluate.")
-    elif not target:
-        raise BenchError("No target to recommend for.", "Name it: --target isic, or ./my-images.")
-    else:
-        from benchmark import grid
-
-        text = advice.show(
-            Results(store), grid.Names().resolve("target", target), fusion=fusion,
-            protocols=protocol or (), archs=arch or (), modes=mode or (), format=format,
-        )  # fmt: skip
-    sys.stdout.write(text)
-
-
-@app.command()
-def report(
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
-    store: Store = Path("store"),
-) -> None:
-    """Write the results as HTML: an index and a page per target, each one self-contained file."""
-    from benchmark.store import Store as Results
-    from reports import page
-
-    sys.stderr.write(f"Wrote {page.write(Results(store), out)}\n")
-
-
-@app.command()
-def replay(
-    name: Annotated[str, typer.Argument(help="cats, metanet, thomas, yang or medmnist.")],
-    format: Format = "table",
-    store: Store = Path("store"),
-) -> None:
-    """Show a paper's published numbers beside ours, and what would have to run for the rest."""
-    from benchmark.store import Store as Results
-    from reports import replay as replays
-
-    sys.stdout.write(replays.show(name, format, store=Results(store)))
-
-
-@app.command()
-def predict(
-    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
-    images: Annotated[Path, typer.Argument(help="A folder of images, or one.")],
-    metadata: Annotated[Path | None, typer.Option(help="CSV with the record's columns.")] = None,
-    image: Annotated[str, typer.Option(help="Its column of file names; found if not given.")] = "",
-    out: Annotated[Path | None, typer.Option(help="CSV to write, instead of stdout.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    store: Store = Path("store"),
-) -> None:
-    """Class probabilities of new images by a finished run, with its own preprocessing."""
-    from benchmark import predict as predicting
-    from benchmark.spec import Runtime
-    from benchmark.store import Store as Results
-    from benchmark.store import replacing
-
-    results = Results(store)
-    outcome = predicting.find(results, run)
-    trained = predicting.load(results, outcome, Runtime(store=store, device=device))
-    found = predicting.predict(trained, images, metadata=metadata, column=image)
-    for note in found.warnings:
-        sys.stderr.write(f"Note: {note}\n")
-    if out is None:
-        found.write(sys.stdout)
-        return
-    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        found.write(file)
-
-
-@app.command()
-def explain(
-    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write; the run's own explain/ if not given.")
-    ] = None,
-    images: Annotated[int, typer.Option(help="Test images to show.", min=1)] = 6,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    data: Data = Path("data"),
-    store: Store = Path("store"),
-) -> None:
-    """Pictures of what a run looks at, relies on and gains from the record, as PNG and SVG."""
-    from benchmark import explain as explaining
-    from benchmark.spec import Runtime
-    from benchmark.store import Store as Results
-
-    runtime = Runtime(data=data, store=store, device=device, offline=True)
-    found = explaining.explain(Results(store), run, runtime, out=out, images=images)
-    for path in found.files:
-        sys.stdout.write(f"{path}\n")
-    for note in found.notes:
-        sys.stderr.write(f"Note: {note}\n")
+app.registered_commands += cli_read.app.registered_commands  # they stand in this order in the help
+app.add_typer(cli_store.data_app, name="data")
+app.add_typer(cli_store.weights_app, name="weights")
+app.add_typer(cli_store.store_app, name="store")
 
 
 @app.command(name="list")
@@ -475,147 +257,6 @@ def cell(
     raise typer.Exit(worker.run_batch(batch, how) if batch else worker.serve(how))
 
 
-@data_app.command("list")
-def data_list(data: Data = Path("data")) -> None:
-    """Every data set, and whether it is on this machine."""
-    from benchmark import contract
-
-    for line in contract.data_sets(data):
-        sys.stdout.write(line + "\n")
-
-
-@data_app.command("prepare")
-def data_prepare(
-    name: str,
-    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 224,
-    constancy: Annotated[bool, typer.Option(help="Shades-of-gray colour constancy.")] = False,
-    workers: Annotated[int, typer.Option(help="Decoding processes; 0: one per core.")] = 0,
-    offline: Offline = False,
-    data: Data = Path("data"),
-    store: Store = Path("store"),
-) -> None:
-    """Decode a set once; the first run that needs it does the same."""
-    import json
-
-    from benchmark import data as sets
-    from benchmark import grid
-    from benchmark.spec import Runtime
-
-    names = grid.Names()
-    name = names.resolve("source", name)
-    runtime = Runtime(
-        data=data, store=store, workers=workers, offline=offline, inputs=names.inputs,
-        paths=names.paths,
-    )  # fmt: skip
-
-    def progress(done: int, total: int) -> None:
-        sys.stderr.write(f"\r{done} of {total} images" + ("\n" if done == total else ""))
-
-    prepared = sets.prepare(name, size, runtime, constancy=constancy, progress=progress)
-    sys.stdout.write(json.dumps(sets.describe(prepared), indent=1) + "\n")
-
-
-@data_app.command("info")
-def data_info(name: str) -> None:
-    """The card of a data set: licence, classes, columns, what leaks, known overlaps."""
-    from benchmark import contract
-
-    for line in contract.card_lines(name):
-        sys.stdout.write(line + "\n")
-
-
-@data_app.command("verify")
-def data_verify(name: str, offline: Offline = False, data: Data = Path("data")) -> None:
-    """Read every image of a set, and say what is missing, broken or there twice."""
-    from benchmark import contract
-
-    for line in contract.verify(name, data, offline=offline):
-        sys.stdout.write(line + "\n")
-
-
-@weights_app.command("list")
-def weights_list(store: Store = Path("store")) -> None:
-    """The weights in the store."""
-    from benchmark import weights
-    from benchmark.store import Store as Results
-
-    for card in weights.cards(Results(store)):
-        sys.stdout.write(
-            f"{card['key']}  {card['source']:20} {card['arch']:14} {card.get('license', '')}\n"
-        )
-
-
-@weights_app.command("add")
-def weights_add(
-    file: Path,
-    name: Annotated[str, typer.Option(help="imagenet, or a name of your own.")],
-    arch: Annotated[str, typer.Option()] = "resnet50",
-    license: Annotated[str, typer.Option()] = "",
-    note: Annotated[str, typer.Option()] = "",
-    store: Store = Path("store"),
-) -> None:
-    """Take a file of weights: `--name imagenet` serves `--source imagenet`, another name serves
-    `--source weights:NAME`."""
-    from benchmark import expand, weights
-    from benchmark.spec import Runtime
-    from benchmark.store import Store as Results
-
-    source = name if name == "imagenet" else f"weights:{name}"
-    results = Results(store)
-    results.prepare()
-    made = expand.pretrain_cell(source, arch, 0, {}, Runtime(store=store))
-    weights.add(results, made, file, license=license, note=note)
-    sys.stderr.write(f"Added. Use it with --source {source} --arch {arch}.\n")
-
-
-@weights_app.command("export")
-def weights_export(key: str, out: Path, store: Store = Path("store")) -> None:
-    """Copy weights with their card into a folder to hand on."""
-    from benchmark import weights
-    from benchmark.store import Store as Results
-
-    sys.stderr.write(f"Wrote {weights.export(Results(store), key, out)}\n")
-
-
-@weights_app.command("import")
-def weights_import(folder: Path, store: Store = Path("store")) -> None:
-    """Take in a folder that `weights export` wrote."""
-    from benchmark import weights
-    from benchmark.store import Store as Results
-
-    results = Results(store)
-    results.prepare()
-    sys.stderr.write(f"Imported {weights.import_(results, folder)}\n")
-
-
-@store_app.command("du")
-def store_du(store: Store = Path("store")) -> None:
-    """Files and megabytes by part of the store."""
-    from benchmark.store import Store as Results
-
-    for part, (files, size) in Results(store).usage().items():
-        sys.stdout.write(f"{part:12} {files:8} files {size / 1e6:12.1f} MB\n")
-
-
-@store_app.command("gc")
-def store_gc(
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Delete; else only say what would go.")
-    ] = False,
-    store: Store = Path("store"),
-) -> None:
-    """Drop caches and left-overs; no number, prediction or weight is lost."""
-    from benchmark.store import Store as Results
-    from benchmark.store import remove
-
-    found = Results(store).garbage()
-    for path in found:
-        sys.stdout.write(f"{path}\n")
-    if yes:
-        remove(found)
-    sys.stderr.write(f"{len(found)} {'deleted' if yes else 'would go; add --yes'}\n")
-
-
 def main() -> NoReturn:
     """Run a command; an error the user can mend is two sentences and exit code 2."""
     debug = "--debug" in sys.argv
@@ -631,31 +272,6 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     raise SystemExit(0)
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise BenchError(f"{option} {text} is not NAME=VALUE.", "Write, for instance, lr=0.001.")
-    return name, value
-
-
-def _changes(settings: "list[str] | tuple[()]") -> dict[str, dict[str, Any]]:
-    """`--set recipe.lr=0.001` by what it changes; values are read as YAML."""
-    import yaml
-
-    parts = ("recipe", "pretrain", "fusion", "distance")
-    found: dict[str, dict[str, Any]] = {part: {} for part in parts}
-    for text in settings:
-        name, value = _pair(text, "--set")
-        part, dot, field = name.partition(".")
-        if part not in found or not dot:
-            raise BenchError(
-                f"--set {text} changes nothing known.",
-                f"Begin with {'., '.join(parts)}. as in --set pretrain.epochs=5.",
-            )
-        found[part][field] = yaml.safe_load(value)
-    return found
 
 
 if __name__ == "__main__":

@@ -1,0 +1,212 @@
+"""Commands that read the store: boards, comparisons, distances beside gains, pages, pictures."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.errors import BenchError
+from benchmark.options import Data, Format, Store, complete
+
+app = typer.Typer()
+
+
+@app.command()
+def leaderboard(
+    target: Annotated[list[str] | None, typer.Option(autocompletion=complete("target"))] = None,
+    source: Annotated[list[str] | None, typer.Option(autocompletion=complete("source"))] = None,
+    fusion: Annotated[list[str] | None, typer.Option(autocompletion=complete("fusion"))] = None,
+    protocol: Annotated[list[str] | None, typer.Option()] = None,
+    arch: Annotated[list[str] | None, typer.Option()] = None,
+    mode: Annotated[list[str] | None, typer.Option()] = None,
+    seed: Annotated[list[int] | None, typer.Option()] = None,
+    baseline: Annotated[
+        str, typer.Option(help="scratch, or self: gains over the target as its own source.")
+    ] = "scratch",
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Rank what was run, target by target; rows that cannot be compared have no rank."""
+    from benchmark.store import Store as Results
+    from reports import leaderboard as boards
+
+    text = boards.show(
+        Results(store), targets=target or (), sources=source or (), fusions=fusion or (),
+        protocols=protocol or (), archs=arch or (), modes=mode or (), seeds=seed or (),
+        baseline=baseline, format=format,
+    )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
+def compare(
+    first: str,
+    second: str,
+    by: Annotated[str, typer.Option(help="source, fusion or protocol, if not plain.")] = "",
+    target: Annotated[list[str] | None, typer.Option(autocompletion=complete("target"))] = None,
+    source: Annotated[list[str] | None, typer.Option(autocompletion=complete("source"))] = None,
+    fusion: Annotated[list[str] | None, typer.Option(autocompletion=complete("fusion"))] = None,
+    protocol: Annotated[list[str] | None, typer.Option()] = None,
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Compare two sources, two fusions or two protocols, paired by patient: FIRST minus SECOND."""
+    from benchmark.store import Store as Results
+    from reports import compare as pairs
+
+    text = pairs.show(
+        Results(store), first, second, by=by, targets=target or (), sources=source or (),
+        fusions=fusion or (), protocols=protocol or (), format=format,
+    )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
+def transfer(
+    distance: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable; all there are.", autocompletion=complete("distance")),
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(autocompletion=complete("target"))] = None,
+    mode: Annotated[list[str] | None, typer.Option()] = None,
+    fusion: Annotated[
+        str, typer.Option(help="The arm whose gains count.", autocompletion=complete("fusion"))
+    ] = "none",
+    baseline: Annotated[
+        str, typer.Option(help="scratch, or self: gains over the target as its own source.")
+    ] = "scratch",
+    plot: Annotated[Path | None, typer.Option(help="An SVG file for the scatter.")] = None,
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Did the distance foretell what each source gained, and better than plain baselines?"""
+    from benchmark.store import Store as Results
+    from reports import transfer as gains
+
+    text = gains.show(
+        Results(store), distances=distance or (), targets=target or (), modes=mode or (),
+        fusion=fusion, baseline=baseline, plot=plot, format=format,
+    )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
+def recommend(
+    target: Annotated[
+        str, typer.Option(help="A name or a folder.", autocompletion=complete("target"))
+    ] = "",
+    fusion: Annotated[
+        str, typer.Option(help="The arm whose scores count.", autocompletion=complete("fusion"))
+    ] = "none",
+    protocol: Annotated[list[str] | None, typer.Option()] = None,
+    arch: Annotated[list[str] | None, typer.Option()] = None,
+    mode: Annotated[list[str] | None, typer.Option()] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Test the recommendation on targets left out.")
+    ] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="CSV of source, target, score; else a published study.")
+    ] = None,
+    distances: Annotated[
+        Path | None, typer.Option(help="CSV of source, target, distance beside --results.")
+    ] = None,
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Which source to run next on a target that has few runs or none."""
+    from benchmark.store import Store as Results
+    from reports import recommend as advice
+
+    if evaluate:
+        text = advice.show_evaluation(results=results, distances=distances, format=format)
+    elif results or distances:
+        raise BenchError("--results and --distances are for --evaluate.", "Add --evaluate.")
+    elif not target:
+        raise BenchError("No target to recommend for.", "Name it: --target isic, or ./my-images.")
+    else:
+        from benchmark import grid
+
+        text = advice.show(
+            Results(store), grid.Names().resolve("target", target), fusion=fusion,
+            protocols=protocol or (), archs=arch or (), modes=mode or (), format=format,
+        )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
+    store: Store = Path("store"),
+) -> None:
+    """Write the results as HTML: an index and a page per target, each one self-contained file."""
+    from benchmark.store import Store as Results
+    from reports import page
+
+    sys.stderr.write(f"Wrote {page.write(Results(store), out)}\n")
+
+
+@app.command()
+def replay(
+    name: Annotated[str, typer.Argument(help="cats, metanet, thomas, yang or medmnist.")],
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Show a paper's published numbers beside ours, and what would have to run for the rest."""
+    from benchmark.store import Store as Results
+    from reports import replay as replays
+
+    sys.stdout.write(replays.show(name, format, store=Results(store)))
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
+    images: Annotated[Path, typer.Argument(help="A folder of images, or one.")],
+    metadata: Annotated[Path | None, typer.Option(help="CSV with the record's columns.")] = None,
+    image: Annotated[str, typer.Option(help="Its column of file names; found if not given.")] = "",
+    out: Annotated[Path | None, typer.Option(help="CSV to write, instead of stdout.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    store: Store = Path("store"),
+) -> None:
+    """Class probabilities of new images by a finished run, with its own preprocessing."""
+    from benchmark import predict as predicting
+    from benchmark.spec import Runtime
+    from benchmark.store import Store as Results
+    from benchmark.store import replacing
+
+    results = Results(store)
+    outcome = predicting.find(results, run)
+    trained = predicting.load(results, outcome, Runtime(store=store, device=device))
+    found = predicting.predict(trained, images, metadata=metadata, column=image)
+    for note in found.warnings:
+        sys.stderr.write(f"Note: {note}\n")
+    if out is None:
+        found.write(sys.stdout)
+        return
+    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        found.write(file)
+
+
+@app.command()
+def explain(
+    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; the run's own explain/ if not given.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Test images to show.", min=1)] = 6,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data: Data = Path("data"),
+    store: Store = Path("store"),
+) -> None:
+    """Pictures of what a run looks at, relies on and gains from the record, as PNG and SVG."""
+    from benchmark import explain as explaining
+    from benchmark.spec import Runtime
+    from benchmark.store import Store as Results
+
+    runtime = Runtime(data=data, store=store, device=device, offline=True)
+    found = explaining.explain(Results(store), run, runtime, out=out, images=images)
+    for path in found.files:
+        sys.stdout.write(f"{path}\n")
+    for note in found.notes:
+        sys.stderr.write(f"Note: {note}\n")

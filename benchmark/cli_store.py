@@ -1,0 +1,154 @@
+"""Commands on data sets, weights and the store itself."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.options import Data, Offline, Store
+
+data_app = typer.Typer(help="Data sets: list, prepare, verify, info.", no_args_is_help=True)
+weights_app = typer.Typer(help="Weights: list, add, export, import.", no_args_is_help=True)
+store_app = typer.Typer(help="The store: du, gc.", no_args_is_help=True)
+
+
+@data_app.command("list")
+def data_list(data: Data = Path("data")) -> None:
+    """Every data set, and whether it is on this machine."""
+    from benchmark import contract
+
+    for line in contract.data_sets(data):
+        sys.stdout.write(line + "\n")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: str,
+    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 224,
+    constancy: Annotated[bool, typer.Option(help="Shades-of-gray colour constancy.")] = False,
+    workers: Annotated[int, typer.Option(help="Decoding processes; 0: one per core.")] = 0,
+    offline: Offline = False,
+    data: Data = Path("data"),
+    store: Store = Path("store"),
+) -> None:
+    """Decode a set once; the first run that needs it does the same."""
+    import json
+
+    from benchmark import data as sets
+    from benchmark import grid
+    from benchmark.spec import Runtime
+
+    names = grid.Names()
+    name = names.resolve("source", name)
+    runtime = Runtime(
+        data=data, store=store, workers=workers, offline=offline, inputs=names.inputs,
+        paths=names.paths,
+    )  # fmt: skip
+
+    def progress(done: int, total: int) -> None:
+        sys.stderr.write(f"\r{done} of {total} images" + ("\n" if done == total else ""))
+
+    prepared = sets.prepare(name, size, runtime, constancy=constancy, progress=progress)
+    sys.stdout.write(json.dumps(sets.describe(prepared), indent=1) + "\n")
+
+
+@data_app.command("info")
+def data_info(name: str) -> None:
+    """The card of a data set: licence, classes, columns, what leaks, known overlaps."""
+    from benchmark import contract
+
+    for line in contract.card_lines(name):
+        sys.stdout.write(line + "\n")
+
+
+@data_app.command("verify")
+def data_verify(name: str, offline: Offline = False, data: Data = Path("data")) -> None:
+    """Read every image of a set, and say what is missing, broken or there twice."""
+    from benchmark import contract
+
+    for line in contract.verify(name, data, offline=offline):
+        sys.stdout.write(line + "\n")
+
+
+@weights_app.command("list")
+def weights_list(store: Store = Path("store")) -> None:
+    """The weights in the store."""
+    from benchmark import weights
+    from benchmark.store import Store as Results
+
+    for card in weights.cards(Results(store)):
+        sys.stdout.write(
+            f"{card['key']}  {card['source']:20} {card['arch']:14} {card.get('license', '')}\n"
+        )
+
+
+@weights_app.command("add")
+def weights_add(
+    file: Path,
+    name: Annotated[str, typer.Option(help="imagenet, or a name of your own.")],
+    arch: Annotated[str, typer.Option()] = "resnet50",
+    license: Annotated[str, typer.Option()] = "",
+    note: Annotated[str, typer.Option()] = "",
+    store: Store = Path("store"),
+) -> None:
+    """Take a file of weights: `--name imagenet` serves `--source imagenet`, another name serves
+    `--source weights:NAME`."""
+    from benchmark import expand, weights
+    from benchmark.spec import Runtime
+    from benchmark.store import Store as Results
+
+    source = name if name == "imagenet" else f"weights:{name}"
+    results = Results(store)
+    results.prepare()
+    made = expand.pretrain_cell(source, arch, 0, {}, Runtime(store=store))
+    weights.add(results, made, file, license=license, note=note)
+    sys.stderr.write(f"Added. Use it with --source {source} --arch {arch}.\n")
+
+
+@weights_app.command("export")
+def weights_export(key: str, out: Path, store: Store = Path("store")) -> None:
+    """Copy weights with their card into a folder to hand on."""
+    from benchmark import weights
+    from benchmark.store import Store as Results
+
+    sys.stderr.write(f"Wrote {weights.export(Results(store), key, out)}\n")
+
+
+@weights_app.command("import")
+def weights_import(folder: Path, store: Store = Path("store")) -> None:
+    """Take in a folder that `weights export` wrote."""
+    from benchmark import weights
+    from benchmark.store import Store as Results
+
+    results = Results(store)
+    results.prepare()
+    sys.stderr.write(f"Imported {weights.import_(results, folder)}\n")
+
+
+@store_app.command("du")
+def store_du(store: Store = Path("store")) -> None:
+    """Files and megabytes by part of the store."""
+    from benchmark.store import Store as Results
+
+    for part, (files, size) in Results(store).usage().items():
+        sys.stdout.write(f"{part:12} {files:8} files {size / 1e6:12.1f} MB\n")
+
+
+@store_app.command("gc")
+def store_gc(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete; else only say what would go.")
+    ] = False,
+    store: Store = Path("store"),
+) -> None:
+    """Drop caches and left-overs; no number, prediction or weight is lost."""
+    from benchmark.store import Store as Results
+    from benchmark.store import remove
+
+    found = Results(store).garbage()
+    for path in found:
+        sys.stdout.write(f"{path}\n")
+    if yes:
+        remove(found)
+    sys.stderr.write(f"{len(found)} {'deleted' if yes else 'would go; add --yes'}\n")

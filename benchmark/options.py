@@ -1,0 +1,53 @@
+"""Options that several commands share, and how their values are read."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmark import registry
+from benchmark.errors import BenchError
+
+
+def complete(kind: str):
+    def matching(incomplete: str) -> list[str]:
+        known = [*registry.names(kind), *(registry.names("target") if kind == "source" else ())]
+        return [name for name in (*known, *(["none"] if kind == "source" else ())) if
+                name.startswith(incomplete)]  # fmt: skip
+
+    return matching
+
+
+Store = Annotated[Path, typer.Option("--store", envvar="BENCH_STORE", help="Where results live.")]
+Data = Annotated[Path, typer.Option("--data", envvar="BENCH_DATA", help="Where data sets lie.")]
+Format = Annotated[str, typer.Option("--format", help="table, md, csv or json.")]
+Targets = Annotated[
+    list[str],
+    typer.Option("--target", help="Repeat for several.", autocompletion=complete("target")),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never reach for the network.")]
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise BenchError(f"{option} {text} is not NAME=VALUE.", "Write, for instance, lr=0.001.")
+    return name, value
+
+
+def changes_of(settings: "list[str] | tuple[()]") -> dict[str, dict[str, Any]]:
+    """`--set recipe.lr=0.001` by what it changes; values are read as YAML."""
+    import yaml
+
+    parts = ("recipe", "pretrain", "fusion", "distance")
+    found: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for text in settings:
+        name, value = pair(text, "--set")
+        part, dot, field = name.partition(".")
+        if part not in found or not dot:
+            raise BenchError(
+                f"--set {text} changes nothing known.",
+                f"Begin with {'., '.join(parts)}. as in --set pretrain.epochs=5.",
+            )
+        found[part][field] = yaml.safe_load(value)
+    return found
