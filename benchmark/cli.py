@@ -51,6 +51,9 @@ def run(
         typer.Option("--set", help="recipe.K=V, pretrain.K=V or fusion.K=V; part of the key."),
     ] = None,
     column: Annotated[list[str] | None, typer.Option(help="Column of the record to use.")] = None,
+    subsets: Annotated[
+        bool, typer.Option("--subsets", help="Every choice of the columns, as an ablation.")
+    ] = False,
     metadata: Annotated[Path | None, typer.Option(help="CSV beside your own folder.")] = None,
     label: Annotated[str | None, typer.Option(help="Its column of labels.")] = None,
     group: Annotated[str | None, typer.Option(help="Its column of patients.")] = None,
@@ -100,6 +103,7 @@ def run(
         folds=fold or (),
         seeds=seed,
         columns=column or (),
+        subsets=subsets,
         recipe=changes["recipe"],
         pretrain=changes["pretrain"],
         options=changes["fusion"],

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import product
+from itertools import combinations, product
 from typing import Any, Literal
 
 from benchmark import protocol as protocols
@@ -25,6 +25,8 @@ from benchmark.spec import (
 
 #: Raised when the training or test code gives other numbers for the same spec.
 CORE_VERSION = "1"
+#: Columns whose every subset is run at most: 63 arms.
+MOST_COLUMNS = 6
 
 Mode = Literal["finetune", "frozen", "tuned"]
 MODES: tuple[Mode, ...] = ("finetune", "frozen", "tuned")
@@ -43,6 +45,7 @@ class Request:
     folds: Sequence[int] = ()  # empty: all of the protocol's
     seeds: Sequence[int] = (0,)
     columns: Sequence[str] = ()  # empty: the inputs on the target's card
+    subsets: bool = False  # every choice of the columns, as an ablation
     recipe: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Scalar] = field(default_factory=dict)
@@ -72,9 +75,25 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
             raise BenchError(f"'{target}' is only a source.", "Name a target; see `bench list`.")
         types, warnings = columns_of(target, request.columns, runtime)
         notes.extend(warnings)
-        for name in request.protocols:
-            for fusion in request.fusions:
-                yield from _cells(request, runtime, target, tuple(types), name, fusion)
+        if types and any(_component("fusion", f, runtime).card.record for f in request.fusions):
+            shown = ", ".join(f"{column} ({kind or 'inferred'})" for column, kind in types.items())
+            notes.append(f"The record of {target}: {shown}.")
+        for name, fusion in product(request.protocols, request.fusions):
+            reads = _component("fusion", fusion, runtime).card.record
+            every = request.subsets and reads and len(types) > 1
+            for columns in _subsets(tuple(types)) if every else [tuple(types)]:
+                yield from _cells(request, runtime, target, columns, name, fusion)
+
+
+def _subsets(columns: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Every choice of columns but none of them, the smallest first."""
+    if len(columns) > MOST_COLUMNS:
+        raise BenchError(
+            f"{len(columns)} columns have {2 ** len(columns) - 1} subsets.",
+            f"Choose at most {MOST_COLUMNS} of them with --column.",
+        )
+    sizes = range(1, len(columns) + 1)
+    return [chosen for size in sizes for chosen in combinations(columns, size)]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,10 @@ def test_the_components_of_the_page_keep_the_contract(tmp_path: Path, first: str
     assert f"{kind} '{first.lower()}' keeps the contract" in found.stdout
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md", "docs/store.md", "docs/own-data.md", "docs/papers.md"])
+PAGES = ["README.md", *(f"docs/{p}.md" for p in ("extending", "store", "own-data", "papers"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_and_options_of_a_page_exist(page: str):
     """Every `bench …` of a page is a command with those options."""
     text = (ROOT / page).read_text()

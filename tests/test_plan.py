@@ -118,6 +118,14 @@ def test_a_fusion_without_metadata_is_skipped_with_the_reason(runtime, request_t
     assert skipped[0].why == "demo:grey has no metadata"
 
 
+def test_every_subset_of_the_columns_is_an_arm(runtime, request_tiny):
+    made = plan.make(request_tiny(fusions=("none", "concat"), folds=(0,), subsets=True), runtime)
+    found = [(spec.fusion, spec.columns) for spec in runs(made)]
+    assert sorted(found) == [
+        ("concat", ("age",)), ("concat", ("age", "site")), ("concat", ("site",)), ("none", ()),
+    ]  # fmt: skip
+
+
 def test_every_protocol_is_valid_and_takes_changes():
     for name in protocol.names():
         found = protocol.load(name)
