@@ -58,3 +58,9 @@ def request_tiny():
         return Request(**{**base, **changes})
 
     return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that start many processes go first, so that no core waits for them at the end."""
+    slow = ("test_engine", "test_cli", "test_network", "test_explain")
+    items.sort(key=lambda item: not item.path.stem.startswith(slow))

@@ -1,31 +1,54 @@
 """What a user types and sees: one clear sentence for bad input, exit code 2, nothing lost."""
 
 import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmark import cli
+from benchmark.errors import BenchError
+
 TINY = Path(__file__).parent / "components" / "tiny.py"
 
 
-def bench(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "benchmark.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "CI": "1"},
-        timeout=200,
-    )
+class Said(NamedTuple):
+    """How a command ended and what it wrote."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def refused(found: subprocess.CompletedProcess[str], *words: str) -> None:
+def bench(*words: str | Path) -> Said:
+    """Run the command line in this process; workers of their own are tested with the engine."""
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        patch.setattr(sys, "argv", ["bench", *map(str, words)])
+        patch.setenv("CI", "1")
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BenchError:  # --debug lets it through
+            code = 1
+            traceback.print_exc(file=errors)
+    return Said(code, out.getvalue(), errors.getvalue())
+
+
+def refused(found: Said, *words: str) -> None:
     """Exit code 2, the words are said, and no traceback is shown."""
     assert found.returncode == 2, found.stderr + found.stdout
     assert "Traceback" not in found.stderr
@@ -44,7 +67,7 @@ def images(root: Path, counts: dict[str, int], *, size: int = 24) -> Path:
 
 
 SMALL = ("--arch", "resnet18", "--protocol", "demo", "--mode", "frozen", "--epochs", "1",
-         "--threads", "1", "--device", "cpu", "--fold", "0")  # fmt: skip
+         "--threads", "1", "--device", "cpu", "--fold", "0", "--slots", "0")  # fmt: skip
 
 
 def test_unknown_names_say_what_was_meant(tmp_path: Path):
@@ -139,11 +162,11 @@ def test_a_full_disk_is_told_and_what_is_finished_stays(tmp_path: Path, small_di
     with (small_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"x" * 4096)
-    found = bench("run", "--target", TINY, "--store", store, *SMALL, "--seed", "1")
-    refused(found, "Could not write", "No space left")
+    words = ("run", "--target", TINY, "--store", store, *SMALL, "--seed", "1")
+    refused(bench(*words, "--slots", "1"), "Could not write", "No space left")
     assert {path: path.read_bytes() for path in outcomes} == outcomes
     (small_disk / "filler").unlink()
-    found = bench("run", "--target", TINY, "--store", store, *SMALL, "--seed", "1", "--no-keep")
+    found = bench(*words, "--no-keep")
     assert found.returncode == 0, found.stderr
 
 
@@ -231,7 +254,8 @@ def test_the_store_tells_its_size_and_drops_only_caches(tmp_path: Path):
 
 
 @pytest.mark.parametrize("words", [["list"], ["data", "list"], ["doctor"], ["version"]])
-def test_readers_answer(words: list[str], tmp_path: Path):
-    found = bench(*words, cwd=tmp_path)
+def test_readers_answer(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    found = bench(*words)
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip()

@@ -33,6 +33,8 @@ def start(store: Path, *options: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "CI": "1"},
+        # Started in a background, a shell may have told it to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -92,7 +94,7 @@ def kill_at_random(store: Path, times: int, seed: int) -> None:
     for _ in range(times):
         before = {o.key: o for o in Store(store).outcomes() if o.status == "ok"}
         process = start(store)
-        time.sleep(rng.uniform(1.0, 10.0))
+        time.sleep(rng.uniform(0.5, 7.0))
         victims = workers_of(process.pid)
         worker = rng.random() < 0.5 and victims
         with contextlib.suppress(ProcessLookupError):  # it had just ended

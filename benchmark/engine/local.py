@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmark.engine.worker import CANNOT_WRITE, encode
 from benchmark.errors import BenchError
-from benchmark.spec import Cell, Failure, RunSpec, Runtime
+from benchmark.spec import Cell, Failure, Outcome, RunSpec, Runtime
 from benchmark.store import Store
 
 Listener = Callable[[str, Cell, dict[str, Any]], None]
@@ -79,6 +80,8 @@ def run(
     listener: Listener = lambda event, cell, facts: None,
 ) -> bool:
     """Run every cell; the store tells what came of each. False when the user stopped it."""
+    if slots == 0:
+        return _run_here(cells, runtime, listener)
     pending = _Queue(list(cells), Store(runtime.store))
     places = [gpu for gpu in gpus or ("",) for _ in range(slots)]
     slotted = [_Slot(pending, runtime, gpu, listener) for gpu in places[: max(1, len(cells))]]
@@ -131,9 +134,7 @@ class _Slot:
             self.process.send_signal(signal.SIGTERM)
 
     def _one(self, cell: Cell) -> None:
-        upstream = self._missing_upstream(cell)
-        if upstream:
-            outcome = self.pending.store.fail(cell, Failure(kind="upstream", message=upstream))
+        if (outcome := _without_upstream(self.pending.store, cell)) is not None:
             self.listener("done", cell, {"outcome": outcome})
             return
         before = self.pending.store.outcome(cell.spec.kind, cell.key)
@@ -181,14 +182,6 @@ class _Slot:
                 kind="killed", message=f"The worker died ({how}).{hint}", log_tail=tail
             )
         return self.pending.store.fail(cell, failure)
-
-    def _missing_upstream(self, cell: Cell) -> str:
-        for kind, key in cell.upstream():
-            outcome = self.pending.store.outcome(kind, key)
-            if outcome is None or outcome.status != "ok":
-                cause = outcome.failure.message if outcome and outcome.failure else "no outcome"
-                return f"The {kind} {key} it builds on failed: {cause}"
-        return ""
 
     def _worker(self) -> subprocess.Popen[str]:
         if self.process is not None and self.process.poll() is None:
@@ -242,6 +235,34 @@ class _Slot:
         if self.errors is not None:
             self.errors.unlink(missing_ok=True)
             self.errors = None
+
+
+def _run_here(cells: Sequence[Cell], runtime: Runtime, listener: Listener) -> bool:
+    """Run the cells in this very process, where a debugger can follow them."""
+    from benchmark import cell as cells_
+    from benchmark import train
+    from benchmark.work import Memory
+
+    store, memory = Store(runtime.store), Memory()
+    for cell in cells:
+        report = train.Report(epoch=partial(listener, "epoch", cell))
+        try:
+            outcome = _without_upstream(store, cell) or cells_.run(cell, runtime, report, memory)
+        except KeyboardInterrupt:
+            return False
+        listener("done", cell, {"outcome": outcome})
+    return True
+
+
+def _without_upstream(store: Store, cell: Cell) -> Outcome | None:
+    """The failure of a cell whose pretraining or image-only run is not there."""
+    for kind, key in cell.upstream():
+        found = store.outcome(kind, key)
+        if found is None or found.status != "ok":
+            cause = found.failure.message if found and found.failure else "no outcome"
+            message = f"The {kind} {key} it builds on failed: {cause}"
+            return store.fail(cell, Failure(kind="upstream", message=message))
+    return None
 
 
 def visible_gpus() -> list[str]:
