@@ -75,7 +75,7 @@ def maps(looks: Sequence[Look], arms: Sequence[str], *, note: str) -> Figure:
                     fine, extent=whole, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.5 * fine
                 )
                 words = f"said {said}, {'right' if right else 'wrong'}"
-                axis.set_title(words + ", none found" * (not heat.any()), fontsize=10)
+                axis.set_title(words + "\n(no evidence found)" * (not heat.any()), fontsize=10)
         for axis, arm in zip(grid[0], ("the image", *arms), strict=True):
             axis.annotate(
                 arm.replace(" (", "\n("),

@@ -167,7 +167,7 @@ def heads() -> Iterator[Measured]:
             modes=("frozen",),
             protocols=("demo",),
             folds=(0,),
-            recipe={"size": 64, "epochs": 20},
+            recipe={"size": 112, "epochs": 20},
         )
         memory, took = Memory(), {}
         for planned in plans.make(request, runtime).cells:
