@@ -226,10 +226,21 @@ def _judge(work: Work, fold: Fold, answer: Answer, facts: dict) -> Outcome:
 
 
 def parts_of(work: Work, prepared: data.Prepared, spec: RunSpec) -> split.Parts:
-    """The rows of this fold."""
+    """The rows of this fold, cut once for all arms: thousands of groups take seconds to part."""
+    identity = {
+        "data": prepared.digest,
+        "name": prepared.name,
+        "protocol": spec.protocol,
+        "split": spec.split.model_dump(mode="json"),
+        "fold": spec.fold,
+        "seed": spec.seed,
+        "limit": spec.recipe.limit,
+    }
+    name = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
+    path = work.store.root / "splits" / name / "parts.npz"
 
-    def make() -> split.Parts:
-        return split.split(
+    def build(folder: Path) -> None:
+        found = split.split(
             prepared,
             spec.split,
             protocol=spec.protocol,
@@ -237,10 +248,16 @@ def parts_of(work: Work, prepared: data.Prepared, spec: RunSpec) -> split.Parts:
             seed=spec.seed,
             limit=spec.recipe.limit,
         )
+        np.savez(folder / path.name, **found._asdict())
+
+    def make() -> split.Parts:
+        build_folder(path.parent, build)
+        with np.load(path, allow_pickle=False) as file:
+            train_, val, test = (file[part] for part in ("train", "val", "test"))
+            return split.Parts(train_, val, test, float(file["siblings"]))
 
     with work.timed("data"):
-        identity = (prepared.digest, spec.protocol, spec.split, spec.fold, spec.seed)
-        return work.memory.get(("split", *identity, spec.recipe.limit), make)
+        return work.memory.get(("split", name), make)
 
 
 def _encode(

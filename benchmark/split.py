@@ -1,7 +1,7 @@
 """Parts a data set into train, validation and test without a patient on two sides."""
 
 import warnings
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from benchmark.spec import Split, seed_of
 OFFICIAL = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """Row numbers of one fold, and how many test images have a sibling in train."""
 
     train: np.ndarray

@@ -151,7 +151,7 @@ class Store:
 
     def garbage(self) -> list[Path]:
         """What can go without losing a number: caches and left-over temporaries."""
-        caches = [self.root / name for name in ("features", "prepared", "workers")]
+        caches = [self.root / name for name in ("features", "prepared", "splits", "workers")]
         found = [path for cache in caches if cache.is_dir() for path in sorted(cache.iterdir())]
         for part in PARTS.values():
             for path in sorted((self.root / part).glob("??/*/*.tmp-*")):
