@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import itertools
 import stat
 import tarfile
 import threading
@@ -266,6 +267,7 @@ def test_unpack_a_single_gz(tmp_path: Path) -> None:
         ("a.tar.xz", b"no tar at all", "cannot be unpacked"),
         ("a.gz", gzip.compress(bytes(2 * SMALL)), "grow more than 200-fold"),
     ],
+    ids=map(str, itertools.count()),  # an archive holds the time it was made: no name for a test
 )
 def test_unpack_refuses(name: str, body: bytes, why: str, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "er"
