@@ -20,7 +20,11 @@ demo: $(DONE)
 	  --source none --source patterns:near --source patterns:middle --source patterns:far \
 	  --fusion none --fusion concat
 	$(BIN)/bench run $(DEMO) --mode finetune --target demo:skin --source patterns:near --fusion concat
+	$(BIN)/bench distance --store demo/store --arch resnet18 --size 32 --limit 300 --probe none \
+	  --method scores:logme --method scores:leep --target demo:skin --target demo:grey \
+	  --source patterns:near --source patterns:middle --source patterns:far
 	$(BIN)/bench leaderboard --store demo/store
+	$(BIN)/bench transfer --store demo/store --mode frozen
 	$(BIN)/bench report --store demo/store --out demo/report
 	@echo "Open demo/report/index.html"
 
