@@ -399,6 +399,3 @@ def check_pairs(rows: Iterable[str], files: Iterable[str], table: str) -> None:
                 f"of {len(named)} rows and {len(there)} images.",
                 "Complete the set, or take them out.",
             )
-
-
-Decoder = Callable[[Record, Size], tuple[np.ndarray, str]]

@@ -14,7 +14,7 @@ from torch import nn
 from benchmark import metrics
 from benchmark.augment import augment, normalise
 from benchmark.errors import NotFinite
-from benchmark.spec import Augment, Recipe, Size, seed_of
+from benchmark.spec import Augment, Recipe, seed_of
 from benchmark.store import replacing
 
 #: A checkpoint is written after an epoch if the last one is older than this: heads on cached
@@ -264,11 +264,6 @@ def on_device(pixels: np.ndarray, device: torch.device) -> torch.Tensor:
         if tensor.nbytes < free / 2:
             return tensor.to(device)
     return tensor
-
-
-def input_size(recipe: Recipe) -> Size:
-    """What the network sees."""
-    return recipe.crop or recipe.size
 
 
 def _shared(pixels: np.ndarray) -> torch.Tensor:
