@@ -6,7 +6,7 @@ download, with an answer known beforehand: `near` shares its texture attributes 
 that told the lesions apart with an AUROC of about 0.67, 0.61 and 0.47; the best possible is 0.79.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Bits = Mapping[str, int]  # attribute -> 0 or 1
 
 SIZE = 32  # pixels of a side
+TEXTURE = ("frequency", "bend", "dots")
+COLOUR = ("dark", "hue", "ramp")
+#: What the classes of a kind of patterns differ in.
+TOLD = {
+    "near": TEXTURE,
+    "middle": ("frequency", "hue", "ramp"),
+    "far": COLOUR,
+    "broad": (*TEXTURE, *COLOUR),
+}
+KINDS = tuple(TOLD)
 SKIN = np.array([0.78, 0.66, 0.60])
 INK = np.array([0.36, 0.25, 0.20])
 
@@ -44,12 +55,13 @@ class Lesions(NamedTuple):
 def patterns(
     kind: str, *, count: int = 1600, size: int = SIZE, seed: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images (N, size, size, 3) and labels (N,) of eight classes: three bits of a kind."""
-    rng = np.random.default_rng([seed, ("near", "middle", "far").index(kind)])
-    labels = rng.permutation(np.arange(count) % 8)
-    bits = labels[:, None] >> np.arange(3) & 1
-    shared = {"near": 3, "middle": 1, "far": 0}[kind]  # bits that are texture, not colour
-    images = np.stack([_pattern(rng, row, shared, size) for row in bits])
+    """Images (N, size, size, 3) and labels (N,): a class for every value of a kind's bits."""
+    rng = np.random.default_rng([seed, KINDS.index(kind)])
+    told = TOLD[kind]
+    labels = rng.permutation(np.arange(count) % 2 ** len(told))
+    bits = labels[:, None] >> np.arange(len(told)) & 1
+    draw = _SPOTS.get(kind, _field)
+    images = np.stack([draw(rng, dict(zip(told, row, strict=True)), size) for row in bits])
     return images, labels.astype(np.int64)
 
 
@@ -60,7 +72,8 @@ def samples(
     rng = np.random.default_rng([seed, 11])
     height, width = (size, size) if isinstance(size, int) else size
     bits = np.asarray(labels)[:, None] >> np.arange(3) & 1
-    return np.stack([_pattern(rng, row, 3, max(height, width))[:height, :width] for row in bits])
+    made = (_field(rng, dict(zip(TEXTURE, row, strict=True)), max(height, width)) for row in bits)
+    return np.stack([image[:height, :width] for image in made])
 
 
 def save(image: NDArray[np.uint8], path: Path) -> None:
@@ -117,8 +130,7 @@ def _lesion(rng: np.random.Generator, evidence: float, size: int, grey: bool) ->
     turn = rng.uniform(0, np.pi)
     u, v = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
     radius = np.hypot(u / rng.uniform(0.85, 1.15), v / rng.uniform(0.7, 1.0))
-    mask = 1 / (1 + np.exp((radius - rng.uniform(0.36, 0.46)) * size * 0.9))
-    ink = mask * (0.55 + 0.4 * _surface(rng, texture, size))
+    ink = _inside(rng, radius, size) * (0.55 + 0.4 * _surface(rng, texture, size))
     tone = SKIN + rng.normal(0, 0.03, 3)
     image = tone + (INK - tone) * ink[..., None]
     if grey:
@@ -126,23 +138,59 @@ def _lesion(rng: np.random.Generator, evidence: float, size: int, grey: bool) ->
     return _pixels(rng, image, noise=0.02)
 
 
-def _pattern(
-    rng: np.random.Generator, bits: np.ndarray, shared: int, size: int
+def _field(rng: np.random.Generator, bits: Bits, size: int) -> NDArray[np.uint8]:
+    """A whole image of one surface, or of colour alone where no bit is one of texture."""
+    grain = np.zeros((size, size))
+    if not bits.keys().isdisjoint(TEXTURE):
+        grain = _surface(rng, _texture(rng, bits), size)
+    return _pixels(rng, _ground(rng, bits, size) - 0.22 * grain[..., None], noise=0.04)
+
+
+def _coloured_spot(rng: np.random.Generator, bits: Bits, size: int) -> NDArray[np.uint8]:
+    """A round patch of one surface on a coloured ground."""
+    ground = _ground(rng, bits, size)
+    return _spot(rng, _texture(rng, bits), ground, 0.45 * ground)
+
+
+def _skin_spot(rng: np.random.Generator, bits: Bits, size: int) -> NDArray[np.uint8]:
+    """A round patch of one surface on skin."""
+    ground = np.broadcast_to(SKIN + rng.normal(0, 0.03, 3), (size, size, 3))
+    return _spot(rng, _texture(rng, bits), ground, INK + rng.normal(0, 0.03, 3))
+
+
+_SPOTS = {"near": _skin_spot, "middle": _coloured_spot}
+
+
+def _spot(
+    rng: np.random.Generator, texture: Texture, ground: Floats, ink: Floats
 ) -> NDArray[np.uint8]:
-    """The first `shared` bits decide the texture, the others hue, gradient and brightness."""
-    frequency, bend, dots = (bool(bit) if i < shared else None for i, bit in enumerate(bits))
-    texture = Texture(
-        frequency=rng.uniform(6, 8) if frequency else rng.uniform(3, 4.5),
-        bend=rng.uniform(0.6, 1.0) if bend else rng.uniform(0, 0.2),
-        dots=rng.uniform(9, 13) if dots else rng.uniform(0, 1.5),
+    size = len(ground)
+    y, x = np.mgrid[:size, :size] / size - rng.uniform(0.42, 0.58, (2, 1, 1))
+    strength = _inside(rng, np.hypot(x, y), size) * (0.55 + 0.4 * _surface(rng, texture, size))
+    return _pixels(rng, ground + (ink - ground) * strength[..., None], noise=0.03)
+
+
+def _texture(rng: np.random.Generator, bits: Bits) -> Texture:
+    """What no bit decides is the same for all."""
+    return Texture(
+        frequency=rng.uniform(6, 8) if bits.get("frequency") else rng.uniform(3, 4.5),
+        bend=rng.uniform(0.6, 1.0) if bits.get("bend") else rng.uniform(0, 0.2),
+        dots=rng.uniform(9, 13) if bits.get("dots") else rng.uniform(0, 1.5),
     )
-    grain = _surface(rng, texture, size) if shared else np.zeros((size, size))
-    colour = [bool(bit) if i >= shared else rng.random() < 0.5 for i, bit in enumerate(bits)]
+
+
+def _ground(rng: np.random.Generator, bits: Bits, size: int) -> Floats:
+    """Colour (size, size, 3); what no bit decides is left to chance."""
+    colour = [bool(bits[name]) if name in bits else rng.random() < 0.5 for name in COLOUR]
     dark = 0.35 if colour[0] else 0.65
     hue = np.array([0.15, 0.0, -0.15] if colour[1] else [-0.15, 0.0, 0.15])
     ramp = (np.mgrid[:size, :size] / size - 0.5)[int(colour[2])] * rng.choice([-1, 1])
-    image = dark + hue * rng.uniform(0.5, 1.2) + 0.35 * ramp[..., None]
-    return _pixels(rng, image - 0.22 * grain[..., None], noise=0.04)
+    return dark + hue * rng.uniform(0.5, 1.2) + 0.35 * ramp[..., None]
+
+
+def _inside(rng: np.random.Generator, radius: Floats, size: int) -> Floats:
+    """1 within a spot of random width, 0 outside, with a soft rim."""
+    return 1 / (1 + np.exp((radius - rng.uniform(0.36, 0.46)) * size * 0.9))
 
 
 def _surface(rng: np.random.Generator, texture: Texture, size: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Synthetic textures, made on the spot: near, middle or far from the target demo."""
+"""Synthetic textures, made on the spot: near, middle or far from the target demo, or broad."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,19 +15,31 @@ from benchmark.api import (
     synthetic,
 )
 
+EXPERTS = {
+    "near": ("both", "spots", "low"),
+    "middle": ("both", "coloured spots", "medium"),
+    "far": ("textures", "colours", "medium"),
+    "broad": ("textures", "lines, dots and colours", "high"),
+}
 WHAT = {
-    "near": ("lines and dots", "three texture attributes that also tell demo's classes apart"),
-    "middle": ("coloured lines", "one texture attribute of demo's and two of colour"),
-    "far": ("colours", "brightness, hue and gradient alone, which tell demo nothing"),
+    "near": "spots on skin, told by the texture attributes that tell demo's classes",
+    "middle": "spots on coloured ground, told by one of those attributes and two of colour",
+    "far": "fields of colour, told by brightness, hue and gradient, which tell demo nothing",
+    "broad": "fields of lines, dots and colours, told by all six attributes",
 }
 
 
 class Patterns(Source):
-    """Eight classes of 200 images; made for demonstration and tests, nothing in it is real."""
+    """Classes of synthetic images; made for demonstration and tests, nothing in it is real.
 
-    variants = ("near", "middle", "far")
+    `broad` has 64 classes where the others have 8: it is to them what ImageNet is to real sets, a
+    probe that is itself none of the sources compared.
+    """
+
+    variants = ("near", "middle", "far", "broad")
     card = SourceCard(
         title="Synthetic patterns",
+        version=2,
         origin="synthetic",
         classes=8,
         images=1600,
@@ -47,12 +59,11 @@ class Patterns(Source):
 
     def __init__(self, variant: str = "", given: Input | None = None) -> None:
         super().__init__(variant or self.variants[0], given)
-        kind, meaning = WHAT[self.variant]
-        diversity = {"near": "medium", "middle": "medium", "far": "low"}[self.variant]
         self.card = replace(
             self.card,
-            title=f"Synthetic patterns, {self.variant}: {meaning}",
-            experts=Experts("natural", "colour", "textures", kind, diversity, "many"),
+            title=f"Synthetic patterns, {self.variant}: {WHAT[self.variant]}",
+            classes=2 ** len(synthetic.TOLD[self.variant]),
+            experts=Experts("natural", "colour", *EXPERTS[self.variant], "many"),
         )
 
     def records(self, root: Path) -> Iterator[Record]:
