@@ -12,7 +12,7 @@ DEMO   := --store demo/store --protocol demo --arch resnet18
 $(DONE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt -e '.[dev,slurm,mri,dicom]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt -e '.[dev,slurm,ray,mri,dicom]'
 	touch $@
 
 demo: $(DONE)
@@ -20,8 +20,9 @@ demo: $(DONE)
 	  --source none --source patterns:near --source patterns:middle --source patterns:far \
 	  --fusion none --fusion concat
 	$(BIN)/bench run $(DEMO) --mode finetune --target demo:skin --source patterns:near --fusion concat
-	$(BIN)/bench distance --store demo/store --arch resnet18 --size 32 --limit 300 --probe none \
-	  --method scores:logme --method scores:leep --target demo:skin --target demo:grey \
+	$(BIN)/bench distance --store demo/store --arch resnet18 --size 32 --limit 150 \
+	  --probe patterns:broad --method task2vec --method otdd --method scores:logme --method expert \
+	  --target demo:skin --target demo:grey \
 	  --source patterns:near --source patterns:middle --source patterns:far
 	$(BIN)/bench leaderboard --store demo/store
 	$(BIN)/bench transfer --store demo/store --mode frozen

@@ -8,7 +8,7 @@ import typer
 
 from benchmark import cli_read, cli_store, registry
 from benchmark.errors import BenchError
-from benchmark.options import Data, Offline, Store, Targets, changes_of, complete, pair
+from benchmark.options import Data, Format, Offline, Store, Targets, changes_of, complete, pair
 
 app = typer.Typer(
     name="bench",
@@ -20,23 +20,42 @@ app = typer.Typer(
 )
 
 
+#: Where cells run and how many at once; the same for runs and distances.
+Retry = Annotated[str, typer.Option(help="Failure kinds to run again, or all.")]
+Dry = Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")]
+Slots = Annotated[int, typer.Option(help="Cells at once, per GPU; 0: in this process.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Executor = Annotated[str, typer.Option(help="local, slurm or ray.")]
+Address = Annotated[str, typer.Option(help="Of a Ray cluster: auto or ray://HOST:PORT.")]
+Cluster = Annotated[
+    list[str] | None,
+    typer.Option(help="K=V for Slurm, such as partition=gpu, hours=8 or array=20."),
+]
+
+
 @app.command()
 def run(
-    target: Targets,
+    plan: Annotated[
+        Path | None, typer.Argument(help="A YAML of these options; see docs/clusters.md.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeat for several.", autocompletion=complete("target")),
+    ] = None,
     source: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(help="Repeatable; none is scratch.", autocompletion=complete("source")),
-    ] = ["none"],
+    ] = None,
     fusion: Annotated[
-        list[str], typer.Option(help="Repeatable.", autocompletion=complete("fusion"))
-    ] = ["none"],
-    arch: Annotated[list[str], typer.Option(help="Any timm or torchvision name.")] = ["resnet50"],
-    mode: Annotated[list[str], typer.Option(help="finetune or frozen.")] = ["finetune"],
-    protocol: Annotated[list[str], typer.Option(help="standard, cats, … or a YAML.")] = [
-        "standard"
-    ],
+        list[str] | None, typer.Option(help="Repeatable.", autocompletion=complete("fusion"))
+    ] = None,
+    arch: Annotated[
+        list[str] | None, typer.Option(help="Any timm or torchvision name; resnet50.")
+    ] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="finetune, frozen or tuned.")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="standard, cats, … or a YAML.")] = None,
     fold: Annotated[list[int] | None, typer.Option(help="Repeatable; all by default.")] = None,
-    seed: Annotated[list[int], typer.Option(help="Repeatable.")] = [0],
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; 0.")] = None,
     size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
     batch: Annotated[int | None, typer.Option()] = None,
@@ -61,10 +80,13 @@ def run(
     type_: Annotated[
         list[str] | None, typer.Option("--type", help="COLUMN=numeric|categorical|date|boolean.")
     ] = None,
-    retry: Annotated[str, typer.Option(help="Failure kinds to run again, or all.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")] = False,
-    slots: Annotated[int, typer.Option(help="Cells at once, per GPU; 0: in this process.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    retry: Retry = "",
+    dry_run: Dry = False,
+    executor: Executor = "local",
+    slots: Slots = 1,
+    address: Address = "auto",
+    cluster: Cluster = None,
+    device: Device = "auto",
     timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.")] = None,
     keep: Annotated[bool, typer.Option(help="Keep the trained networks.")] = True,
     workers: Annotated[int, typer.Option(help="Decoding processes; 0: one per core.")] = 0,
@@ -73,63 +95,39 @@ def run(
     store: Store = Path("store"),
 ) -> None:
     """Train and test every combination asked for; what is done is not done again."""
-    from benchmark import grid, plan
-    from benchmark.spec import Input, Runtime
+    from benchmark import grid, planfile  # fmt: skip
+    from benchmark import plan as plans
+    from benchmark.spec import Runtime
 
     names = grid.Names()
-    forced = dict(pair(text, "--type") for text in type_ or ())
-    own = Input(
-        path=Path(), metadata=metadata, label=label, group=group, image=image, forced=forced
-    )
-    targets = [names.resolve("target", name, own) for name in target]
-    if not names.inputs and (metadata or label or group or image):
-        raise BenchError(
-            "--metadata, --label, --group and --image describe a folder of your own.",
-            "Name it: --target ./my-images.",
-        )
-    sources = [names.resolve("source", name) for name in source]
-    fusions = [names.resolve("fusion", name) for name in fusion]
-    changes = changes_of(set_ or ())
-    direct = {"size": size, "epochs": epochs, "batch": batch, "lr": lr, "limit": limit,
-              "precision": precision, "threads": threads}  # fmt: skip
-    changes["recipe"].update({k: v for k, v in direct.items() if v is not None})
-    request = plan.Request(
-        sources=sources,
-        targets=targets,
-        fusions=fusions,
-        archs=arch,
-        modes=mode,
-        protocols=protocol,
-        folds=fold or (),
-        seeds=seed,
-        columns=column or (),
-        subsets=subsets,
-        recipe=changes["recipe"],
-        pretrain=changes["pretrain"],
-        options=changes["fusion"],
-    )
+    said = {
+        "target": target, "source": source, "fusion": fusion, "arch": arch, "mode": mode,
+        "protocol": protocol, "fold": fold, "seed": seed, "size": size, "epochs": epochs,
+        "batch": batch, "lr": lr, "limit": limit, "precision": precision, "threads": threads,
+        "column": column, "subsets": subsets, "metadata": metadata, "label": label,
+        "group": group, "image": image,
+        "type": dict(pair(text, "--type") for text in type_ or ()),
+        **changes_of(set_ or ()),
+    }  # fmt: skip
+    asked = planfile.read(plan) if plan else {}
+    asked.update({name: value for name, value in said.items() if value not in (None, False, {})})
+    if "target" not in asked:
+        raise BenchError("No target to run on.", "Name it: --target isic, or give a plan file.")
+    requests = planfile.requests(asked, names)
     runtime = Runtime(
-        data=data,
-        store=store,
-        device=device,
-        workers=workers,
-        timeout=timeout,
-        offline=offline,
-        keep=keep,
-        inputs=names.inputs,
-        paths=names.paths,
+        data=data, store=store, device=device, workers=workers, timeout=timeout, offline=offline,
+        keep=keep, inputs=names.inputs, paths=names.paths,
+    )  # fmt: skip
+    kinds = _kinds(retry)
+    _exit(
+        grid.run(
+            lambda: plans.make(requests, runtime, retry=kinds),
+            runtime,
+            dry=dry_run,
+            executor=grid.Executor(executor, slots, address, _settings(cluster)),
+            command=_command(),
+        )
     )
-    kinds = [kind for kind in retry.split(",") if kind]
-    command = "bench " + " ".join(sys.argv[1:])
-    code = grid.run(
-        lambda: plan.make(request, runtime, retry=kinds),
-        runtime,
-        dry=dry_run,
-        slots=slots,
-        command=command,
-    )
-    if code:
-        raise typer.Exit(code)
 
 
 @app.command()
@@ -143,6 +141,9 @@ def distance(
     probe: Annotated[
         str, typer.Option(help="Source whose weights look at the images.")
     ] = "imagenet",
+    answers: Annotated[
+        Path | None, typer.Option(help="CSV of raw answers for the method expert.")
+    ] = None,
     arch: Annotated[str, typer.Option()] = "resnet50",
     seed: Annotated[list[int], typer.Option(help="Repeatable.")] = [0],
     size: Annotated[int, typer.Option(help="Pixels of a side.")] = 224,
@@ -150,48 +151,79 @@ def distance(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="distance.K=V or pretrain.K=V.")
     ] = None,
-    retry: Annotated[str, typer.Option(help="Failure kinds to run again, or all.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")] = False,
-    slots: Annotated[int, typer.Option(help="Cells at once, per GPU; 0: in this process.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    retry: Retry = "",
+    dry_run: Dry = False,
+    executor: Executor = "local",
+    slots: Slots = 1,
+    address: Address = "auto",
+    cluster: Cluster = None,
+    device: Device = "auto",
     offline: Offline = False,
+    format: Format = "table",
     data: Data = Path("data"),
     store: Store = Path("store"),
 ) -> None:
     """Measure how near sources and targets are, or how well a source's weights suit a target."""
     from benchmark import grid, plan
-    from benchmark.spec import Runtime
+    from benchmark.spec import Input, Runtime
+    from benchmark.store import Store as Results
+    from reports import distances
 
     names = grid.Names()
-    changes = changes_of(set_ or ())
+    changes = changes_of(set_ or (), flat=False)
+    if answers is not None and "expert" not in method:
+        raise BenchError("--answers are for the expert distance.", "Add --method expert.")
+    own = Input(path=answers.resolve()) if answers is not None else None
     request = plan.DistanceRequest(
         sources=[names.resolve("source", name) for name in source],
         targets=[names.resolve("target", name) for name in target],
-        methods=[names.resolve("distance", name) for name in method],
+        methods=[names.resolve("distance", name, own) for name in method],
         arch=arch,
         probe=names.resolve("source", probe),
         seeds=seed,
         size=size,
         limit=limit,
-        pretrain=changes["pretrain"],
-        options=changes["distance"],
+        pretrain=changes.get("pretrain", {}),
+        options=changes.get("distance", {}),
     )
     runtime = Runtime(
-        data=data,
-        store=store,
-        device=device,
-        offline=offline,
-        inputs=names.inputs,
+        data=data, store=store, device=device, offline=offline, inputs=names.inputs,
         paths=names.paths,
-    )
-    kinds = [kind for kind in retry.split(",") if kind]
+    )  # fmt: skip
+    kinds = _kinds(retry)
     code = grid.run(
         lambda: plan.make_distances(request, runtime, retry=kinds),
         runtime,
         dry=dry_run,
-        slots=slots,
-        command="bench " + " ".join(sys.argv[1:]),
+        executor=grid.Executor(executor, slots, address, _settings(cluster)),
+        command=_command(),
     )
+    if not dry_run:
+        results = Results(store)
+        cells = [p.cell for p in plan.make_distances(request, runtime).of("done")]
+        found = [results.outcome(cell.spec.kind, cell.key) for cell in cells]
+        known = [one for one in found if one is not None and one.spec.kind == "distance"]
+        if known:
+            sys.stdout.write(distances.show(results, known, format=format))
+    _exit(code)
+
+
+def _kinds(retry: str) -> list[str]:
+    return [kind for kind in retry.split(",") if kind]
+
+
+def _settings(cluster: "list[str] | None") -> dict[str, str]:
+    return dict(pair(text, "--cluster") for text in cluster or ())
+
+
+def _command() -> str:
+    """The command as it was typed, for whoever has to type it again."""
+    import shlex
+
+    return "bench " + shlex.join(sys.argv[1:])
+
+
+def _exit(code: int) -> None:
     if code:
         raise typer.Exit(code)
 
@@ -199,6 +231,7 @@ def distance(
 app.registered_commands += cli_read.app.registered_commands  # they stand in this order in the help
 app.add_typer(cli_store.data_app, name="data")
 app.add_typer(cli_store.weights_app, name="weights")
+app.add_typer(cli_store.expert_app, name="expert")
 app.add_typer(cli_store.store_app, name="store")
 
 

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from benchmark.options import Data, Offline, Store
+from benchmark.options import Data, Format, Offline, Store
 
 data_app = typer.Typer(help="Data sets: list, prepare, verify, info.", no_args_is_help=True)
 weights_app = typer.Typer(help="Weights: list, add, export, import.", no_args_is_help=True)
+expert_app = typer.Typer(help="Expert distance: sheet, show.", no_args_is_help=True)
 store_app = typer.Typer(help="The store: du, gc.", no_args_is_help=True)
 
 
@@ -124,6 +125,40 @@ def weights_import(folder: Path, store: Store = Path("store")) -> None:
     results = Results(store)
     results.prepare()
     sys.stderr.write(f"Imported {weights.import_(results, folder)}\n")
+
+
+@expert_app.command("sheet")
+def expert_sheet(
+    name: list[str],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("sheet"),
+    seed: Annotated[int, typer.Option()] = 0,
+    offline: Offline = False,
+    data: Data = Path("data"),
+    store: Store = Path("store"),
+) -> None:
+    """Nine random images of each set, and a CSV of questions for the observers to answer."""
+    from benchmark import grid, sheet
+    from benchmark.spec import Runtime
+
+    names = grid.Names()
+    known = [names.resolve("source", one) for one in name]
+    runtime = Runtime(
+        data=data, store=store, offline=offline, inputs=names.inputs, paths=names.paths
+    )
+    for path in sheet.make(known, runtime, out, seed=seed):
+        sys.stdout.write(f"{path}\n")
+    sys.stderr.write(
+        "Give each observer a copy, join the copies, then: "
+        "bench distance --method expert --answers FILE …\n"
+    )
+
+
+@expert_app.command("show")
+def expert_show(file: Path, format: Format = "table") -> None:
+    """The majority's answers in a file, kappa, and distances when one observer is left out."""
+    from reports import answers
+
+    sys.stdout.write(answers.show(file, format=format))
 
 
 @store_app.command("du")

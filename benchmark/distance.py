@@ -27,7 +27,8 @@ def measure(
     get: Callable[[Hashable, Callable[[], Any]], Any],
 ) -> tuple[Measured, dict[str, Any]]:
     """The distance, and what it was measured on; `get` keeps what later cells share."""
-    method = registry.load("distance", spec.method, path=runtime.paths.get(spec.method))
+    path, given = runtime.paths.get(spec.method), runtime.inputs.get(spec.method)
+    method = registry.load("distance", spec.method, path=path, given=given)
     assert isinstance(method, Distance)
     shared = _Shared(spec, runtime, device, get)
     source, target = _Side(spec.source, shared), _Side(spec.target, shared)

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,23 @@ class Names:
             extra = own.model_dump(exclude={"path"}) if own is not None else {}
             self.inputs[short] = Input(path=path, **extra)
             return short
+        if kind == "distance" and own is not None and name == "expert":
+            short = f"expert:{own.path.stem}"
+            self.inputs[short] = own
+            return short
         if "/" in text and kind in ("source", "target"):
             raise BenchError(f"There is no folder or component file {path}.", "Check the path.")
         return name
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Where cells run: on this machine, as a Slurm array, or on a Ray cluster."""
+
+    name: str = "local"
+    slots: int = 1  # cells at once, per GPU
+    address: str = "auto"  # of the Ray cluster
+    settings: Mapping[str, str] = field(default_factory=dict)  # of the Slurm jobs
 
 
 def run(
@@ -71,7 +85,7 @@ def run(
     runtime: Runtime,
     *,
     dry: bool = False,
-    slots: int = 1,
+    executor: Executor = Executor(),
     command: str = "bench run",
 ) -> int:
     """Run what was planned; the exit code is 0 when every cell has its numbers."""
@@ -86,6 +100,7 @@ def run(
     for planned in made.of("skipped"):
         _note_skip(store, planned)
     cells = [planned.cell for planned in made.of("to run")]
+    store.record_grid([planned.cell for planned in made.cells], command)
     _say_summary(made)
     if not cells:
         failed = made.of("failed")
@@ -97,13 +112,7 @@ def run(
     cells, broken = _prepare(cells, runtime, store)
     progress = Progress(len(cells))
     began = time.monotonic()
-    whole = local.run(
-        cells,
-        runtime,
-        slots=slots,
-        gpus=[] if runtime.device == "cpu" else local.visible_gpus(),
-        listener=progress.listen,
-    )
+    whole = _execute(executor, cells, runtime, progress.listen)
     progress.close()
     if not whole:
         left = len(cells) - progress.finished
@@ -116,6 +125,19 @@ def run(
         _say_failures(failures)
         return 2
     return 0
+
+
+def _execute(
+    executor: Executor, cells: list[Cell], runtime: Runtime, listener: local.Listener
+) -> bool:
+    """Hand the cells to where they run; False if the user stopped it."""
+    if executor.name == "local":
+        gpus = [] if runtime.device == "cpu" else local.visible_gpus()
+        return local.run(cells, runtime, slots=executor.slots, gpus=gpus, listener=listener)
+    raise BenchError(
+        f"No executor named '{executor.name}'.",
+        registry.did_you_mean(executor.name, ["local", "slurm", "ray"]),
+    )
 
 
 def title(cell: Cell) -> str:
@@ -306,6 +328,7 @@ def _show(made: plan.Plan, store: Store) -> None:
         say("No finished cell is like these: time and disk are not known yet.")
         return
     disk = f"{(found.bytes or 0) / 1e6:.0f} MB of disk"
+    disk += f", {found.gpu_seconds / 3600:.2g} GPU-hours" if found.gpu_seconds else ""
     rest = f", without {found.unknown} cells unlike any finished" if found.unknown else ""
     say(f"About {_duration(found.seconds)} on one slot and {disk}{rest}.")
 

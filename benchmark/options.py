@@ -1,5 +1,6 @@
 """Options that several commands share, and how their values are read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,19 +36,20 @@ def pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
-def changes_of(settings: "list[str] | tuple[()]") -> dict[str, dict[str, Any]]:
-    """`--set recipe.lr=0.001` by what it changes; values are read as YAML."""
+def changes_of(settings: Sequence[str], *, flat: bool = True) -> dict[str, Any]:
+    """`--set recipe.lr=0.001` as {"recipe.lr": 0.001}, or nested; values are read as YAML."""
     import yaml
 
     parts = ("recipe", "pretrain", "fusion", "distance")
-    found: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    found: dict[str, Any] = {}
     for text in settings:
         name, value = pair(text, "--set")
         part, dot, field = name.partition(".")
-        if part not in found or not dot:
+        if part not in parts or not dot:
             raise BenchError(
                 f"--set {text} changes nothing known.",
                 f"Begin with {'., '.join(parts)}. as in --set pretrain.epochs=5.",
             )
-        found[part][field] = yaml.safe_load(value)
+        place = found if flat else found.setdefault(part, {})
+        place[name if flat else field] = yaml.safe_load(value)
     return found

@@ -48,12 +48,17 @@ class Estimated(NamedTuple):
     seconds: float | None
     bytes: float | None
     unknown: int  # cells that resemble none that is finished
+    gpu_seconds: float = 0.0  # of the seconds, those on a GPU
 
 
-def make(request: Request, runtime: Runtime, *, retry: Sequence[str] = ()) -> Plan:
+def make(
+    asked: Request | Sequence[Request], runtime: Runtime, *, retry: Sequence[str] = ()
+) -> Plan:
     """Every cell asked for, each once, with its state in the store."""
     notes = list[str]()
-    return _plan(expand.runs(request, runtime, notes), Store(runtime.store), retry, notes)
+    requests = [asked] if isinstance(asked, Request) else asked
+    found = (pair for request in requests for pair in expand.runs(request, runtime, notes))
+    return _plan(found, Store(runtime.store), retry, notes)
 
 
 def make_distances(
@@ -79,16 +84,20 @@ def _plan(
 def estimate(plan: Plan, store: Store) -> Estimated:
     """Seconds and bytes of the cells to run, from the finished cells most like each."""
     times: dict[tuple, list[float]] = defaultdict(list)
+    on_gpu: dict[tuple, list[float]] = defaultdict(list)
     sizes: dict[tuple, list[float]] = defaultdict(list)
     for kind in PARTS:
         for outcome in store.outcomes(kind):
             if outcome.status == "ok":
                 folder = store.folder(kind, outcome.key)
                 size = sum(path.stat().st_size for path in folder.iterdir())
+                took = outcome.seconds.get("total", 0.0)
+                gpu = outcome.environment.get("device", "").startswith("cuda")
                 for like in _likes(outcome.spec):
-                    times[like].append(outcome.seconds.get("total", 0.0))
+                    times[like].append(took)
+                    on_gpu[like].append(took if gpu else 0.0)
                     sizes[like].append(size)
-    seconds, disk, unknown, known = 0.0, 0.0, 0, 0
+    seconds, gpu_seconds, disk, unknown, known = 0.0, 0.0, 0.0, 0, 0
     for planned in plan.of("to run"):
         like = next((like for like in _likes(planned.cell.spec) if like in times), None)
         if like is None:
@@ -96,10 +105,11 @@ def estimate(plan: Plan, store: Store) -> Estimated:
             continue
         known += 1
         seconds += sum(times[like]) / len(times[like])
+        gpu_seconds += sum(on_gpu[like]) / len(on_gpu[like])
         disk += sum(sizes[like]) / len(sizes[like])
     if not known:
         return Estimated(None, None, unknown)
-    return Estimated(seconds, disk, unknown)
+    return Estimated(seconds, disk, unknown, gpu_seconds)
 
 
 def again(plan: Plan, store: Store) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What lasts: one folder per key, its outcome renamed in last, so that it is whole or not there."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import socket
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,20 @@ class Store:
             text = (self.of(cell) / "log.txt").read_text(errors="replace")
             return "\n".join(text.splitlines()[-lines:])
         return ""
+
+    def record_grid(self, cells: Sequence[Cell], command: str) -> str:
+        """Note which cells belong to one request; the same request again has the same name."""
+        keys = sorted(f"{cell.spec.kind}/{cell.key}" for cell in cells)
+        name = hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]
+        path = self.root / "grids" / f"{name}.json"
+        facts = {"grid": name, "command": command, "began": time.time(), "cells": keys}
+        write(path, json.dumps(facts, indent=1), durable=False)
+        return name
+
+    def grids(self) -> list[dict[str, Any]]:
+        """Every request that was run, the latest first: grid, command, began, cells (kind/key)."""
+        found = [json.loads(p.read_text()) for p in (self.root / "grids").glob("*.json")]
+        return sorted(found, key=lambda facts: -facts["began"])
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """Files and bytes by part of the store."""

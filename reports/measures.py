@@ -37,6 +37,9 @@ class Measure:
     values: dict[tuple[str, str], Estimate] = field(repr=False)
     noise: float  # of the seeds, as a share of what pairs differ in; NaN with one seed
     about: str  # how it was measured
+    floor: float = math.nan  # the mean distance of a task from itself, by other seeds and subsets
+    #: By observer left out (numbered): the distances that remain, where people were asked.
+    without: dict[str, dict[tuple[str, str], float]] = field(default_factory=dict, repr=False)
 
 
 def measured(
@@ -124,7 +127,8 @@ def _measure(
     weights: set[str],
     arch: str,
 ) -> Measure:
-    values, variances = {}, []
+    values, variances, floors = {}, [], []
+    without: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
     for pair, by_seed in found.items():
         # A score may have been taken with several trainings of its source: those of the runs count.
         picked = [
@@ -133,6 +137,12 @@ def _measure(
         ]
         estimates = np.array([outcome.metrics["distance"][:3] for outcome in picked], dtype=float)
         values[pair] = _mean(estimates)
+        floors += [
+            outcome.metrics["floor"].value for outcome in picked if "floor" in outcome.metrics
+        ]
+        for name, number in picked[0].metrics.items():
+            if name.startswith("without "):
+                without[name][pair] = number.value
         if len(picked) > 1:
             variances.append(float(np.var(estimates[:, 0], ddof=1)))
     card = _card(how.method)
@@ -144,6 +154,8 @@ def _measure(
         values=values,
         noise=noise,
         about=_about(how, arch, Counter(len(seeds) for seeds in found.values()), noise, card),
+        floor=float(np.mean(floors)) if floors else math.nan,
+        without=dict(without),
     )
 
 

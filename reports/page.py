@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark import registry
 from benchmark.store import Store
 from benchmark.store import write as write_file
-from reports import charts, formats, leaderboard, overview, scatter, transfer, views
+from reports import charts, distances, formats, leaderboard, overview, scatter, transfer, views
 from reports.board import Board
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def write(store: Store, out: Path) -> Path:
         pretrained=pretrained,
         source_curves=losses,
         counts=overview.counts(boards),
+        maps=distances.of_store(store),
+        map_footer=distances.FOOTER,
         transfers=_transfers(store, boards),
         transfer_footer=transfer.FOOTER,
     )
@@ -119,6 +121,7 @@ def _environment() -> "Environment":
         limits=lambda estimate, sign=False: formats.interval(estimate, sign=sign).partition(" ")[2],
         cost=leaderboard.cost,
         frame=charts.frame,
+        distance=distances.number,
         title_short=lambda name: leaderboard.metric_title(name).partition(" (")[0],
     )
     environment.tests["finite"] = lambda value: value is not None and math.isfinite(value)

@@ -200,6 +200,7 @@ def _cautions(pairs: Sequence[Pair], measures: Sequence[Measure]) -> Iterator[st
         )
     if not measures:
         yield "The store has no distance for these pairs: measure some with `bench distance`."
+    yield from (text for measure in measures if (text := _observers(pairs, measure)))
     for measure in measures:
         known = [measure.values.get((pair.source, pair.target)) for pair in pairs]
         count = sum(value is not None and math.isfinite(value.value) for value in known)
@@ -208,6 +209,25 @@ def _cautions(pairs: Sequence[Pair], measures: Sequence[Measure]) -> Iterator[st
                 f"{measure.label} is known for {count} of {len(pairs)} pairs: its line and the "
                 "baselines' are not of the same pairs."
             )
+
+
+def _observers(pairs: Sequence[Pair], measure: Measure) -> str:
+    """The range of the correlation when each of the people asked is left out."""
+    sources, targets = _names(pairs)
+    gains = np.array([pair.gain.value for pair in pairs])
+    found = []
+    for left in measure.without.values():
+        near = [left.get((pair.source, pair.target), math.nan) for pair in pairs]
+        rho = stats.correlate(np.array(near), gains, targets, sources, pairs="within_target",
+                              draws=2, permutations=2)  # fmt: skip
+        found.append(rho.spearman)
+    known = [rho for rho in found if not math.isnan(rho)]
+    if not known:
+        return ""
+    return (
+        f"{measure.label}: with each of {len(found)} observers left out, ρ within targets goes "
+        f"from {min(known):+.2f} to {max(known):+.2f}."
+    )
 
 
 def verdict(analysis: Analysis) -> str:

@@ -7,6 +7,7 @@ dataset's profile and the Hamming distance of two profiles their distance.
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -149,20 +150,52 @@ def leave_one_out(
 
 
 class ExpertDistance(Distance):
-    """How many of six properties the observers' answers on the two cards differ in."""
+    """How many properties the majority of the observers answers differently for two sets.
 
+    Without a file of raw answers those on the cards count. With one, the interval is the range of
+    the distance when each observer in turn is left out.
+    """
+
+    variants = ("cards", "*")  # or the name of a file of answers
     card = DistanceCard(title="Expert distance", needs="card")
+
+    def fingerprint(self) -> str:
+        """Other answers are another distance."""
+        assert self.given is not None
+        return "file:" + hashlib.sha256(self.given.path.read_bytes()).hexdigest()[:16]
 
     def measure(
         self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]
     ) -> Measured:
-        return Measured(hamming(_answers(source), _answers(target)))
+        if self.given is None:
+            return Measured(hamming(_on_card(source), _on_card(target)))
+        answers = _about((source.name, target.name), read_answers(self.given.path))
+
+        def distance(rows: Sequence[Answer]) -> float:
+            return distances(profiles(rows))[source.name, target.name]
+
+        if len({row.observer for row in answers}) < 2:
+            return Measured(distance(answers))
+        found = leave_one_out(answers, distance)
+        # Observers are people: they are numbered, in the order of their names.
+        facts = {f"without observer {i}": v for i, v in enumerate(found.without.values(), start=1)}
+        return Measured(found.value, found.low, found.high, facts)
 
 
-def _answers(side: Side) -> tuple[str, ...]:
+def _about(names: Iterable[str], answers: list[Answer]) -> list[Answer]:
+    """The answers on these sets; a set that nobody was asked about is refused."""
+    there = sorted({row.dataset for row in answers})
+    for name in names:
+        if name not in there:
+            what = f"The answers say nothing of the dataset '{name}'."
+            raise BenchError(what, f"Theirs are: {', '.join(there)}.")
+    return [row for row in answers if row.dataset in names]
+
+
+def _on_card(side: Side) -> tuple[str, ...]:
     if side.card.experts is None:
         raise BenchError(
             f"Nobody answered the expert questions for {side.name}.",
-            "Put the answers on its card.",
+            "Put the answers on its card, or give --answers FILE; `bench expert sheet` makes one.",
         )
     return astuple(side.card.experts)

@@ -314,19 +314,24 @@ class Task2Vec(Distance):
         }
         between = raw_cosine if self.variant == "raw" else cosine
 
+        name = f"task2vec {sorted(how.items())} {seed}"
+
         def of(side: Side) -> np.ndarray:
-            name = f"task2vec {sorted(how.items())} {seed}"
             return side.cached(
                 name,
                 lambda: embed(side.network, side.images, side.labels, seed=seed, **how).values,
             )
 
-        facts = {}
-        repeats = int(options["floor"])
-        if repeats:
-            floor = noise_floor(
+        def floor() -> np.ndarray:
+            found = noise_floor(
                 target.network, target.images, target.labels, seeds=repeats, subsets=repeats,
                 seed=seed, distance=between, **how,
             )  # fmt: skip
-            facts = {"floor": floor.value}
+            return np.array(found.value)
+
+        facts = {}
+        repeats = int(options["floor"])
+        if repeats:  # a target has one floor, whatever the source
+            noise = target.cached(f"{name} {self.variant} floor {repeats}", floor)
+            facts = {"floor": float(noise)}
         return Measured(between(of(source), of(target)), facts=facts)

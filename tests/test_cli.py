@@ -259,3 +259,41 @@ def test_readers_answer(words: list[str], tmp_path: Path, monkeypatch: pytest.Mo
     found = bench(*words)
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip()
+
+
+ANSWERS = """observer,dataset,property,answer
+ann,demo:skin,kind,medical
+ann,patterns:near,kind,natural
+ann,demo:skin,colour,red
+ann,patterns:near,colour,red
+bob,demo:skin,kind,medical
+bob,patterns:near,kind,medical
+bob,demo:skin,colour,red
+bob,patterns:near,colour,red
+eve,demo:skin,kind,medical
+eve,patterns:near,kind,natural
+eve,demo:skin,colour,brown
+eve,patterns:near,colour,red
+"""
+
+
+def test_raw_answers_take_the_place_of_the_cards(tmp_path: Path):
+    table = tmp_path / "answers.csv"
+    table.write_text(ANSWERS)
+    asked = ("distance", "--method", "expert", "--source", "patterns:near", "--target",
+             "demo:skin", "--store", tmp_path / "store", "--slots", "0")  # fmt: skip
+    cards = bench(*asked)
+    assert cards.returncode == 0, cards.stderr
+    assert "3" in cards.stdout
+    found = bench(*asked, "--answers", table, "--format", "json")
+    assert found.returncode == 0, found.stderr
+    (row,) = json.loads(found.stdout)
+    # Without bob, red and brown tie, and brown comes first: two properties differ.
+    assert (row["method"], row["value"], row["low"], row["high"]) == ("expert:answers", 1, 0, 2)
+    table.write_text(ANSWERS.replace("eve,patterns:near,kind,natural", "eve,patterns:near,kind,x"))
+    again = bench(*asked, "--answers", table, "--dry-run")
+    assert "to run" in again.stdout and "version of method" in again.stdout
+    refused(
+        bench(*asked[:6], "demo:grey", *asked[7:], "--answers", table), "nothing of", "demo:grey"
+    )
+    refused(bench(*asked[:2], "otdd", *asked[3:], "--answers", table), "--method expert")

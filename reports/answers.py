@@ -1,0 +1,67 @@
+"""`bench expert show`: what a file of raw answers says, and how far its observers agree."""
+
+from pathlib import Path
+
+from benchmark.stats import Estimate
+from reports import formats
+from similarity import expert
+
+FOOTER = (
+    "A tie goes to the answer first by code point. Kappa is Fleiss': 0 is chance, 1 full "
+    "agreement; undefined where all answers are the same."
+)
+
+
+def show(path: Path, *, format: str = "table") -> str:
+    """The majority's answers with kappa, and the distance of every pair with its range."""
+    formats.check(format)
+    answers = expert.read_answers(path)
+    profiles = expert.profiles(answers)
+    properties = list(dict.fromkeys(row.property for row in answers))
+    kappas = expert.kappas(answers)
+    observers = len({row.observer for row in answers})
+    pairs = {
+        (a, b): _with_range(answers, a, b, observers)
+        for a in profiles
+        for b in profiles
+        if a < b
+    }  # fmt: skip
+    if format in ("csv", "json"):
+        flat = [{"a": a, "b": b, **formats.numbers("", d)} for (a, b), d in pairs.items()]
+        if format == "csv":
+            return formats.comma_separated(flat)
+        facts = {"observers": observers, "kappa": kappas, "majority": profiles, "distances": flat}
+        return formats.javascript(facts)
+    majority = formats.Table(
+        title=f"The majority of {observers} observers",
+        head=["property", *profiles, "kappa"],
+        lines=[
+            [name, *(profiles[d].get(name, "–") for d in profiles),
+             formats.interval(Estimate(kappas[name], float("nan"), float("nan"), observers))]
+            for name in properties
+        ],
+        words=("property", *profiles),
+    )  # fmt: skip
+    apart = formats.Table(
+        title="Properties answered differently, with the range when one observer is left out",
+        head=["datasets", "distance"],
+        lines=[
+            [f"{a}, {b}", f"{d.value:.0f} [{d.low:.0f}, {d.high:.0f}]"]
+            for (a, b), d in pairs.items()
+        ],
+        words=("datasets",),
+    )
+    write = formats.terminal if format == "table" else formats.markdown
+    return write([majority, apart], FOOTER)
+
+
+def _with_range(answers: list[expert.Answer], a: str, b: str, observers: int) -> Estimate:
+    rows = [row for row in answers if row.dataset in (a, b)]
+
+    def apart(some: list[expert.Answer]) -> float:
+        return float(expert.distances(expert.profiles(some))[a, b])
+
+    if observers < 2:
+        return Estimate(apart(rows), float("nan"), float("nan"), observers)
+    found = expert.leave_one_out(rows, apart)
+    return Estimate(found.value, found.low, found.high, observers)

@@ -1,0 +1,139 @@
+"""`bench distance`: every distance as a table and a heat map of sources and targets."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.spec import Outcome
+from benchmark.stats import Estimate
+from benchmark.store import Store
+from reports import formats
+from reports.measures import Measure, measured
+
+FOOTER = (
+    "An interval is the method's own, or the range over seeds. Noise floor: the distance of a task "
+    "from itself, measured with other seeds and other subsets; differences below it say nothing."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A pair on a map: its distance, and how deep its colour is."""
+
+    value: Estimate
+    depth: float  # per cent of the full colour, which the nearest pair has
+    text: str
+
+
+@dataclass(frozen=True)
+class Map:
+    """One distance: sources in rows, targets in columns."""
+
+    measure: Measure
+    targets: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
+
+    @property
+    def title(self) -> str:
+        """The method, and which way it points."""
+        return self.measure.label + (" (more is nearer)" if self.measure.more_is_near else "")
+
+    @property
+    def notes(self) -> list[str]:
+        """How it was measured, and how much of it is noise."""
+        floor = self.measure.floor
+        told = [] if math.isnan(floor) else [f"Noise floor: {floor:.4g}."]
+        return [text for text in (self.measure.about, *told) if text]
+
+
+def of_store(store: Store) -> list[Map]:
+    """A map of every distance that the store has."""
+    outcomes = store.outcomes("distance")
+    archs = sorted({o.spec.arch for o in outcomes if o.spec.arch != "none"}) or ["none"]
+    found: dict[str, Measure] = {}
+    for arch in archs:
+        for measure in measured(store, outcomes, arch, set(), ())[0]:
+            name = measure.label if len(archs) == 1 else f"{measure.label} · {arch}"
+            found.setdefault(name, measure)
+    return [of(measure) for measure in found.values()]
+
+
+def of(measure: Measure) -> Map:
+    """The map of one distance."""
+    sources = sorted({source for source, _ in measure.values})
+    targets = sorted({target for _, target in measure.values})
+    sign = -1 if measure.more_is_near else 1
+    finite = [sign * v.value for v in measure.values.values() if math.isfinite(v.value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+
+    def cell(source: str, target: str) -> Cell | None:
+        value = measure.values.get((source, target))
+        if value is None:
+            return None
+        far = (sign * value.value - low) / (high - low) if high > low else 0.0
+        text = f"{source} to {target}: {number(value)}"
+        return Cell(value, round(100 * (1 - far), 1) if math.isfinite(far) else 0.0, text)
+
+    rows = tuple((s, tuple(cell(s, t) for t in targets)) for s in sources)
+    return Map(measure, tuple(targets), rows)
+
+
+def show(store: Store, outcomes: Sequence[Outcome], *, format: str = "table") -> str:
+    """The distances of these outcomes, a table each."""
+    formats.check(format)
+    arch = next((o.spec.arch for o in outcomes if o.spec.arch != "none"), "none")
+    maps = [of(measure) for measure in measured(store, outcomes, arch, set(), ())[0]]
+    if format in ("csv", "json"):
+        rows = [row for each in maps for row in _flat(each)]
+        return formats.comma_separated(rows) if format == "csv" else formats.javascript(rows)
+    write = formats.terminal if format == "table" else formats.markdown
+    return write([table_of(each) for each in maps], FOOTER)
+
+
+def table_of(found: Map) -> formats.Table:
+    """A map in words; on a terminal the nearest source of each target is marked."""
+    nearest = [
+        max((c.depth for _, row in found.rows if (c := row[i]) is not None), default=math.nan)
+        for i in range(len(found.targets))
+    ]
+    lines = [
+        [source, *(_words(cell, best) for cell, best in zip(row, nearest, strict=True))]
+        for source, row in found.rows
+    ]
+    notes = [*found.notes, "● nearest source of a target"] if len(lines) > 1 else found.notes
+    return formats.Table(
+        title=found.title,
+        head=["source", *found.targets],
+        lines=lines,
+        words=("source",),
+        notes=notes,
+    )
+
+
+def _words(cell: Cell | None, nearest: float) -> str:
+    if cell is None:
+        return "–"
+    return ("● " if cell.depth == nearest else "") + number(cell.value)
+
+
+def number(value: Estimate) -> str:
+    """`0.8752 [0.8601, 0.8893]`."""
+    if math.isnan(value.value):
+        return "–"
+    text = f"{value.value:.4g}"
+    return text if math.isnan(value.low) else f"{text} [{value.low:.4g}, {value.high:.4g}]"
+
+
+def _flat(found: Map) -> Iterator[dict[str, Any]]:
+    for source, row in found.rows:
+        for target, cell in zip(found.targets, row, strict=True):
+            if cell is not None:
+                yield {
+                    "method": found.measure.label,
+                    "more_is_near": found.measure.more_is_near,
+                    "source": source,
+                    "target": target,
+                    **formats.numbers("", cell.value),
+                    "floor": found.measure.floor,
+                }

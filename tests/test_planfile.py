@@ -1,0 +1,81 @@
+"""A plan file asks for what the same options on the command line ask for, crossed and pruned."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmark import plan, planfile
+from benchmark.errors import BenchError
+from benchmark.grid import Names
+from benchmark.spec import Runtime
+
+
+def made(text: str, tmp_path: Path) -> list[tuple]:
+    """What a plan comes to: (source, target, fusion, protocol, size, lr, fold) of its runs."""
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    requests = planfile.requests(planfile.read(path), Names())
+    runtime = Runtime(data=tmp_path, store=tmp_path / "store")
+    specs = [planned.cell.spec for planned in plan.make(requests, runtime).cells]
+    return sorted(
+        (s.source, s.target, s.fusion, s.protocol, s.recipe.size, s.recipe.lr, s.fold)
+        for s in specs
+        if s.kind == "run"
+    )
+
+
+BASE = "target: demo:skin\nfold: 0\nprotocol: demo\narch: resnet18\n"
+
+
+def test_lists_are_crossed_and_single_values_are_lists_of_one(tmp_path: Path):
+    found = made(BASE + "source: [none, patterns:near]\nfusion: [none, concat]\n", tmp_path)
+    assert [(one[0], one[2]) for one in found] == [
+        ("none", "concat"), ("none", "none"), ("patterns:near", "concat"), ("patterns:near", "none")
+    ]  # fmt: skip
+
+
+def test_every_option_can_be_a_list_and_protocol_stands_for_what_the_protocol_says(tmp_path: Path):
+    found = made(BASE + "size: [16, $protocol]\nrecipe.lr: [0.1, $protocol]\n", tmp_path)
+    assert [(one[4], one[5]) for one in found] == [
+        (16, 5e-4), (16, 0.1), (32, 5e-4), (32, 0.1)
+    ]  # fmt: skip
+
+
+def test_exclude_takes_out_what_has_all_of_an_entry(tmp_path: Path):
+    text = BASE + (
+        "source: [none, patterns:near, patterns:far]\nsize: [16, 32]\n"
+        "exclude:\n  - {source: 'patterns:*', size: 16}\n  - {source: none, size: [32, 64]}\n"
+    )
+    assert [(one[0], one[4]) for one in made(text, tmp_path)] == [
+        ("none", 16), ("patterns:far", 32), ("patterns:near", 32)
+    ]  # fmt: skip
+
+
+def test_include_adds_what_it_names_over_the_plan(tmp_path: Path):
+    text = BASE + "source: none\ninclude:\n  - {fusion: metanet, size: 16, fold: [1, 2]}\n"
+    found = [(one[2], one[4], one[6]) for one in made(text, tmp_path)]
+    assert found == [("metanet", 16, 1), ("metanet", 16, 2), ("none", 32, 0)]
+
+
+def test_a_cell_asked_for_twice_is_one(tmp_path: Path):
+    assert len(made(BASE + "include: [{fold: 0}]\nsize: [32, $protocol]\n", tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("source: none\n", "names no target"),
+        ("- a\n- b\n", "does not hold options"),
+        ("target: [isic\n", "not YAML"),
+        ("target: demo\nsources: dtd\n", "no option 'sources'"),
+        ("target: demo\ndevice: cuda\n", "How it runs is said on the command line"),
+        ("target: demo\nexclude: {source: none}\n", "not a list of options"),
+        ("target: demo\nexclude: [{source: none}]\n", "excludes by 'source'"),
+        ("target: demo\nsource: none\nexclude: [{source: '*'}]\n", "excludes everything"),
+        ("target: demo\nfold: first\n", "not a whole number"),
+        ("target: demo\nfusion: !!python/object/apply:os.system [ls]\n", "not YAML"),
+    ],
+)
+def test_a_bad_plan_says_what_is_wrong(tmp_path: Path, text: str, message: str):
+    with pytest.raises(BenchError, match=message):
+        made(text, tmp_path)
