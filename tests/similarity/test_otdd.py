@@ -242,6 +242,8 @@ def test_subsets_are_seeded_and_come_with_an_interval():
     assert isinstance(found.draws[0], OTDD)
     assert found.low < found.value < found.high
     whole = subset_interval(x1, y1, x2, y2, size=500, draws=2, seed=0)
+    shared = subset_interval(x1, y1, x2, y2, size=500, share=0.8, draws=6, seed=0)
+    assert shared.low < shared.value < shared.high  # a small side is no reason to feign certainty
     assert whole.low == whole.value == whole.high == otdd(x1, y1, x2, y2).distance
     with pytest.raises(BenchError, match="two draws"):
         subset_interval(x1, y1, x2, y2, size=40, draws=1, seed=0)
