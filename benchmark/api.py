@@ -222,6 +222,10 @@ class Source(Component):
         """Every image of the set, read from its official files below `root`."""
         raise NotImplementedError
 
+    def place(self, data: Path, *, offline: bool = False) -> Path:
+        """Where a set without a folder of its own lies; a family that fetches does so here."""
+        return data
+
     def decode(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
         """The image as uint8 (H, W, 3) at `size`, and the hash of its pixels before resizing."""
         image = images.decode(record.image, what=record.name)

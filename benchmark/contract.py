@@ -249,7 +249,7 @@ def _check_fusion(arm: Fusion) -> Iterator[str]:
 def _whereabouts(component: Source, data: Path) -> str:
     if component.card.given:
         return "weights made by others"
-    if component.given is None and "*" in component.variants:
+    if component.given is None and component.variants[:1] == ("*",):
         return "your own"
     try:
         return f"at {find_root(component, data, offline=True)}"

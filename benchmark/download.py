@@ -109,7 +109,7 @@ def find_root(
             raise DataMissing(f"There is no {component.given.path}.", "Check the path.")
         return component.given.path
     if not card.folders:
-        return data
+        return component.place(data, offline=offline)
     for folder in (*(data / name for name in card.folders), data):
         if folder.is_dir() and (folder != data or _holds(component, data)):
             return folder
