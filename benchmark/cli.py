@@ -231,6 +231,7 @@ def _exit(code: int) -> None:
 app.registered_commands += cli_read.app.registered_commands  # they stand in this order in the help
 app.add_typer(cli_store.data_app, name="data")
 app.add_typer(cli_store.weights_app, name="weights")
+app.add_typer(cli_store.results_app, name="results")
 app.add_typer(cli_store.expert_app, name="expert")
 app.add_typer(cli_store.store_app, name="store")
 

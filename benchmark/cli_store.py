@@ -10,6 +10,7 @@ from benchmark.options import Data, Format, Offline, Store
 
 data_app = typer.Typer(help="Data sets: list, prepare, verify, info.", no_args_is_help=True)
 weights_app = typer.Typer(help="Weights: list, add, export, import.", no_args_is_help=True)
+results_app = typer.Typer(help="Finished results: export, import.", no_args_is_help=True)
 expert_app = typer.Typer(help="Expert distance: sheet, show.", no_args_is_help=True)
 store_app = typer.Typer(help="The store: du, gc.", no_args_is_help=True)
 
@@ -125,6 +126,40 @@ def weights_import(folder: Path, store: Store = Path("store")) -> None:
     results = Results(store)
     results.prepare()
     sys.stderr.write(f"Imported {weights.import_(results, folder)}\n")
+
+
+@results_app.command("export")
+def results_export(
+    out: Path,
+    target: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
+    key: Annotated[list[str] | None, typer.Option(help="Of a cell, or its beginning.")] = None,
+    store: Store = Path("store"),
+) -> None:
+    """Write finished runs and distances into one file that names nobody."""
+    from benchmark import bundle
+    from benchmark.store import Store as Results
+
+    path = bundle.export(Results(store), out, targets=target or (), keys=key or ())
+    sys.stderr.write(f"Wrote {path}\n")
+
+
+@results_app.command("import")
+def results_import(file: Path, store: Store = Path("store")) -> None:
+    """Take in what `results export` wrote; what cannot be trusted is refused with the reason."""
+    from benchmark import bundle
+    from benchmark.store import Store as Results
+
+    found = bundle.import_(Results(store), file)
+    sys.stderr.write(
+        f"{found.added} cells added, {found.replaced} put in place of failures, "
+        f"{found.same} were here already.\n"
+    )
+    for name in found.differs:
+        sys.stderr.write(f"Kept ours, theirs differs: {name}\n")
+    for name, reason in found.refused.items():
+        sys.stderr.write(f"Refused {name}: {reason}\n")
+    if found.refused:
+        raise typer.Exit(2)
 
 
 @expert_app.command("sheet")

@@ -51,7 +51,7 @@ def test_commands_and_options_of_a_page_exist(page: str):
     for line in lines:
         words = line.split()
         name = words[0]
-        if name in ("data", "weights", "store") and len(words) > 1:
+        if name in ("data", "weights", "store", "results", "expert", "mlflow") and len(words) > 1:
             name = f"{name} {words[1]}"
         if name not in known:
             known[name] = bench(*name.split(), "--help", cwd=ROOT).stdout

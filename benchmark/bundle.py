@@ -1,0 +1,334 @@
+"""Results to hand on: one checksummed file of outcomes and predictions that names nobody."""
+
+import hashlib
+import io
+import json
+import re
+import stat
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from benchmark import trust
+from benchmark.download import RATIO, SMALL
+from benchmark.errors import BenchError
+from benchmark.spec import (
+    Cell,
+    DistanceSpec,
+    Failure,
+    Frozen,
+    Outcome,
+    PretrainSpec,
+    RunSpec,
+    Scalar,
+    canonical,
+)
+from benchmark.store import Store, remove, replacing
+from benchmark.trust import Unusable
+
+#: Of the file itself; an outcome has a schema version of its own.
+BUNDLE_VERSION = 1
+MANIFEST = "manifest.json"
+#: What a cell of each kind consists of. A pretraining is only named: its weights travel apart.
+FILES = {
+    "distance": ("outcome.json",),
+    "pretrain": ("spec.json",),
+    "run": ("outcome.json", "predictions.npz"),
+}
+MEMBER = re.compile(r"([a-z]+)/[0-9a-f]{16}/([a-z]+\.[a-z]+)")
+MOST = 200_000  # members
+LARGEST = 256 << 20  # bytes of a member
+
+#: What an outcome may say of the data and of the machine; all other words stay at home.
+FACTS = {"train", "val", "test", "test_groups", "siblings", "overlap", "source_images",
+         "target_images"}  # fmt: skip
+DIGESTS = {"digest", "source_digest", "target_digest"}
+MACHINE = {"device", "python", "torch", "numpy", "system"}
+WORD = re.compile(r"\w{0,40}", re.ASCII)
+#: Text without a path: a slash stands only inside a word, as some devices have it in their names.
+PLAIN = re.compile(r"([^/\\~\n]|(?<=\w)/(?=\w)){0,200}")
+
+
+class Manifest(Frozen):
+    """What a bundle says of itself."""
+
+    bundle_version: int
+    tool: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
+    files: dict[str, str]  # name -> sha256
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What became of the cells of a bundle, each as `kind/key`."""
+
+    added: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)  # ours had no numbers
+    same: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)  # ours has other numbers, and stays
+    refused: dict[str, str] = field(default_factory=dict)  # and why
+
+
+class _Content(NamedTuple):
+    cell: Cell
+    outcome: Outcome | None = None  # none of a pretraining
+    arrays: dict[str, np.ndarray] | None = None  # of a run
+
+
+def export(
+    store: Store, out: Path, *, targets: Sequence[str] = (), keys: Sequence[str] = ()
+) -> Path:
+    """Write finished runs and distances into one file; the same cells give the same bytes.
+
+    `targets` and `keys` (or their first digits) choose; without them every finished cell goes.
+    """
+    done = [o for kind in ("distance", "run") for o in store.outcomes(kind) if o.status == "ok"]
+    for key in keys:
+        if not any(outcome.key.startswith(key) for outcome in done):
+            raise BenchError(
+                f"No finished cell has the key {key}.", "See the folders of the store."
+            )
+    chosen = [
+        outcome
+        for outcome in done
+        if (not targets or getattr(outcome.spec, "target", "") in targets)
+        and (not keys or outcome.key.startswith(tuple(keys)))
+    ]
+    if not chosen:
+        raise BenchError("There is no such finished cell to export.", "Run some, or choose others.")
+    with replacing(out) as temporary, zipfile.ZipFile(temporary, "w") as box:
+        files = {}
+        for name, content in _contents(store, chosen):
+            files[name] = hashlib.sha256(content).hexdigest()
+            _add(box, name, content)
+        tool = version("transfer-bench")
+        manifest = Manifest(bundle_version=BUNDLE_VERSION, tool=tool, files=files)
+        _add(box, MANIFEST, manifest.model_dump_json(indent=1).encode())
+    return out
+
+
+def import_(store: Store, bundle: Path) -> Imported:
+    """Take in what can be trusted; a file that is not whole is refused before anything is written.
+
+    A cell that is finished here stays as it is.
+    """
+    with _reading(bundle) as box:
+        manifest = _manifest(box, bundle.stat().st_size)
+        places = sorted({name.rpartition("/")[0] for name in manifest.files})
+        verdicts = {place: _verdict(box, manifest, place) for place in places}
+        mark = hashlib.sha256(box.read(MANIFEST)).hexdigest()[:8]
+    store.prepare()
+    found = Imported(refused={place: why for place, why in verdicts.items() if why})
+    note = f"from bundle {mark} of transfer-bench {manifest.tool}"
+    with _reading(bundle) as box:  # once more, so that only one cell is held at a time
+        for place in (place for place, why in verdicts.items() if not why):
+            _merge(store, _content(box, manifest, place), note, found)
+    return found
+
+
+def _contents(store: Store, chosen: Sequence[Outcome]) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every file, without what could name a person or a place."""
+    pretrained = set[str]()
+    for outcome in chosen:
+        place = f"{outcome.spec.kind}/{outcome.key}"
+        if word := _place_in(outcome.spec):
+            raise BenchError(
+                f"The cell {outcome.key} names a place on this machine: '{word}'.",
+                "Choose other cells.",
+            )
+        yield f"{place}/outcome.json", _reduced(outcome).model_dump_json(indent=1).encode()
+        if isinstance(outcome.spec, RunSpec):
+            yield f"{place}/predictions.npz", _packed(store, outcome.key)
+        if not isinstance(outcome.spec, PretrainSpec) and outcome.spec.weights:
+            pretrained.add(outcome.spec.weights)
+    for key in sorted(pretrained):
+        made = store.outcome("pretrain", key)
+        if made is not None and not _place_in(made.spec):
+            facts = {"versions": made.versions, "spec": made.spec.model_dump(mode="json")}
+            yield f"pretrain/{key}/spec.json", canonical(facts).encode()
+
+
+def _add(box: zipfile.ZipFile, name: str, content: bytes) -> None:
+    """Nothing of the machine or the hour goes into the file."""
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
+    box.writestr(info, content, zipfile.ZIP_DEFLATED, 6)
+
+
+def _packed(store: Store, key: str) -> bytes:
+    """The predictions again: the four arrays and nothing else that may lie in the file."""
+    try:
+        found = store.predictions(key)
+        arrays: dict[str, Any] = {n: found[n].astype(kind) for n, (kind, _) in trust.ARRAYS.items()}
+    except (*trust.DAMAGE, KeyError) as error:
+        raise BenchError(
+            f"The run {key} has lost its predictions.", "Delete its folder and run it again."
+        ) from error
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _reduced(outcome: Outcome) -> Outcome:
+    """The numbers and what they were made with: no warning, log, file or host."""
+    data: dict[str, Scalar] = {
+        name: value
+        for name, value in outcome.data.items()
+        if (name in DIGESTS and WORD.fullmatch(str(value)))
+        or (name in FACTS and (not isinstance(value, str) or not value))
+    }
+    return Outcome(
+        key=outcome.key,
+        spec=outcome.spec,
+        versions=outcome.versions,
+        status=outcome.status,
+        metrics=outcome.metrics,
+        classes=outcome.classes,
+        per_class=outcome.per_class,
+        subgroups=outcome.subgroups,
+        chosen=outcome.chosen if PLAIN.fullmatch(outcome.chosen) else "",
+        history=[{k: v for k, v in e.items() if WORD.fullmatch(k)} for e in outcome.history],
+        data=data,
+        seconds={k: v for k, v in outcome.seconds.items() if WORD.fullmatch(k)},
+        joules=outcome.joules,
+        environment={
+            k: v for k, v in outcome.environment.items() if k in MACHINE and PLAIN.fullmatch(v)
+        },
+    )
+
+
+def _place_in(spec: PretrainSpec | RunSpec | DistanceSpec) -> str:
+    """A name in a spec that is a path: of a protocol's file, or of a folder."""
+    parts = ("source", "target", "fusion", "method", "protocol")
+    names = (str(getattr(spec, part, "")) for part in parts)
+    return next((name for name in names if re.search(r"[/\\~\0]", name)), "")
+
+
+@contextmanager
+def _reading(bundle: Path) -> Iterator[zipfile.ZipFile]:
+    """The open file; whatever is wrong with it is told as one error."""
+    try:
+        with zipfile.ZipFile(bundle) as box:
+            yield box
+    except FileNotFoundError as error:
+        raise BenchError(f"There is no file {bundle}.", "Check the path.") from error
+    except trust.DAMAGE as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BenchError(
+            f"The bundle {bundle} is refused: {why.rstrip('.')}.", "Get it again from its maker."
+        ) from error
+
+
+def _manifest(box: zipfile.ZipFile, size: int) -> Manifest:
+    """What the bundle holds, every name and every byte checked against what it promises."""
+    members = box.infolist()
+    if len(members) > MOST:
+        raise ValueError(f"it has {len(members)} members, more than {MOST}")
+    for member in members:
+        _check_member(member)
+    names = {member.filename for member in members}
+    if len(names) < len(members):
+        raise ValueError("a member is there twice")
+    if sum(member.file_size for member in members) > max(RATIO * size, SMALL):
+        raise ValueError(f"it grows more than {RATIO}-fold")
+    if MANIFEST not in names:
+        raise ValueError("it has no manifest")
+    manifest = _described(box.read(MANIFEST))
+    if {*manifest.files, MANIFEST} != names:
+        raise ValueError("its manifest names other files than it has")
+    for name in manifest.files:
+        _read(box, manifest, name)
+    return manifest
+
+
+def _check_member(member: zipfile.ZipInfo) -> None:
+    name, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
+    known = MEMBER.fullmatch(name)
+    if name != MANIFEST and not (known and known[2] in FILES.get(known[1], ())):
+        raise ValueError(f"no bundle has a member '{name[:80]}'")
+    if kind not in (0, stat.S_IFREG) or member.flag_bits & 1:
+        raise ValueError(f"its member '{name}' is encrypted or no plain file")
+    if member.file_size > LARGEST:
+        raise ValueError(f"its member '{name}' is too large")
+
+
+def _described(text: bytes) -> Manifest:
+    raw = json.loads(text)
+    found = raw.get("bundle_version") if isinstance(raw, dict) else None
+    if isinstance(found, int) and found > BUNDLE_VERSION:
+        raise ValueError(f"it has version {found}, and this tool knows {BUNDLE_VERSION}: upgrade")
+    return Manifest.model_validate(raw)
+
+
+def _read(box: zipfile.ZipFile, manifest: Manifest, name: str) -> bytes:
+    content = box.read(name)
+    if hashlib.sha256(content).hexdigest() != manifest.files[name]:
+        raise ValueError(f"{name} was changed")
+    return content
+
+
+def _verdict(box: zipfile.ZipFile, manifest: Manifest, place: str) -> str:
+    """Why a cell is not taken, or an empty text."""
+    try:
+        content = _content(box, manifest, place)
+        trust.check_versions(content.cell)
+        if content.outcome is not None and content.arrays is not None:
+            trust.check_predictions(content.outcome, content.arrays)
+    except Unusable as error:
+        return str(error)
+    return ""
+
+
+def _content(box: zipfile.ZipFile, manifest: Manifest, place: str) -> _Content:
+    """A cell as its files tell it, reduced once more: another tool may have made it."""
+    kind, key = place.split("/")
+    if lost := [name for name in FILES[kind] if f"{place}/{name}" not in manifest.files]:
+        raise Unusable(f"it has no {lost[0]}")
+    texts = {name: _read(box, manifest, f"{place}/{name}") for name in FILES[kind]}
+    if kind == "pretrain":
+        content = _Content(trust.pretraining(texts["spec.json"]))
+    else:
+        outcome = trust.outcome(texts["outcome.json"])
+        if outcome.key != key:
+            raise Unusable(f"its outcome has the key {outcome.key[:40]}")
+        arrays = trust.predictions(texts["predictions.npz"]) if kind == "run" else None
+        content = _Content(Cell.of(outcome.spec, outcome.versions), _reduced(outcome), arrays)
+    if (content.cell.spec.kind, content.cell.key) != (kind, key):
+        raise Unusable("its key is not that of what it asks")
+    if word := _place_in(content.cell.spec):
+        raise Unusable(f"it names a place on a machine: '{word[:80]}'")
+    return content
+
+
+def _merge(store: Store, content: _Content, note: str, found: Imported) -> None:
+    """Write a cell unless it is finished here, its outcome last."""
+    cell, outcome = content.cell, content.outcome
+    place = f"{cell.spec.kind}/{cell.key}"
+    ours = store.outcome(cell.spec.kind, cell.key)
+    if outcome is None:
+        if ours is None:  # its recipe is known from now on; a plain run still makes the weights
+            why = "Its weights did not come with the results; a run makes them."
+            failure = Failure(kind="data_missing", message=why)
+            store.fail(cell, failure, environment={"imported": note})
+        return
+    if ours is not None and ours.status == "ok":
+        (found.same if _numbers(ours) == _numbers(outcome) else found.differs).append(place)
+        return
+    left = store.of(cell).glob("*")  # by our failed attempt: a network that gave other numbers
+    remove(path for path in left if path.name != "outcome.json")
+    store.begin(cell)
+    if content.arrays is not None:
+        store.save_predictions(cell, **content.arrays)
+    environment = {**outcome.environment, "imported": note}
+    store.finish(cell, outcome.model_copy(update={"environment": environment}))
+    (found.added if ours is None else found.replaced).append(place)
+
+
+def _numbers(outcome: Outcome) -> str:
+    return outcome.model_dump_json(include={"metrics", "classes", "per_class"})

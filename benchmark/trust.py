@@ -1,0 +1,153 @@
+"""Whether a cell that was made elsewhere can be believed: read with care, then checked."""
+
+import io
+import json
+import math
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmark import metrics, protocol, registry
+from benchmark.download import RATIO, SMALL
+from benchmark.errors import BenchError
+from benchmark.expand import CORE_VERSION
+from benchmark.spec import SCHEMA_VERSION, Cell, DistanceSpec, Outcome, PretrainSpec, RunSpec
+from benchmark.stats import interval
+
+#: What a damaged or hostile file makes zipfile, numpy and the parsers raise.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    OSError,
+    MemoryError,
+)
+#: The predictions as the store keeps them, and how many axes each has.
+ARRAYS = {"labels": ("<i4", 1), "scores": ("<f4", 2), "groups": ("<i4", 1), "draws": ("<f8", 1)}
+#: Scores lose digits when they are stored, so that a few pairs may tie.
+TOLERANCE = 0.005
+#: What would move the cursor of a terminal that shows it.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class Unusable(Exception):
+    """Why one cell is not taken."""
+
+
+def outcome(text: bytes) -> Outcome:
+    """A finished outcome, or Unusable."""
+    try:
+        raw = json.loads(text)
+        schema = raw["schema_version"]
+        if isinstance(schema, int) and schema > SCHEMA_VERSION:
+            raise Unusable(f"it has schema {schema}, and this version knows {SCHEMA_VERSION}")
+        found = Outcome.model_validate(raw)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Unusable("its outcome cannot be read") from error
+    if found.status != "ok":
+        raise Unusable("it is not finished")
+    for leaf in _leaves(found.model_dump()):
+        if isinstance(leaf, float) and math.isinf(leaf):
+            raise Unusable("it holds an infinite number")
+        if isinstance(leaf, str) and CONTROL.search(leaf):
+            raise Unusable("it holds control characters")
+    if isinstance(found.spec, DistanceSpec) and "distance" not in found.metrics:
+        raise Unusable("it has no distance")
+    return found
+
+
+def pretraining(text: bytes) -> Cell:
+    """The cell of a pretraining from its spec and versions, or Unusable."""
+    try:
+        raw = json.loads(text)
+        return Cell.of(PretrainSpec.model_validate(raw["spec"]), dict(raw["versions"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Unusable("its spec cannot be read") from error
+
+
+def predictions(content: bytes) -> dict[str, np.ndarray]:
+    """The four arrays, never by unpickling objects, or Unusable."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as box:
+            names = sorted(info.filename for info in box.infolist())
+            grown = sum(info.file_size for info in box.infolist())
+        if names != sorted(f"{name}.npy" for name in ARRAYS):
+            raise ValueError("other arrays")
+        if grown > max(RATIO * len(content), SMALL):
+            raise ValueError("it grows too much")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            found = {name: file[name] for name in ARRAYS}
+        for name, (dtype, axes) in ARRAYS.items():
+            if found[name].dtype != dtype or found[name].ndim != axes:
+                raise ValueError(name)
+    except DAMAGE as error:
+        raise Unusable("its predictions cannot be read") from error
+    return found
+
+
+def check_versions(cell: Cell) -> None:
+    """Refuse what a newer version made: it would make the cells here look out of date."""
+    for part, ours in _versions(cell.spec):
+        theirs = cell.versions.get(part, "")
+        if theirs.isdecimal() and ours.isdecimal() and float(theirs) > float(ours):
+            raise Unusable(f"its {part} has version {theirs}, and {ours} is known here: upgrade")
+
+
+def check_predictions(outcome: Outcome, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse arrays that do not fit each other, or that do not give the outcome's headline."""
+    assert isinstance(outcome.spec, RunSpec)
+    labels, scores, groups, draws = (arrays[name] for name in ARRAYS)
+    n, headline = len(labels), outcome.spec.headline
+    classes = len(outcome.classes)
+    if scores.shape != (n, classes) or groups.shape != (n,) or n < 1:
+        raise Unusable("its predictions do not fit each other or its classes")
+    if len(outcome.per_class) not in (0, classes):
+        raise Unusable("its classes and their numbers do not fit")
+    if outcome.data.get("test", n) != n:
+        raise Unusable(f"it has {n} predictions for {outcome.data['test']} test images")
+    if np.isinf(draws).any() or (groups < 0).any():
+        raise Unusable("its predictions are out of range")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = metrics.evaluate(labels, scores, groups, draws=0, seed=0).overall
+    except BenchError as error:  # labels beyond the classes, scores that are not finite
+        raise Unusable(error.what.rstrip(".")) from error
+    if headline not in found or headline not in outcome.metrics:
+        raise Unusable("it does not have its headline metric")
+    told, given = outcome.metrics[headline], found[headline].value
+    if not np.isclose(told.value, given, rtol=0, atol=TOLERANCE, equal_nan=True):
+        raise Unusable(f"its {headline} is {told.value:.4f}, but its predictions give {given:.4f}")
+    if not np.allclose(told[1:3], interval(draws), rtol=0, atol=1e-6, equal_nan=True):
+        raise Unusable(f"the interval of its {headline} is not that of its draws")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Every value inside, and every name of one."""
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _versions(spec: PretrainSpec | RunSpec | DistanceSpec) -> Iterator[tuple[str, str]]:
+    """The version that each part of a spec has here, where it is one of ours."""
+    yield "core", CORE_VERSION
+    if isinstance(spec, RunSpec) and spec.protocol in protocol.names():
+        yield "protocol", str(protocol.load(spec.protocol).version)
+    for part in ("source", "target", "fusion", "method"):
+        name, kind = str(getattr(spec, part, "")), "distance" if part == "method" else part
+        if registry.module_file(kind, name.partition(":")[0]) is not None:
+            try:
+                yield part, registry.version(kind, name)
+            except BenchError as error:
+                raise Unusable(error.what.rstrip(".")) from error
