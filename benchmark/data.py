@@ -18,7 +18,7 @@ from benchmark import images, registry
 from benchmark.api import Record, Source
 from benchmark.download import find_root
 from benchmark.errors import BenchError
-from benchmark.spec import Runtime, Size, canonical
+from benchmark.spec import Runtime, Size, canonical, seed_of
 from benchmark.store import Store, build_folder, write
 
 #: Below this many images one process decodes faster than several start.
@@ -174,6 +174,17 @@ def _decode_all(
             progress(done, len(records))
     pixels.flush()
     _write_table(folder, component, records, hashes)
+    if component.card.show:
+        _write_samples(folder, component, name, pixels)
+
+
+def _write_samples(folder: Path, component: Source, name: str, pixels: np.ndarray) -> None:
+    """Three random images for the gallery of a report, where the licence allows to show them."""
+    rows = np.random.default_rng(seed_of("samples", name)).permutation(len(pixels))[:3]
+    for i, row in enumerate(rows):
+        (folder / f"sample-{i}.png").write_bytes(images.to_png_bytes(pixels[row]))
+    facts = {"name": name, "title": component.card.title, "license": component.card.license}
+    write(folder / "samples.json", json.dumps(facts))
 
 
 def _decode_chunks(folder, component, records, chunks, size, runtime, name, constancy):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark import registry
 from benchmark.store import Store
 from benchmark.store import write as write_file
-from reports import charts, distances, formats, leaderboard, overview, scatter, transfer, views
+from reports import charts, distances, formats, gallery, leaderboard, overview, scatter, transfer, views
 from reports.board import Board
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def write(store: Store, out: Path) -> Path:
         pretrained=pretrained,
         source_curves=losses,
         counts=overview.counts(boards),
+        albums=gallery.samples(store),
         maps=distances.of_store(store),
         map_footer=distances.FOOTER,
         transfers=_transfers(store, boards),

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmark.stats import Comparison
 from benchmark.store import Store
-from reports import charts, curves, formats, leaderboard
+from reports import charts, curves, formats, gallery, leaderboard
 from reports.arms import Run
 from reports.board import Board, Row, higher_is_better
 
@@ -61,6 +61,7 @@ class View:
     scratch_last: bool
     binary: bool
     classes: tuple[str, ...]
+    looks: tuple[gallery.Album, ...]
     failures: tuple[Failed, ...]
     facts: tuple[tuple[str, tuple[str, ...]], ...]
     recipes: tuple[tuple[str, dict[str, Any]], ...]
@@ -100,6 +101,7 @@ def of(store: Store, made: Board, id: str) -> View:
         scratch_last=bool(scratch) and drawn.rows[-1:] == (scratch[0],),
         binary=len(classes) == 2,
         classes=classes,
+        looks=tuple(gallery.looks(store, made)),
         failures=tuple(_failures(made)),
         facts=tuple(_facts(made)),
         recipes=tuple(_recipes(made)),
