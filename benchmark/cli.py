@@ -1,14 +1,19 @@
 """The command line; every import that costs time is inside the command that needs it."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from benchmark import cli_read, cli_store, registry
 from benchmark.errors import BenchError
 from benchmark.options import Data, Format, Offline, Store, Targets, changes_of, complete, pair
+
+if TYPE_CHECKING:
+    from benchmark.spec import Outcome
 
 app = typer.Typer(
     name="bench",
@@ -30,6 +35,11 @@ Address = Annotated[str, typer.Option(help="Of a Ray cluster: auto or ray://HOST
 Cluster = Annotated[
     list[str] | None,
     typer.Option(help="K=V for Slurm, such as partition=gpu, hours=8 or array=20."),
+]
+
+
+Mlflow = Annotated[
+    bool, typer.Option("--mlflow/--no-mlflow", envvar="BENCH_MLFLOW", help="Mirror to MLflow.")
 ]
 
 
@@ -86,6 +96,7 @@ def run(
     slots: Slots = 1,
     address: Address = "auto",
     cluster: Cluster = None,
+    mlflow: Mlflow = True,
     device: Device = "auto",
     timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.")] = None,
     keep: Annotated[bool, typer.Option(help="Keep the trained networks.")] = True,
@@ -119,15 +130,16 @@ def run(
         keep=keep, inputs=names.inputs, paths=names.paths,
     )  # fmt: skip
     kinds = _kinds(retry)
-    _exit(
-        grid.run(
+    with _mirror(store, mlflow) as add:
+        code = grid.run(
             lambda: plans.make(requests, runtime, retry=kinds),
             runtime,
             dry=dry_run,
             executor=grid.Executor(executor, slots, address, _settings(cluster)),
+            done=add,
             command=_command(),
         )
-    )
+    _exit(code)
 
 
 @app.command()
@@ -157,6 +169,7 @@ def distance(
     slots: Slots = 1,
     address: Address = "auto",
     cluster: Cluster = None,
+    mlflow: Mlflow = True,
     device: Device = "auto",
     offline: Offline = False,
     format: Format = "table",
@@ -191,13 +204,15 @@ def distance(
         paths=names.paths,
     )  # fmt: skip
     kinds = _kinds(retry)
-    code = grid.run(
-        lambda: plan.make_distances(request, runtime, retry=kinds),
-        runtime,
-        dry=dry_run,
-        executor=grid.Executor(executor, slots, address, _settings(cluster)),
-        command=_command(),
-    )
+    with _mirror(store, mlflow) as add:
+        code = grid.run(
+            lambda: plan.make_distances(request, runtime, retry=kinds),
+            runtime,
+            dry=dry_run,
+            executor=grid.Executor(executor, slots, address, _settings(cluster)),
+            done=add,
+            command=_command(),
+        )
     if not dry_run:
         results = Results(store)
         cells = [p.cell for p in plan.make_distances(request, runtime).of("done")]
@@ -216,6 +231,19 @@ def _settings(cluster: "list[str] | None") -> dict[str, str]:
     return dict(pair(text, "--cluster") for text in cluster or ())
 
 
+@contextmanager
+def _mirror(store: Path, wanted: bool) -> "Iterator[Callable[[Outcome], None]]":
+    """What is done with each new outcome: it is shown in MLflow, or nothing."""
+    if not wanted:
+        yield lambda outcome: None
+        return
+    from benchmark import grid, tracking
+    from benchmark.store import Store as Results
+
+    with tracking.Mirror(Results(store), say=grid.say) as mirror:
+        yield mirror.add
+
+
 def _command() -> str:
     """The command as it was typed, for whoever has to type it again."""
     import shlex
@@ -232,6 +260,7 @@ app.registered_commands += cli_read.app.registered_commands  # they stand in thi
 app.add_typer(cli_store.data_app, name="data")
 app.add_typer(cli_store.weights_app, name="weights")
 app.add_typer(cli_store.results_app, name="results")
+app.add_typer(cli_store.mlflow_app, name="mlflow")
 app.add_typer(cli_store.expert_app, name="expert")
 app.add_typer(cli_store.store_app, name="store")
 

@@ -11,6 +11,7 @@ from benchmark.options import Data, Format, Offline, Store
 data_app = typer.Typer(help="Data sets: list, prepare, verify, info.", no_args_is_help=True)
 weights_app = typer.Typer(help="Weights: list, add, export, import.", no_args_is_help=True)
 results_app = typer.Typer(help="Finished results: export, import.", no_args_is_help=True)
+mlflow_app = typer.Typer(help="The MLflow mirror: sync.", no_args_is_help=True)
 expert_app = typer.Typer(help="Expert distance: sheet, show.", no_args_is_help=True)
 store_app = typer.Typer(help="The store: du, gc.", no_args_is_help=True)
 
@@ -158,6 +159,27 @@ def results_import(file: Path, store: Store = Path("store")) -> None:
         sys.stderr.write(f"Kept ours, theirs differs: {name}\n")
     for name, reason in found.refused.items():
         sys.stderr.write(f"Refused {name}: {reason}\n")
+    if found.refused:
+        raise typer.Exit(2)
+
+
+@mlflow_app.command("sync")
+def mlflow_sync(
+    uri: Annotated[str | None, typer.Option(help="Before MLFLOW_TRACKING_URI.")] = None,
+    store: Store = Path("store"),
+) -> None:
+    """Make MLflow show what the store holds; what it shows already is left alone."""
+    from benchmark import tracking
+    from benchmark.store import Store as Results
+
+    def progress(done: int, total: int) -> None:
+        if done % 50 == 0 or done == total:
+            sys.stderr.write(f"{done} of {total} cells\n")
+
+    found = tracking.sync(Results(store), uri=uri, progress=progress)
+    sys.stderr.write(f"{found.written} runs written, {found.unchanged} were there already.\n")
+    for text in found.refused:
+        sys.stderr.write(f"Refused: {text}\n")
     if found.refused:
         raise typer.Exit(2)
 

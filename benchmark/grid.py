@@ -86,9 +86,13 @@ def run(
     *,
     dry: bool = False,
     executor: Executor = Executor(),
+    done: Callable[[Outcome], None] = lambda outcome: None,
     command: str = "bench run",
 ) -> int:
-    """Run what was planned; the exit code is 0 when every cell has its numbers."""
+    """Run what was planned; the exit code is 0 when every cell has its numbers.
+
+    `done` is told of every new outcome, and must not take long over it.
+    """
     store = Store(runtime.store)
     store.prepare()
     made = make()  # not before the store is known to be ours
@@ -110,10 +114,15 @@ def run(
             say("Run them again with --retry all, or with --retry and the kind of failure.")
         return 2 if failed else 0
     cells, broken = _prepare(cells, runtime, store)
-    progress = Progress(len(cells))
     began = time.monotonic()
-    whole = _execute(executor, cells, runtime, progress.listen)
-    progress.close()
+    with Progress(len(cells)) as progress:
+
+        def listen(event: str, cell: Cell, facts: dict[str, Any]) -> None:
+            progress.listen(event, cell, facts)
+            if event == "done":
+                done(facts["outcome"])
+
+        whole = _execute(executor, cells, runtime, listen)
     if not whole:
         left = len(cells) - progress.finished
         say(f"Stopped. {left} cells are left; go on with the same command:\n  {command}")
@@ -182,7 +191,10 @@ class Progress:
         elif event == "done":
             self._done(cell, facts["outcome"])
 
-    def close(self) -> None:
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Give the terminal back."""
         if self.bars is not None:
             self.bars.stop()

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 from benchmark import registry
 from benchmark.store import Store
 from benchmark.store import write as write_file
-from reports import charts, distances, formats, gallery, leaderboard, overview, scatter, transfer, views
+from reports import (
+    charts,
+    distances,
+    formats,
+    gallery,
+    leaderboard,
+    overview,
+    scatter,
+    transfer,
+    views,
+)
 from reports.board import Board
 
 if TYPE_CHECKING:

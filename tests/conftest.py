@@ -4,6 +4,8 @@ import os
 
 # Several test processes share few cores: libraries must not start a thread per core in each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Commands under test would each import MLflow; what tests the mirror turns it on.
+os.environ.setdefault("BENCH_MLFLOW", "0")
 
 from pathlib import Path
 from typing import Any
@@ -62,5 +64,6 @@ def request_tiny():
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that start many processes go first, so that no core waits for them at the end."""
-    slow = ("test_engine", "test_cli", "test_network", "test_explain")
+    names = ("tracking", "ray", "slurm", "engine", "cli", "network", "explain")
+    slow = tuple(f"test_{name}" for name in names)
     items.sort(key=lambda item: not item.path.stem.startswith(slow))

@@ -39,7 +39,8 @@ def test_the_components_of_the_page_keep_the_contract(tmp_path: Path, first: str
     assert list(contract.check(str(path)))[-1] == f"{kind} '{first.lower()}' keeps the contract"
 
 
-PAGES = ["README.md", *(f"docs/{p}.md" for p in ("extending", "store", "own-data", "papers"))]
+NAMES = ("extending", "store", "own-data", "papers", "mlflow", "security")
+PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 
 
 @pytest.mark.parametrize("page", PAGES)

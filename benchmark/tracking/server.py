@@ -1,0 +1,73 @@
+"""Where MLflow is, and how this process talks to it: to nobody else, and not for long."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from benchmark.errors import BenchError
+from benchmark.store import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def default_uri(store: Store) -> str:
+    """Where MLflow is: as MLFLOW_TRACKING_URI says, else a database in the store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or own_uri(store)
+
+
+def own_uri(store: Store) -> str:
+    """The database in the store."""
+    return f"sqlite:///{(store.root.resolve() / 'mlflow.db').as_posix()}"
+
+
+def address(uri: str) -> str:
+    """The URI without a password, to be shown."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def client_of(uri: str) -> "MlflowClient":
+    """A client that tells nobody else, and gives up on a dead server in seconds."""
+    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+    for name, value in {"TIMEOUT": "10", "MAX_RETRIES": "1"}.items():
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # results alone go there
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+
+def troubles() -> tuple[type[Exception], ...]:
+    """What comes of an MLflow that is away, full, locked or of another version."""
+    from alembic.util import CommandError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError)
+
+
+@contextmanager
+def reached(uri: str) -> Iterator[None]:
+    """Trouble with MLflow, said in two plain sentences."""
+    try:
+        yield
+    except troubles() as error:
+        raise BenchError(
+            f"MLflow at {address(uri)} could not be written: {gist(error, uri)}.",
+            "No result is lost: `bench mlflow sync` mirrors the store when it is back.",
+        ) from error
+
+
+def gist(error: Exception, uri: str) -> str:
+    """The first line of an error, without a password."""
+    if "failed with exception" in str(error):
+        return "it does not answer"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].replace(uri, address(uri))[:200].rstrip(".")

@@ -1,0 +1,282 @@
+"""Writes runs into one MLflow: each cell, grid and correlation once."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from benchmark.errors import BenchError
+from benchmark.spec import canonical
+from benchmark.store import Store
+from benchmark.tracking import entry as entries
+from benchmark.tracking.entry import Entry
+from benchmark.tracking.server import client_of, gist, own_uri, troubles
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from reports.gains import Pair, Place
+    from reports.measures import Measure
+
+KEY, GRID, CORRELATION = "bench.key", "bench.grid", "bench.correlation"
+COMPLETE, PARENT = "bench.complete", "mlflow.parentRunId"
+LONGEST = 5000  # characters of a tag or a param
+BATCH = 800  # metrics in a request: MLflow takes 1,000 entries, 100 params and 100 tags of them
+WAIT = 60.0  # seconds for another process that writes
+
+
+class Writer:
+    """One MLflow, and what this process knows of it."""
+
+    def __init__(self, store: Store, uri: str) -> None:
+        from filelock import FileLock
+
+        self.store, self.uri = store, uri
+        # Two grids on one store may write at once, and neither may make what the other makes.
+        self.lock = FileLock(store.root / "mlflow.lock", timeout=WAIT)
+        with self.lock:  # the first one makes the tables of a new database
+            self.client = client_of(uri)
+            self.client.search_experiments(max_results=1)
+        self.written = self.unchanged = 0
+        self.refused: list[str] = []
+        self.statuses: dict[str, str] = {}  # of the cells seen, by kind/key
+        self.experiments: dict[str, str] = {}  # name -> id
+        self.listed: dict[str, dict[str, tuple[str | None, str | None] | None]] = {}
+        self.parents: dict[tuple[str, str], str] = {}  # (experiment, grid) -> run id
+        self.grids = {facts["grid"]: facts for facts in store.grids()}
+        # A cell stands under the largest grid that asked for it: a retry of a few takes none away.
+        self.grid_of = {
+            cell: facts["grid"]
+            for facts in sorted(self.grids.values(), key=lambda f: (len(f["cells"]), f["grid"]))
+            for cell in facts["cells"]
+        }
+
+    def cell(self, kind: str, key: str, *, listed: bool = False) -> None:
+        """Mirror one cell; `listed` first reads all of its experiment, which pays for many cells.
+
+        A cell that MLflow refuses costs itself; an MLflow that does not answer is raised.
+        """
+        state = entries.state_of(self.store, kind, key)
+        outcome = self.store.outcome(kind, key)
+        if outcome is None:
+            return
+        self.statuses[f"{kind}/{key}"] = outcome.status
+        try:
+            experiment = entries.experiment_of(outcome)
+            parent = self._parent(experiment, self.grid_of.get(f"{kind}/{key}"))
+            if listed and self._list(experiment).get(key) == (state, parent):
+                self.unchanged += 1
+                return
+            self._put(
+                experiment,
+                (KEY, key),
+                state,
+                lambda: entries.of_cell(self.store, outcome),
+                parent=parent,
+            )
+        except troubles() as error:
+            self.client.search_experiments(max_results=1)  # raises where nobody answers
+            self.refused.append(f"MLflow refused the cell {key}: {gist(error, self.uri)}.")
+
+    def finish(self) -> None:
+        """What is said of many cells: the grids, and how distances go with gains."""
+        for experiment, grid in self.parents:
+            facts = self.grids[grid]
+            counts = Counter(self._status(cell) for cell in facts["cells"])
+            state = entries.digest_of(facts["command"], facts["began"], sorted(counts.items()))
+            entry = entries.of_grid(facts, counts)
+            self._put(experiment, (GRID, grid), state, lambda entry=entry: entry, lasting=True)
+        if "ok" in self.statuses.values() and next(self.store.keys("distance"), None):
+            self._correlations()
+
+    def _correlations(self) -> None:
+        """A run for each target and distance, and each protocol, mode and network of its gains."""
+        from reports import gains, leaderboard, measures
+
+        try:
+            boards = leaderboard.boards(self.store, fusions=("none",))
+        except BenchError:  # no run of the image alone yet
+            return
+        outcomes = self.store.outcomes("distance")
+        for board in boards:
+            for place, group in gains.gather([board], "none", "scratch").items():
+                hows, _ = measures.measured(self.store, outcomes, place.arch, group.weights, ())
+                for how in hows:
+                    pairs = [
+                        pair
+                        for pair in group.pairs
+                        if pair.source != pair.target and (pair.source, pair.target) in how.values
+                    ]
+                    if pairs:
+                        self._correlation(board.target, place, pairs, how)
+
+    def _correlation(
+        self, target: str, place: "Place", pairs: "list[Pair]", how: "Measure"
+    ) -> None:
+        name = "/".join((target, how.label, *place)).replace("'", "_")
+        values = [[*pair.gain, *how.values[pair.source, target]] for pair in pairs]
+        state = entries.digest_of([pair.source for pair in pairs], repr(values), how.about)
+        self._put(
+            target,
+            (CORRELATION, name),
+            state,
+            lambda: entries.of_correlation(target, place, pairs, how),
+            lasting=True,
+        )
+
+    def _status(self, cell: str) -> str:
+        if cell not in self.statuses:
+            outcome = self.store.outcome(*cell.split("/"))
+            if outcome is None:
+                return "left"
+            self.statuses[cell] = outcome.status
+        return self.statuses[cell]
+
+    def _parent(self, experiment: str, grid: str | None) -> str | None:
+        """The run of a grid in this experiment, made if it is not there."""
+        if grid is None:
+            return None
+        if (experiment, grid) not in self.parents:
+            where = self._experiment(experiment)
+            with self.lock:
+                found = self._find(where, GRID, grid)
+                entry = entries.of_grid(self.grids[grid], Counter())
+                run = found[0] if found else self._create(where, (GRID, grid), entry)
+            self.parents[experiment, grid] = run.info.run_id
+        return self.parents[experiment, grid]
+
+    def _put(
+        self,
+        experiment: str,
+        identity: tuple[str, str],
+        state: str,
+        make: Callable[[], Entry],
+        *,
+        lasting: bool = False,
+        parent: str | None = None,
+    ) -> None:
+        """One whole run of this identity; a `lasting` one keeps its id when its numbers change."""
+        where = self._experiment(experiment)
+        with self.lock:
+            found = self._find(where, *identity)
+            tags = found[0].data.tags if found else {}
+            if len(found) == 1 and tags.get(COMPLETE) == state:
+                self.unchanged += 1
+                if parent and tags.get(PARENT) != parent:
+                    self.client.set_tag(found[0].info.run_id, PARENT, parent)
+                return
+            entry = make()
+            keep = found[0] if lasting and found and _can_become(found[0], entry) else None
+            for old in found:
+                if old is not keep:
+                    self.client.delete_run(old.info.run_id)
+            run = keep or self._create(where, identity, entry, parent)
+            self._fill(run, entry)
+            self.client.set_tag(run.info.run_id, COMPLETE, state)
+            self.written += 1
+
+    def _fill(self, run: "Run", entry: Entry) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+        client, run_id = self.client, run.info.run_id
+        metrics = [Metric(n, v, entry.ended, s) for n, v, s in entry.metrics if math.isfinite(v)]
+        params = [Param(name, text[:LONGEST]) for name, text in entry.params.items()]
+        tags = [RunTag(name, text[:LONGEST]) for name, text in entry.tags.items()]
+        for at in range(0, max(len(metrics), 8 * len(params), 1), BATCH):
+            first = at // 8
+            client.log_batch(
+                run_id,
+                metrics=metrics[at : at + BATCH],
+                params=params[first : first + 100],
+                tags=tags if at == 0 else (),
+                synchronous=True,
+            )
+        if entry.data:
+            inputs = [
+                DatasetInput(
+                    Dataset(name, digest, "transfer-bench", canonical({"name": name})),
+                    [InputTag("mlflow.data.context", use)],
+                )
+                for name, digest, use in entry.data
+            ]
+            client.log_inputs(run_id, datasets=inputs)
+        for path, folder in entry.files:
+            client.log_artifact(run_id, str(path), folder)
+        for name, text in entry.texts.items():
+            client.log_text(run_id, text, name)
+        if entry.model is not None:
+            self._register(run, *entry.model)
+        client.set_terminated(run_id, entry.status, end_time=entry.ended)
+
+    def _register(self, run: "Run", name: str, tags: dict[str, str]) -> None:
+        """The weights of a run as the one version of a registered model that has this key."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        for old in self.client.search_model_versions(f"name = '{name}'"):
+            if old.tags.get(KEY) == tags[KEY]:
+                self.client.delete_model_version(name, old.version)
+        source = f"{run.info.artifact_uri}/weights"
+        self.client.create_model_version(name, source, run.info.run_id, tags=tags)
+
+    def _create(
+        self, where: str, identity: tuple[str, str], entry: Entry, parent: str | None = None
+    ) -> "Run":
+        tags = dict([identity]) | ({PARENT: parent} if parent else {})
+        return self.client.create_run(where, entry.began, tags, run_name=entry.name)
+
+    def _find(self, where: str, tag: str, value: str) -> "list[Run]":
+        return list(self.client.search_runs([where], f"tags.`{tag}` = '{value}'"))
+
+    def _list(self, experiment: str) -> dict[str, tuple[str | None, str | None] | None]:
+        """Of each key in an experiment the state that is shown, and its parent; None if doubled."""
+        if experiment not in self.listed:
+            found: dict[str, tuple[str | None, str | None] | None] = {}
+            where, token = self._experiment(experiment), None
+            while token != "":
+                page = self.client.search_runs(
+                    [where], f"tags.`{KEY}` LIKE '%'", max_results=1000, page_token=token
+                )
+                for run in page:
+                    tags, key = run.data.tags, run.data.tags[KEY]
+                    found[key] = None if key in found else (tags.get(COMPLETE), tags.get(PARENT))
+                token = page.token or ""
+            self.listed[experiment] = found
+        return self.listed[experiment]
+
+    def _experiment(self, name: str) -> str:
+        """The experiment's id, made or taken out of the bin if need be."""
+        if name not in self.experiments:
+            with self.lock:
+                found = self.client.get_experiment_by_name(name)
+                home = self._home()
+                if found is None:
+                    self.experiments[name] = self.client.create_experiment(name, home)
+                    return self.experiments[name]
+                if self.uri == own_uri(self.store) and found.artifact_location != home:
+                    raise BenchError(
+                        "The store has moved, and its MLflow database names the old place.",
+                        "Delete mlflow.db and mlflow-artifacts in the store, then run "
+                        "`bench mlflow sync`.",
+                    )
+                if found.lifecycle_stage == "deleted":
+                    self.client.restore_experiment(found.experiment_id)
+                self.experiments[name] = found.experiment_id
+        return self.experiments[name]
+
+    def _home(self) -> str | None:
+        """Where artefacts lie: beside the store's database, or as a server decides."""
+        if urlsplit(self.uri).scheme in ("http", "https") or self.uri.startswith("databricks"):
+            return None
+        return (self.store.root.resolve() / "mlflow-artifacts").as_uri()
+
+
+def _can_become(run: "Run", entry: Entry) -> bool:
+    """MLflow takes no number out of a run and changes no param."""
+    names = {name for name, value, _ in entry.metrics if math.isfinite(value)}
+    return names >= set(run.data.metrics) and run.data.params.items() <= entry.params.items()

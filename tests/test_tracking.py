@@ -1,0 +1,632 @@
+"""The MLflow mirror: what a run shows, that every cell is there once, and what never gets there."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from benchmark import tracking
+from benchmark.errors import BenchError
+from benchmark.spec import (
+    Cell,
+    DistanceSpec,
+    Failure,
+    Outcome,
+    PretrainSpec,
+    Recipe,
+    RunSpec,
+    Split,
+)
+from benchmark.stats import Estimate
+from benchmark.store import Store
+from benchmark.tracking import entry, server
+from reports import figures
+
+ROOT = Path(__file__).resolve().parent.parent
+SVG = "{http://www.w3.org/2000/svg}"
+GAINS = {"none": 0.0, "imagenet": 0.1, "dtd": 0.06, "stl10": 0.03, "kimia": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def own_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with its tables, which take seconds to make."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    server.client_of(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_database: Path) -> Store:
+    made = Store(tmp_path / "a store")
+    made.prepare()
+    shutil.copy(empty_database, made.root / "mlflow.db")
+    return made
+
+
+def finish(store: Store, spec: Any, **facts: Any) -> Outcome:
+    """Store one outcome."""
+    cell = Cell.of(spec, {"core": "1", "source": "1"})
+    store.begin(cell)
+    outcome = Outcome(key=cell.key, spec=spec, versions=cell.versions, **{"status": "ok", **facts})
+    store.finish(cell, outcome)
+    return outcome
+
+
+def pretrain(store: Store, source: str = "dtd") -> Outcome:
+    spec = PretrainSpec(source=source, recipe=Recipe())
+    folder = store.of(Cell.of(spec, {"core": "1", "source": "1"}))
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(b"tensors of " + source.encode())
+    card = {"license": "research only", "sha256": "ab" * 32, "note": "from P-00471"}
+    (folder / "card.json").write_text(json.dumps(card))
+    return finish(store, spec, data={"digest": "f3a8469f3c5ec8bb"})
+
+
+def run(
+    store: Store, source: str = "dtd", fold: int = 0, *, folds: int = 2, **facts: Any
+) -> Outcome:
+    """A tested cell of a target with three classes."""
+    value = facts.pop("value", 0.7 + GAINS[source])
+    fields = {"target": "isic", "split": Split(folds=folds), **facts.pop("spec", {})}
+    spec = RunSpec(source=source, fold=fold, **fields)
+    rng = np.random.default_rng(7)  # what the patients do is the same for all
+    draws = value + rng.normal(0, 0.01, 200)
+    labels = np.arange(60) % 3
+    scores = np.eye(3)[labels] + rng.normal(0, 1, (60, 3))
+    if facts.get("status", "ok") == "ok":
+        cell = Cell.of(spec, {"core": "1", "source": "1"})
+        groups = np.arange(60) // 2
+        store.save_predictions(cell, labels=labels, scores=scores, groups=groups, draws=draws)
+    table = {"auroc": Estimate(0.9, 0.8, math.nan, 20)}
+    numbers = {
+        "metrics": {"auroc": Estimate(value, value - 0.02, value + 0.02, 60)},
+        "per_class": [table] * 3,
+        "classes": ("mel", "<30", ">30"),
+        "history": [{"epoch": i, "loss": 1 / i, "val_auroc": None} for i in (1, 2, 3)],
+        "data": {"digest": "0123456789abcdef", "test": 60},
+        "seconds": {"train": 250.0, "total": 262.0},
+        "environment": {"device": "cuda (NVIDIA)"},
+    }
+    return finish(store, spec, **((numbers if facts.get("status", "ok") == "ok" else {}) | facts))
+
+
+def distance(store: Store, source: str, value: float, method: str = "task2vec") -> Outcome:
+    spec = DistanceSpec(source=source, target="isic", method=method)
+    return finish(store, spec, metrics={"distance": Estimate(value, math.nan, math.nan, 500)})
+
+
+def grid(store: Store, outcomes: list[Outcome], command: str = "bench run") -> str:
+    return store.record_grid([Cell(o.key, o.spec, o.versions) for o in outcomes], command)
+
+
+def client(store: Store, uri: str | None = None) -> Any:
+    return server.client_of(uri or tracking.default_uri(store))
+
+
+def runs(store: Store, kind: str, uri: str | None = None) -> list[Any]:
+    at = client(store, uri)
+    where = [experiment.experiment_id for experiment in at.search_experiments()]
+    return list(at.search_runs(where, f"tags.`bench.kind` = '{kind}'", max_results=1000))
+
+
+def files(store: Store, run_id: str, path: str | None = None) -> set[str]:
+    at = client(store)
+    found = set()
+    for item in at.list_artifacts(run_id, path):
+        found |= files(store, run_id, item.path) if item.is_dir else {item.path}
+    return found
+
+
+# --- what a run shows -------------------------------------------------------------------------
+
+
+def test_a_cell_is_a_run_below_its_grid(store: Store):
+    weights = pretrain(store)
+    done = run(store, spec={"weights": weights.key})
+    pictures = store.folder("run", done.key) / "explain"
+    pictures.mkdir()
+    for name in ("maps.png", "maps.svg", "explain.json"):
+        (pictures / name).write_text("drawn")
+    name = grid(store, [weights, done])
+    assert tracking.sync(store) == (4, 0, ())  # and a parent in either experiment
+
+    (found,) = runs(store, "run")
+    assert found.info.status == "FINISHED"
+    assert found.info.end_time - found.info.start_time == 262_000
+    tags, metrics = found.data.tags, found.data.metrics
+    assert (tags["bench.key"], tags["bench.status"]) == (done.key, "ok")
+    assert tags["bench.environment.device"] == "cuda (NVIDIA)"
+    assert found.data.params["recipe.augment.scale"] == "[1.0,1.0]"
+    assert (found.data.params["fold"], found.data.params["versions.core"]) == ("0", "1")
+    assert [metrics[n] for n in ("auroc", "auroc_low", "auroc_high")] == pytest.approx(
+        [0.76, 0.74, 0.78]
+    )
+    # Two class names become one in MLflow's alphabet: they are told apart by their place.
+    assert metrics["class/1 _30/auroc"] == metrics["class/2 _30/auroc"] == 0.9
+    assert "class/0 mel/auroc_high" not in metrics  # not defined
+    assert metrics["seconds/train"] == 250
+    at = client(store)
+    losses = at.get_metric_history(found.info.run_id, "epoch/loss")
+    assert [(m.step, m.value) for m in losses] == [(1, 1), (2, 0.5), (3, pytest.approx(1 / 3))]
+    used = {
+        (i.dataset.name, i.dataset.digest, i.tags[0].value) for i in found.inputs.dataset_inputs
+    }
+    assert used == {("isic", "0123456789abcdef", "target"), ("dtd", "f3a8469f3c5ec8bb", "source")}
+    assert files(store, found.info.run_id) == {
+        "confusion.svg", "roc.svg", "predictions.npz", "explain/maps.png", "explain/maps.svg",
+    }  # fmt: skip
+
+    experiment = at.get_experiment(found.info.experiment_id)
+    assert experiment.name == "isic"
+    parent = at.get_run(tags["mlflow.parentRunId"])
+    assert parent.data.tags["bench.grid"] == name
+    assert parent.info.experiment_id == found.info.experiment_id
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics == {"ok": 2, "failed": 0, "skipped": 0, "left": 0}
+    (source,) = runs(store, "pretrain")
+    assert at.get_experiment(source.info.experiment_id).name == "pretraining"
+    assert not (Path.cwd() / "mlruns").exists()
+
+
+def test_failed_and_skipped_cells_say_why(store: Store):
+    failure = Failure(kind="oom", message="Out of memory. Lower --batch.", log_tail="/home/x")
+    run(store, status="failed", failure=failure)
+    run(store, fold=1, status="skipped", reason="isic has no metadata")
+    left = Cell.of(RunSpec(source="dtd", target="isic", fold=2))
+    store.record_grid([Cell(o.key, o.spec, o.versions) for o in store.outcomes()] + [left], "bench")
+    tracking.sync(store)
+    found = {r.data.tags["bench.status"]: r for r in runs(store, "run")}
+    assert found["failed"].info.status == "FAILED"
+    assert found["failed"].data.tags["bench.failure.kind"] == "oom"
+    assert found["failed"].data.tags["bench.failure.message"] == failure.message
+    assert found["skipped"].info.status == "FINISHED"
+    assert found["skipped"].data.tags["bench.reason"] == "isic has no metadata"
+    (parent,) = runs(store, "grid")
+    assert parent.info.status == "FAILED"
+    assert parent.data.metrics == {"ok": 0, "failed": 1, "skipped": 1, "left": 1}
+
+
+def test_weights_are_one_version_of_a_registered_model(store: Store):
+    made = pretrain(store, "pcam:small")
+    tracking.sync(store)
+    at = client(store)
+    (version,) = at.search_model_versions("name = 'pcam-small-resnet50'")
+    (source,) = runs(store, "pretrain")
+    assert version.run_id == source.info.run_id
+    assert version.tags["bench.key"] == made.key
+    assert version.tags["bench.license"] == "research only"
+    assert files(store, source.info.run_id) == {"weights/weights.safetensors"}
+    place = at.get_model_version_download_uri(version.name, version.version)
+    weights = Path(unquote(urlsplit(place).path)) / "weights.safetensors"
+    assert weights.read_bytes() == b"tensors of pcam:small"
+    # Another training of the same: the version is replaced, not doubled.
+    finish(store, made.spec, chosen="last epoch")
+    tracking.sync(store)
+    (again,) = at.search_model_versions("name = 'pcam-small-resnet50'")
+    assert again.version != version.version
+    assert again.run_id == runs(store, "pretrain")[0].info.run_id
+
+
+def test_the_matrix_counts_and_the_curves_are_of_the_scores():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    answers = np.array([0, 0, 1, 1, 1, 0])
+    scores = np.eye(3)[answers]
+    made = figures.confusion(labels, scores, ("a", "<b>", "c"))
+    told = [title.text for title in ElementTree.fromstring(made).iter(f"{SVG}title")]
+    counts = {text.rpartition(": ")[0]: int(text.rpartition(": ")[2]) for text in map(str, told)}
+    assert counts.pop("a called a") == 2
+    assert {text for text, n in counts.items() if n} == {
+        "a called <b>", "<b> called <b>", "c called a",
+    }  # fmt: skip
+    perfect = figures.roc(labels, np.eye(3)[labels], ("a", "<b>", "c"))
+    assert perfect is not None
+    texts = [text.text for text in ElementTree.fromstring(perfect).iter(f"{SVG}text")]
+    assert {"each class", "worst: a", "mean"} <= set(texts)
+    # Two classes have one curve; a test set of one class has none.
+    two = figures.roc(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]), "ab")
+    assert two is not None
+    assert two.count('class="mean"') == 2  # the line and its sample
+    assert "worst" not in two.partition("</style>")[2]
+    assert figures.roc(np.zeros(3, int), np.full((3, 2), 0.5), "ab") is None
+
+
+# --- once -------------------------------------------------------------------------------------
+
+
+def test_a_second_sync_writes_nothing_and_a_changed_outcome_replaces_its_run(store: Store):
+    first = [run(store, fold=fold) for fold in (0, 1)]
+    grid(store, first)
+    assert tracking.sync(store).written == 3
+    before = {r.data.tags["bench.key"]: r.info.run_id for r in runs(store, "run")}
+    assert tracking.sync(store) == (0, 3, ())
+    changed = run(store, fold=1, value=0.9)
+    assert changed.key == first[1].key
+    assert tracking.sync(store).written == 1
+    found = {r.data.tags["bench.key"]: r for r in runs(store, "run")}
+    assert len(runs(store, "run")) == 2
+    assert found[changed.key].data.metrics["auroc"] == 0.9
+    assert found[first[0].key].info.run_id == before[first[0].key]
+    # New pictures count as a change, too.
+    folder = store.folder("run", changed.key) / "explain"
+    folder.mkdir()
+    (folder / "maps.png").write_bytes(b"drawn")
+    assert tracking.sync(store).written == 1
+
+
+def test_a_run_left_half_written_and_a_doubled_one_become_one(store: Store):
+    done = run(store)
+    with mock.patch("mlflow.MlflowClient.log_artifact", side_effect=OSError("No space left")):
+        found = tracking.sync(store)
+    assert found.written == 0
+    assert "refused" in found.refused[0]
+    assert "No space left" in found.refused[0]
+    assert len(runs(store, "run")) == 1
+    assert tracking.sync(store).written == 1
+    (whole,) = runs(store, "run")
+    assert whole.data.tags["bench.complete"]
+    client(store).create_run(
+        whole.info.experiment_id, tags={"bench.key": done.key, "bench.kind": "run"}
+    )
+    assert tracking.sync(store).written == 1
+    assert len(runs(store, "run")) == 1
+
+
+def test_a_cell_stands_under_the_largest_grid_that_asked_for_it(store: Store):
+    some = [run(store, fold=fold) for fold in (0, 1)]
+    grid(store, some[:1], "bench run --fold 0")
+    tracking.sync(store)
+    whole = grid(store, some, "bench run")
+    tracking.sync(store)
+    at = client(store)
+    parents = {r.data.tags["mlflow.parentRunId"] for r in runs(store, "run")}
+    assert [at.get_run(p).data.tags["bench.grid"] for p in parents] == [whole]
+
+
+def test_a_deleted_experiment_comes_back_and_a_moved_store_is_told(store: Store, tmp_path: Path):
+    run(store)
+    tracking.sync(store)
+    at = client(store)
+    at.delete_experiment(at.get_experiment_by_name("isic").experiment_id)
+    tracking.sync(store)
+    assert len(runs(store, "run")) == 1
+    moved = Store(tmp_path / "elsewhere")
+    shutil.copytree(store.root, moved.root)
+    with pytest.raises(BenchError, match=r"has moved.*Delete mlflow\.db"):
+        tracking.sync(moved)
+
+
+# --- distance and gain ------------------------------------------------------------------------
+
+
+def test_a_run_for_each_distance_has_the_numbers_of_the_transfer_report(store: Store):
+    from reports import leaderboard, transfer
+
+    for source in GAINS:
+        run(store, source, folds=1)
+    order = {"imagenet": 0.1, "dtd": 0.2, "stl10": 0.4, "kimia": 0.3}
+    for source, value in order.items():
+        distance(store, source, value)
+        distance(store, source, -value, "scores:logme")  # of which more is nearer
+    tracking.sync(store)
+    found = {r.data.params["distance"]: r for r in runs(store, "correlation")}
+    assert set(found) == {"task2vec", "scores:logme"}
+    at = client(store)
+    assert at.get_experiment(found["task2vec"].info.experiment_id).name == "isic"
+    assert tracking.sync(store).written == 0
+    (analysis,) = transfer.analyse(store, leaderboard.boards(store, fusions=("none",)))
+    for line in analysis.lines:
+        if line.kind == "distance" and line.pairs == "without_self":
+            expected = line.correlation._asdict()
+            assert found[line.name].data.metrics == pytest.approx(expected)
+    numbers = found["task2vec"].data.metrics
+    assert numbers["spearman"] == pytest.approx(-0.8)
+    assert numbers["n"] == 4
+    assert files(store, found["task2vec"].info.run_id) == {"scatter.svg"}
+
+    distance(store, "kimia", 0.5)  # now in the order of the gains
+    assert tracking.sync(store).written == 2
+    again = {r.data.params["distance"]: r for r in runs(store, "correlation")}
+    assert len(runs(store, "correlation")) == 2
+    assert again["task2vec"].info.run_id == found["task2vec"].info.run_id
+    assert again["task2vec"].data.metrics["spearman"] == pytest.approx(-1)
+
+
+# --- what never gets there --------------------------------------------------------------------
+
+
+def test_no_path_no_name_and_no_value_of_a_record_is_mirrored(store: Store):
+    secret = "P-00471"
+    protocol = "/home/jane/protocols/mine.yaml"
+    done = run(
+        store,
+        spec={"protocol": protocol},
+        warnings=[f"Metadata values: {secret}"],
+        chosen="added from jane.pt",
+    )
+    message = f"The image {secret} of '/home/jane/x.png' is damaged ({secret}.png)."
+    failure = Failure(kind="bad_input", message=message, log_tail=f"jane {secret}")
+    run(store, fold=1, status="failed", failure=failure, spec={"protocol": protocol})
+    command = "bench run --target isic --data /home/jane doe/data --metadata=jane.csv --fold 1"
+    grid(store, store.outcomes(), command)
+    pretrain(store)
+    # A file that somebody put more into stays at home.
+    path = store.folder("run", done.key) / "predictions.npz"
+    np.savez(path, **store.predictions(done.key), names=np.array([secret]))
+    explain = store.folder("run", done.key) / "explain"
+    explain.mkdir()
+    (explain / "explain.json").write_text(secret)
+    tracking.sync(store)
+    told = [store.root / "mlflow.db", *(store.root / "mlflow-artifacts").rglob("*")]
+    for path in told:
+        text = path.read_bytes() if path.is_file() else b""
+        for word in (secret, "jane"):
+            assert word.encode() not in text, path
+    tags = {r.data.tags["bench.status"]: r.data.tags for r in runs(store, "run")}
+    assert tags["failed"]["bench.failure.message"] == "The image … of … is damaged (…)."
+    assert tags["ok"]["bench.chosen"] == "added from …"
+    (parent,) = (r for r in runs(store, "grid"))
+    assert parent.data.tags["bench.command"] == (
+        "bench run --target isic --data … --metadata … --fold 1"
+    )
+    assert {r.data.params["protocol"] for r in runs(store, "run")} == {"mine.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("epoch 21 of 30 by validation AUROC", "epoch 21 of 30 by validation AUROC"),
+        ("The worker died (signal 9).", "The worker died (signal 9)."),
+        ("There is no file /home/jane doe/my data/a b.csv.", "There is no file … b.csv."),
+        (r"No C:\Users\jane\x.csv here", "No … here"),
+        ("KeyError: 'Smith'", "KeyError: …"),
+        ("The patient's age of ISIC_0024306 is odd", "The patient's age of … is odd"),
+        ("~/data and ./mine.py", "…"),
+        ("Lower --lr, e.g. to 0.001.", "Lower --lr, e.g. to 0.001."),
+    ],
+)
+def test_messages_lose_what_could_name_somebody(text: str, shown: str):
+    found = entry.without_names(text)
+    assert found == shown or (found.startswith("There is no file …") and "jane" not in found)
+
+
+def test_workers_and_components_know_nothing_of_it():
+    allowed = {"cli.py", "cli_read.py", "cli_store.py", "grid.py"}
+    for package in ("benchmark", "sources", "targets", "similarity", "reports"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.parent.name != "tracking" and path.name not in allowed:
+                text = path.read_text(encoding="utf-8")
+                for word in ("import mlflow", "from mlflow", "import tracking", ".tracking"):
+                    assert word not in text, (path, word)
+
+
+# --- beside a running grid --------------------------------------------------------------------
+
+
+def test_the_mirror_of_a_grid_takes_outcomes_as_they_come(store: Store):
+    said: list[str] = []
+    cells = [Cell.of(RunSpec(source="dtd", target="isic", fold=fold)) for fold in (0, 1, 2)]
+    store.record_grid(cells, "bench run")
+    with tracking.Mirror(store, say=said.append) as mirror:
+        for cell in cells[:2]:
+            outcome = Outcome(key=cell.key, spec=cell.spec, status="ok")
+            store.finish(cell, outcome)
+            mirror.add(outcome)
+    assert [text for text in said if "Warning" in text] == []
+    assert Counter(r.data.tags["bench.key"] for r in runs(store, "run")) == Counter(
+        cell.key for cell in cells[:2]
+    )
+    (parent,) = runs(store, "grid")
+    assert (parent.info.status, parent.data.metrics["left"]) == ("SCHEDULED", 1)
+    assert tracking.sync(store).written == 0
+
+
+def test_a_dead_server_costs_one_warning_and_seconds(store: Store):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://user:secret@127.0.0.1:{free.getsockname()[1]}"
+    said: list[str] = []
+    began = time.monotonic()
+    with tracking.Mirror(store, say=said.append, uri=uri) as mirror:
+        for fold in range(20):
+            mirror.add(run(store, fold=fold))
+    assert time.monotonic() - began < 15
+    (warning,) = (text for text in said if "Warning" in text)
+    assert "bench mlflow sync" in warning
+    assert "secret" not in warning
+    with pytest.raises(BenchError, match="does not answer"):
+        tracking.sync(store, uri=uri)
+    assert tracking.sync(store).written == 20  # nothing is lost
+
+
+def test_a_mirror_that_gets_nothing_ends_at_once(tmp_path: Path):
+    with tracking.Mirror(Store(tmp_path), say=pytest.fail):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_mirrors_at_once_make_each_cell_once(store: Store):
+    outcomes = [run(store, fold=fold) for fold in range(4)]
+    mirrors = [tracking.Mirror(store, say=lambda _: None) for _ in range(2)]
+    for outcome in outcomes:
+        for mirror in mirrors:
+            mirror.add(outcome)
+    for mirror in mirrors:
+        mirror.close()
+    found = Counter(r.data.tags["bench.key"] for r in runs(store, "run"))
+    assert found == Counter(outcome.key for outcome in outcomes)
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from benchmark import tracking
+from benchmark.store import Store
+seen = []
+def hook(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        seen.append((event, str(args[1:])))
+sys.addaudithook(hook)
+print(tracking.sync(Store(Path(sys.argv[1]))), seen)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_database_and_call_nobody(tmp_path: Path):
+    store = Store(tmp_path / "store")
+    store.prepare()
+    outcomes = [run(store, fold=fold) for fold in range(4)]
+    hidden = ("PYTEST", "CI", "GITHUB", "MLFLOW", "DO_NOT")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(store.root)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    told = [child.communicate(timeout=200)[0] for child in children]
+    for text in told:
+        assert text.startswith("Synced("), text  # and no log line of another library
+        assert text.strip().endswith("[]"), text
+    found = Counter(r.data.tags["bench.key"] for r in runs(store, "run"))
+    assert found == Counter(outcome.key for outcome in outcomes)
+
+
+# --- a server that dies -----------------------------------------------------------------------
+
+
+class MlflowServer:
+    """`mlflow server` on sqlite, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = [
+            "--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}",
+            "--artifacts-destination", str(self.folder / "artifacts"),
+            "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
+        ]  # fmt: skip
+        still = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "log.txt").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *words],
+                stdout=log, stderr=log, env={**os.environ, **still}, start_new_session=True,
+            )  # fmt: skip
+
+    def wait(self) -> None:
+        """Until it answers."""
+        assert self.process is not None
+        for _ in range(1500):
+            assert self.process.poll() is None, (self.folder / "log.txt").read_text()
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError((self.folder / "log.txt").read_text())
+
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mlflow_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    """Starts while other tests run, for it takes many seconds; not where no test needs it."""
+    made = MlflowServer(tmp_path_factory.mktemp("server"))
+    if any("a_server_killed" in item.name for item in request.session.items):
+        made.start()
+    yield made
+    made.kill()
+
+
+@pytest.mark.timeout(400)  # two starts of a server on a busy machine
+def test_a_server_killed_in_the_middle_ends_with_each_cell_once(
+    store: Store, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch, capfd: Any
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    weights = pretrain(store)
+    outcomes = [run(store, source, folds=1) for source in GAINS]
+    for i, source in enumerate(GAINS):
+        distance(store, source, 0.1 * i)
+    grid(store, outcomes)
+    mlflow_server.wait()
+
+    from mlflow import MlflowClient
+
+    sent, real = [], MlflowClient.log_artifact
+
+    def log_artifact(self: Any, run_id: str, path: str, *args: Any) -> None:
+        sent.append(path)
+        if len(sent) == 6:
+            mlflow_server.kill()  # this run is made, and half written
+        real(self, run_id, path, *args)
+
+    said: list[str] = []
+    monkeypatch.setattr(MlflowClient, "log_artifact", log_artifact)
+    with tracking.Mirror(store, say=said.append) as mirror:
+        for outcome in (weights, *outcomes):
+            mirror.add(outcome)
+    (warning,) = (text for text in said if "Warning" in text)
+    assert mlflow_server.uri in warning
+    with pytest.raises(BenchError, match="does not answer"):
+        tracking.sync(store)
+
+    mlflow_server.start()
+    mlflow_server.wait()
+    uri = mlflow_server.uri
+    before = runs(store, "run", uri)
+    assert 0 < len(before) < len(outcomes)
+    assert any("bench.complete" not in found.data.tags for found in before)
+    first = tracking.sync(store)
+    assert first.refused == ()
+    found = Counter(r.data.tags["bench.key"] for r in runs(store, "run", uri))
+    assert found == Counter(outcome.key for outcome in outcomes)
+    second = tracking.sync(store)
+    assert (second.written, second.unchanged) == (0, first.written + first.unchanged)
+
+    at = client(store, uri)
+    where = [at.get_experiment_by_name("isic").experiment_id]
+    (line,) = at.search_runs(
+        where, "params.distance = 'task2vec' and tags.`bench.kind` = 'correlation'"
+    )
+    assert line.data.metrics["n"] == 4
+    assert {"spearman", "pearson", "p", "low", "high"} <= set(line.data.metrics)
+    (version,) = at.search_model_versions("name = 'dtd-resnet50'")
+    assert version.tags["bench.key"] == weights.key
+    some = runs(store, "run", uri)[0].info.run_id
+    assert {item.path for item in at.list_artifacts(some)} == {
+        "confusion.svg", "roc.svg", "predictions.npz",
+    }  # fmt: skip
+    assert capfd.readouterr().out == ""  # results alone go to stdout
