@@ -265,12 +265,28 @@ def _encode(
 ) -> np.ndarray:
     """The record as float32 (N, M), the map fitted on the training part and kept."""
     assert spec.record is not None
-    card = target.card
     types = {**target.columns(), **_forced(work, spec.target)}
-    schema = {
-        "types": {c: types[c] for c in spec.columns if c in types},
-        "missing_extra": list(getattr(card, "missing", ())),
-    }
+    known = {c: types[c] for c in spec.columns if c in types}
+    fit = ("record", prepared.digest, spec.record, spec.columns, tuple(known.items()))
+    encoder, scale, values = work.memory.get(
+        (*fit, parts.train.tobytes(), parts.test.tobytes()),
+        lambda: _fitted(spec, target, known, prepared, parts),
+    )
+    write(work.folder / ENCODER, encoder)
+    write(work.folder / SCALE, scale)
+    return values
+
+
+def _fitted(
+    spec: RunSpec,
+    target: Source,
+    types: dict[str, str],
+    prepared: data.Prepared,
+    parts: split.Parts,
+) -> tuple[str, str, np.ndarray]:
+    """The encoder and the scale as JSON, and the record as they map it."""
+    assert spec.record is not None
+    schema = {"types": types, "missing_extra": list(getattr(target.card, "missing", ()))}
     kind = OneHotEncoder if spec.record.encoder == "onehot" else OrdinalEncoder
     encoder = kind(schema, indicator=spec.record.indicator).fit(
         prepared.frame(spec.columns, parts.train)
@@ -282,11 +298,9 @@ def _encode(
     if spec.record.standardise:
         deviation = np.where(seen.std(0) > 0, seen.std(0), 1.0)
         scale = {"mean": seen.mean(0).tolist(), "deviation": deviation.tolist()}
-    write(work.folder / ENCODER, encoder.to_json())
-    write(work.folder / SCALE, json.dumps(scale))
     values = np.zeros((len(prepared.labels), found.shape[1]), np.float32)
     values[rows] = standardised(found, scale)
-    return values
+    return encoder.to_json(), json.dumps(scale), values
 
 
 def standardised(encoded: np.ndarray, scale: Mapping[str, Sequence[float]]) -> np.ndarray:
