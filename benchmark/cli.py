@@ -10,7 +10,21 @@ import typer
 
 from benchmark import cli_read, cli_store, registry
 from benchmark.errors import BenchError
-from benchmark.options import Data, Format, Offline, Store, Targets, changes_of, complete, pair
+from benchmark.options import (
+    Data,
+    Format,
+    Group,
+    Image,
+    Label,
+    Metadata,
+    Offline,
+    Store,
+    Targets,
+    Types,
+    changes_of,
+    complete,
+    pair,
+)
 
 if TYPE_CHECKING:
     from benchmark.spec import Outcome
@@ -83,13 +97,11 @@ def run(
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Every choice of the columns, as an ablation.")
     ] = False,
-    metadata: Annotated[Path | None, typer.Option(help="CSV beside your own folder.")] = None,
-    label: Annotated[str | None, typer.Option(help="Its column of labels.")] = None,
-    group: Annotated[str | None, typer.Option(help="Its column of patients.")] = None,
-    image: Annotated[str | None, typer.Option(help="Its column of file names.")] = None,
-    type_: Annotated[
-        list[str] | None, typer.Option("--type", help="COLUMN=numeric|categorical|date|boolean.")
-    ] = None,
+    metadata: Metadata = None,
+    label: Label = None,
+    group: Group = None,
+    image: Image = None,
+    type_: Types = None,
     retry: Retry = "",
     dry_run: Dry = False,
     executor: Executor = "local",
@@ -156,6 +168,11 @@ def distance(
     answers: Annotated[
         Path | None, typer.Option(help="CSV of raw answers for the method expert.")
     ] = None,
+    metadata: Metadata = None,
+    label: Label = None,
+    group: Group = None,
+    image: Image = None,
+    type_: Types = None,
     arch: Annotated[str, typer.Option()] = "resnet50",
     seed: Annotated[list[int], typer.Option(help="Repeatable.")] = [0],
     size: Annotated[int, typer.Option(help="Pixels of a side.")] = 224,
@@ -186,11 +203,15 @@ def distance(
     changes = changes_of(set_ or (), flat=False)
     if answers is not None and "expert" not in method:
         raise BenchError("--answers are for the expert distance.", "Add --method expert.")
-    own = Input(path=answers.resolve()) if answers is not None else None
+    asked = Input(path=answers.resolve()) if answers is not None else None
+    own = Input(
+        path=Path(), metadata=metadata, label=label, group=group, image=image,
+        forced=dict(pair(text, "--type") for text in type_ or ()),
+    )  # fmt: skip
     request = plan.DistanceRequest(
         sources=[names.resolve("source", name) for name in source],
-        targets=[names.resolve("target", name) for name in target],
-        methods=[names.resolve("distance", name, own) for name in method],
+        targets=[names.resolve("target", name, own) for name in target],
+        methods=[names.resolve("distance", name, asked) for name in method],
         arch=arch,
         probe=names.resolve("source", probe),
         seeds=seed,

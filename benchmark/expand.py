@@ -78,11 +78,12 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
         if types and any(_component("fusion", f, runtime).card.record for f in request.fusions):
             shown = ", ".join(f"{column} ({kind or 'inferred'})" for column, kind in types.items())
             notes.append(f"The record of {target}: {shown}.")
+        version = _version("target", target, runtime)  # of a folder: a look at every file
         for name, fusion in product(request.protocols, request.fusions):
             reads = _component("fusion", fusion, runtime).card.record
             every = request.subsets and reads and len(types) > 1
             for columns in _subsets(tuple(types)) if every else [tuple(types)]:
-                yield from _cells(request, runtime, target, columns, name, fusion)
+                yield from _cells(request, runtime, (target, version), columns, name, fusion)
 
 
 def _subsets(columns: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -101,6 +102,7 @@ class _Arm:
     """One line of the grid: everything but source, seed and fold."""
 
     target: str
+    version: str  # of the target
     columns: tuple[str, ...]
     protocol: str
     fusion: str
@@ -111,12 +113,12 @@ class _Arm:
 def _cells(
     request: Request,
     runtime: Runtime,
-    target: str,
+    versioned: tuple[str, str],
     columns: tuple[str, ...],
     name: str,
     fusion: str,
 ) -> Iterator[tuple[Cell, str]]:
-    protocol = protocols.load(name)
+    protocol, target = protocols.load(name), versioned[0]
     arm = _component("fusion", fusion, runtime)
     assert isinstance(arm, Fusion)
     unknown = [mode for mode in request.modes if mode not in MODES]
@@ -141,7 +143,7 @@ def _cells(
         request.sources if image else ("none",),
         request.seeds,
     ):
-        one = _Arm(target, columns, name, fusion, arch, mode)
+        one = _Arm(*versioned, columns, name, fusion, arch, mode)
         why = skip or (arm.refuses(arch, mode) if image else "")
         for fold in folds:
             yield from _chain(request, runtime, one, source, seed, fold, why)
@@ -186,7 +188,7 @@ def _run_cell(
     reads = component.card.record
     versions = {
         "core": CORE_VERSION,
-        "target": _version("target", arm.target, runtime),
+        "target": arm.version,
         "fusion": _version("fusion", arm.fusion, runtime),
         "protocol": str(protocol.version),
     }

@@ -26,6 +26,13 @@ Targets = Annotated[
     list[str],
     typer.Option("--target", help="Repeat for several.", autocompletion=complete("target")),
 ]
+Metadata = Annotated[Path | None, typer.Option(help="CSV beside your own folder.")]
+Label = Annotated[str | None, typer.Option(help="Its column of labels.")]
+Group = Annotated[str | None, typer.Option(help="Its column of patients.")]
+Image = Annotated[str | None, typer.Option(help="Its column of file names.")]
+Types = Annotated[
+    list[str] | None, typer.Option("--type", help="COLUMN=numeric|categorical|date|boolean.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never reach for the network.")]
 
 
