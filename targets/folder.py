@@ -215,10 +215,24 @@ def _find(cell: str, index: Mapping[str, set[Path]]) -> set[Path]:
     return index.get(path) or index.get(plain) or set()
 
 
+def _cells(rows: list[dict[str, str]], column: str, index: Mapping[str, set[Path]]) -> list[str]:
+    """How the rows name their images, less the folders above ours that all of them begin with."""
+    cells = [row[column] for row in rows]
+    while not any(_find(cell, index) for cell in cells):
+        tops = {cell.replace("\\", "/").partition("/")[:2] for cell in cells}
+        if len(tops) != 1 or not next(iter(tops))[1]:
+            return [row[column] for row in rows]
+        cells = [cell.replace("\\", "/").partition("/")[2] for cell in cells]
+    return cells
+
+
 def _image_column(rows: list[dict[str, str]], files: Mapping[str, Path]) -> str:
     """The first column with the most cells that name an image."""
     index = _index(files)
-    hits = {name: sum(bool(_find(row[name], index)) for row in rows) for name in rows[0]}
+    hits = {
+        name: sum(bool(_find(cell, index)) for cell in _cells(rows, name, index))
+        for name in rows[0]
+    }
     best = max(hits, key=lambda name: hits[name])
     if not hits[best]:
         raise BenchError(
@@ -235,7 +249,7 @@ def _pair(
     index, names = _index(files), {path: name for name, path in files.items()}
     named: dict[str, str] = {}  # path below the root, or the cell where there is none -> cell
     paths = list[Path]()
-    for cell in (row[column] for row in rows):
+    for cell in _cells(rows, column, index):
         found = _find(cell, index)
         if len(found) > 1:
             raise BenchError(

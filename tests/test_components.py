@@ -639,6 +639,16 @@ def test_folder_takes_few_whole_numbers_as_classes(own: Path) -> None:
     assert {record.label for record in records} == {"0", "1.0"}
 
 
+def test_folder_named_in_the_table_from_further_up(own: Path) -> None:
+    plain = _rows(_table(own, "\n".join([HEAD, *LINES]), label="grade"), own)
+    above = "\n".join([HEAD, *(f"data/set/{line}" for line in LINES)])
+    assert [row.name for row in _rows(_table(own, above, label="grade"), own)] == [
+        row.name for row in plain
+    ]
+    apart = "\n".join([HEAD, *(f"{'ab'[i % 2]}/{line}" for i, line in enumerate(LINES))])
+    _own_fails(own, apart, "No column of the table names the images", label="grade")
+
+
 def test_folder_with_two_images_of_one_name(own: Path) -> None:
     shutil.copy(own / "x/im0.png", own / "y/im0.png")
     _own_fails(own, "\n".join([HEAD, *LINES]), r"'im0\.png' in t\.csv fits 2 images", label="grade")
