@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark import registry
+from benchmark.errors import BenchError
 from benchmark.store import Store
 from reports.board import Board
 
@@ -51,17 +53,25 @@ def samples(store: Store) -> list[Album]:
 
 def looks(store: Store, made: Board) -> Iterator[Album]:
     """The pictures of the best runs of a board that were explained."""
-    shown = 0
+    shown, allowed = 0, [name for name in LOOKS if name != "maps" or may_show(made.target)]
     for row in made.rows:
         for run in row.runs:
             folder = store.folder("run", run.outcome.key) / "explain"
-            files = {name: folder / f"{name}.png" for name in LOOKS}
+            files = {name: folder / f"{name}.png" for name in allowed}
             there = {name: file for name, file in files.items() if file.is_file()}
             if there and shown < RUNS:
                 shown += 1
                 pictures = (_picture(file, LOOKS[name]) for name, file in there.items())
                 yield Album(made.label(row), f"fold {run.spec.fold}", tuple(pictures))
                 break
+
+
+def may_show(target: str) -> bool:
+    """Whether images of a set may leave the store; nobody has said so of a user's own folder."""
+    try:
+        return registry.load("source", target).card.show
+    except (BenchError, ImportError, SyntaxError):
+        return False
 
 
 def _picture(file: Path, alt: str) -> Picture:

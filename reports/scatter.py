@@ -111,9 +111,10 @@ def _frame(made: Panel) -> str:
         parts.append(f'<line class="{css}" x1="{LEFT}" x2="{RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{text}</text>')
     for tick in made.x.named:
+        x = _across(made.x, tick)
+        anchor = "end" if x > RIGHT - 10 else "middle"  # else the canvas would cut it
         parts.append(
-            f'<text x="{_across(made.x, tick)}" y="{BOTTOM + 16}" text-anchor="middle">'
-            f"{made.x.text(tick)}</text>"
+            f'<text x="{x}" y="{BOTTOM + 16}" text-anchor="{anchor}">{made.x.text(tick)}</text>'
         )
     middle, half = (LEFT + RIGHT) // 2, (TOP + BOTTOM) // 2
     parts.append(

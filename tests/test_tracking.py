@@ -147,7 +147,7 @@ def test_a_cell_is_a_run_below_its_grid(store: Store):
     done = run(store, spec={"weights": weights.key})
     pictures = store.folder("run", done.key) / "explain"
     pictures.mkdir()
-    for name in ("maps.png", "maps.svg", "explain.json"):
+    for name in ("maps.png", "maps.svg", "weights.png", "explain.json"):
         (pictures / name).write_text("drawn")
     name = grid(store, [weights, done])
     assert tracking.sync(store) == (4, 0, ())  # and a parent in either experiment
@@ -175,7 +175,7 @@ def test_a_cell_is_a_run_below_its_grid(store: Store):
     }
     assert used == {("isic", "0123456789abcdef", "target"), ("dtd", "f3a8469f3c5ec8bb", "source")}
     assert files(store, found.info.run_id) == {
-        "confusion.svg", "roc.svg", "predictions.npz", "explain/maps.png", "explain/maps.svg",
+        "confusion.svg", "roc.svg", "predictions.npz", "explain/weights.png",
     }  # fmt: skip
 
     experiment = at.get_experiment(found.info.experiment_id)

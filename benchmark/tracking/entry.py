@@ -50,7 +50,7 @@ class Entry:
 def state_of(store: Store, kind: str, key: str) -> str:
     """Changes with whatever a cell's run is made from."""
     folder = store.folder(kind, key)
-    files = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in _files(folder)]
+    files = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in _files(folder, True)]
     try:
         outcome = (folder / "outcome.json").read_bytes()
     except FileNotFoundError:  # taken away a moment ago
@@ -73,9 +73,12 @@ def experiment_of(outcome: Outcome) -> str:
 
 def of_cell(store: Store, outcome: Outcome) -> Entry:
     """A cell without anything of a patient's record, a name of a patient or an image, or a path."""
+    from reports import gallery
+
     folder = store.folder(outcome.spec.kind, outcome.key)
     ended = int((folder / "outcome.json").stat().st_mtime * 1000)
-    files = [(path, where) for path, where in _files(folder) if path.suffix != ".npz"]
+    shown = gallery.may_show(getattr(outcome.spec, "target", ""))
+    files = [(path, where) for path, where in _files(folder, shown) if path.suffix != ".npz"]
     texts: dict[str, str] = {}
     if (tested := _tested(store, outcome)) is not None:
         from reports import figures
@@ -190,9 +193,13 @@ def _data(store: Store, outcome: Outcome) -> Iterator[tuple[str, str, str]]:
     yield from ((name, str(digest), use) for use, (name, digest) in found.items() if digest)
 
 
-def _files(folder: Path) -> list[File]:
-    """Every file of a cell that may go out."""
-    pictures = sorted(p for p in (folder / "explain").glob("*") if p.suffix in (".png", ".svg"))
+def _files(folder: Path, shown: bool) -> list[File]:
+    """Every file of a cell that may go out; maps only where images of the set may be `shown`."""
+    pictures = sorted(
+        path
+        for path in (folder / "explain").glob("*")
+        if path.suffix in (".png", ".svg") and (shown or path.stem != "maps")
+    )
     found: list[File] = [(path, "explain") for path in pictures]
     if folder.parent.parent.name == "weights":  # the networks of runs stay in the store
         found.append((folder / weights.FILE, "weights"))
