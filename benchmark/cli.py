@@ -42,13 +42,16 @@ app = typer.Typer(
 #: Where cells run and how many at once; the same for runs and distances.
 Retry = Annotated[str, typer.Option(help="Failure kinds to run again, or all.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")]
-Slots = Annotated[int, typer.Option(help="Cells at once, per GPU; 0: in this process.")]
+Slots = Annotated[
+    int | None,
+    typer.Option(help="Cells at once per GPU (1), Slurm jobs at once (16); 0: in this process."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Executor = Annotated[str, typer.Option(help="local, slurm or ray.")]
 Address = Annotated[str, typer.Option(help="Of a Ray cluster: auto or ray://HOST:PORT.")]
-Cluster = Annotated[
+SlurmOptions = Annotated[
     list[str] | None,
-    typer.Option(help="K=V for Slurm, such as partition=gpu, hours=8 or array=20."),
+    typer.Option(help="sbatch option K=V, such as partition=gpu, mem=32G or time=480 (minutes)."),
 ]
 
 
@@ -60,7 +63,7 @@ Mlflow = Annotated[
 @app.command()
 def run(
     plan: Annotated[
-        Path | None, typer.Argument(help="A YAML of these options; see docs/clusters.md.")
+        Path | None, typer.Argument(help="A YAML of these options; see docs/grids.md.")
     ] = None,
     target: Annotated[
         list[str] | None,
@@ -105,9 +108,9 @@ def run(
     retry: Retry = "",
     dry_run: Dry = False,
     executor: Executor = "local",
-    slots: Slots = 1,
+    slots: Slots = None,
     address: Address = "auto",
-    cluster: Cluster = None,
+    slurm: SlurmOptions = None,
     mlflow: Mlflow = True,
     device: Device = "auto",
     timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.")] = None,
@@ -147,7 +150,7 @@ def run(
             lambda: plans.make(requests, runtime, retry=kinds),
             runtime,
             dry=dry_run,
-            executor=grid.Executor(executor, slots, address, _settings(cluster)),
+            executor=grid.Executor(executor, slots, address, _settings(slurm)),
             done=add,
             command=_command(),
         )
@@ -183,9 +186,9 @@ def distance(
     retry: Retry = "",
     dry_run: Dry = False,
     executor: Executor = "local",
-    slots: Slots = 1,
+    slots: Slots = None,
     address: Address = "auto",
-    cluster: Cluster = None,
+    slurm: SlurmOptions = None,
     mlflow: Mlflow = True,
     device: Device = "auto",
     offline: Offline = False,
@@ -230,7 +233,7 @@ def distance(
             lambda: plan.make_distances(request, runtime, retry=kinds),
             runtime,
             dry=dry_run,
-            executor=grid.Executor(executor, slots, address, _settings(cluster)),
+            executor=grid.Executor(executor, slots, address, _settings(slurm)),
             done=add,
             command=_command(),
         )
@@ -248,8 +251,8 @@ def _kinds(retry: str) -> list[str]:
     return [kind for kind in retry.split(",") if kind]
 
 
-def _settings(cluster: "list[str] | None") -> dict[str, str]:
-    return dict(pair(text, "--cluster") for text in cluster or ())
+def _settings(slurm: "list[str] | None") -> dict[str, str]:
+    return dict(pair(text, "--slurm") for text in slurm or ())
 
 
 @contextmanager

@@ -2,12 +2,28 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from benchmark.errors import BenchError
-from benchmark.options import Data, Format, Store, complete
+from benchmark.options import (
+    Data,
+    Format,
+    Group,
+    Image,
+    Label,
+    Metadata,
+    Offline,
+    Store,
+    Types,
+    changes_of,
+    complete,
+    pair,
+)
+
+if TYPE_CHECKING:
+    from benchmark.expand import Request
 
 app = typer.Typer()
 
@@ -37,6 +53,15 @@ def leaderboard(
         baseline=baseline, format=format,
     )  # fmt: skip
     sys.stdout.write(text)
+
+
+@app.command()
+def status(format: Format = "table", store: Store = Path("store")) -> None:
+    """What runs where, what failed and why, what is left and when it will be done."""
+    from benchmark.store import Store as Results
+    from reports import status as standing
+
+    sys.stdout.write(standing.show(Results(store), format=format))
 
 
 @app.command()
@@ -96,12 +121,34 @@ def recommend(
     target: Annotated[
         str, typer.Option(help="A name or a folder.", autocompletion=complete("target"))
     ] = "",
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Candidate, repeatable; those the store knows if not given.",
+            autocompletion=complete("source"),
+        ),
+    ] = None,
     fusion: Annotated[
         str, typer.Option(help="The arm whose scores count.", autocompletion=complete("fusion"))
     ] = "none",
     protocol: Annotated[list[str] | None, typer.Option()] = None,
     arch: Annotated[list[str] | None, typer.Option()] = None,
     mode: Annotated[list[str] | None, typer.Option()] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Sources to run, each with every fold.", min=1)
+    ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Run the budget; else its commands are shown.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Of the runs, as `bench run` takes it.")
+    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Column of the record to use.")] = None,
+    metadata: Metadata = None,
+    label: Label = None,
+    group: Group = None,
+    image: Image = None,
+    type_: Types = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Test the recommendation on targets left out.")
     ] = False,
@@ -111,27 +158,66 @@ def recommend(
     distances: Annotated[
         Path | None, typer.Option(help="CSV of source, target, distance beside --results.")
     ] = None,
+    slots: Annotated[int | None, typer.Option(help="Cells at once; 0: in this process.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    offline: Offline = False,
+    data: Data = Path("data"),
     format: Format = "table",
     store: Store = Path("store"),
 ) -> None:
     """Which source to run next on a target that has few runs or none."""
     from benchmark.store import Store as Results
+    from reports import formats
     from reports import recommend as advice
 
+    formats.check(format)
     if evaluate:
         text = advice.show_evaluation(results=results, distances=distances, format=format)
-    elif results or distances:
+        sys.stdout.write(text)
+        return
+    if results or distances:
         raise BenchError("--results and --distances are for --evaluate.", "Add --evaluate.")
-    elif not target:
+    if not target:
         raise BenchError("No target to recommend for.", "Name it: --target isic, or ./my-images.")
-    else:
-        from benchmark import grid
+    if run and not budget:
+        raise BenchError("--run has no budget.", "Say how many sources to run: --budget 5.")
+    from benchmark import advise, grid, plan
+    from benchmark.spec import Runtime
 
-        text = advice.show(
-            Results(store), grid.Names().resolve("target", target), fusion=fusion,
-            protocols=protocol or (), archs=arch or (), modes=mode or (), format=format,
-        )  # fmt: skip
-    sys.stdout.write(text)
+    said = {
+        "target": target, "fusion": fusion, "protocol": protocol, "arch": arch, "mode": mode,
+        "column": column, "metadata": metadata, "label": label, "group": group, "image": image,
+        "type": dict(pair(text, "--type") for text in type_ or ()), **changes_of(set_ or ()),
+    }  # fmt: skip
+    places = {"--store": (store, "store"), "--data": (data, "data"), "--device": (device, "auto")}
+    question = advise.Question(
+        {name: value for name, value in said.items() if value not in (None, [], {})},
+        sources=source or (),
+        words=[w for k, (v, usual) in places.items() if str(v) != usual for w in (k, str(v))],
+    )
+    made, code = Results(store), 0
+    if run:
+        names = question.names
+
+        def execute(requests: "list[Request]", command: str) -> int:
+            runtime = Runtime(
+                data=data, store=store, device=device, offline=offline,
+                inputs=names.inputs, paths=names.paths,
+            )  # fmt: skip
+            return grid.run(
+                lambda: plan.make(requests, runtime),
+                runtime,
+                executor=grid.Executor("local", slots),
+                command=command,
+            )
+
+        code = advise.spend(question, made, budget=budget or 0, run=execute)
+    found = question.answer(made, budget=1 if run else budget or 1)
+    sys.stdout.write(advice.text(found, format=format))
+    if budget and not run:
+        (sys.stdout if format == "table" else sys.stderr).write(advise.commands(question, found))
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -75,9 +75,16 @@ class Executor:
     """Where cells run: on this machine, as a Slurm array, or on a Ray cluster."""
 
     name: str = "local"
-    slots: int = 1  # cells at once, per GPU
+    slots: int | None = None  # cells at once per GPU, or Slurm jobs at once
     address: str = "auto"  # of the Ray cluster
-    settings: Mapping[str, str] = field(default_factory=dict)  # of the Slurm jobs
+    settings: Mapping[str, str] = field(default_factory=dict)  # sbatch's long options
+
+    def __post_init__(self) -> None:
+        known = ("local", "slurm", "ray")
+        if self.name not in known:
+            raise BenchError(
+                f"No executor named '{self.name}'.", registry.did_you_mean(self.name, list(known))
+            )
 
 
 def run(
@@ -140,13 +147,18 @@ def _execute(
     executor: Executor, cells: list[Cell], runtime: Runtime, listener: local.Listener
 ) -> bool:
     """Hand the cells to where they run; False if the user stopped it."""
+    usual = 16 if executor.name == "slurm" else 1
+    slots = usual if executor.slots is None else executor.slots
     if executor.name == "local":
         gpus = [] if runtime.device == "cpu" else local.visible_gpus()
-        return local.run(cells, runtime, slots=executor.slots, gpus=gpus, listener=listener)
-    raise BenchError(
-        f"No executor named '{executor.name}'.",
-        registry.did_you_mean(executor.name, ["local", "slurm", "ray"]),
-    )
+        return local.run(cells, runtime, gpus=gpus, listener=listener, slots=slots)
+    if executor.name == "slurm":
+        from benchmark.engine import slurm
+
+        return slurm.run(cells, runtime, listener=listener, options=executor.settings, slots=slots)
+    from benchmark.engine import ray
+
+    return ray.run(cells, runtime, listener=listener, address=executor.address, slots=slots)
 
 
 def title(cell: Cell) -> str:

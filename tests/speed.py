@@ -8,6 +8,7 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,6 +184,52 @@ def heads() -> Iterator[Measured]:
         )
 
 
+def batch() -> Iterator[Measured]:
+    """Two hundred heads on cached features: what a cell costs beside its training."""
+    from benchmark import cell as cells
+    from benchmark import plan as plans
+    from benchmark.engine import local
+    from benchmark.spec import Runtime
+    from benchmark.store import Store
+    from benchmark.work import Memory
+
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = Runtime(store=Path(folder), device="cpu", workers=1, offline=True)
+        requests = [
+            plans.Request(
+                targets=("demo:skin",), fusions=("concat",), modes=("frozen",), folds=(0,),
+                protocols=("demo",), archs=("resnet18",),
+                recipe={"epochs": 5, "threads": 1, "lr": 1e-3 * (1 + i / 1000)},
+            )
+            for i in range(405)
+        ]  # fmt: skip
+        found = [planned.cell for planned in plans.make(requests, runtime).cells]
+        first, alone, here, slotted = found[0], found[1:5], found[5:205], found[205:]
+        memory = Memory()
+        cells.run(first, runtime, memory=memory)  # extracts the features
+        began = time.perf_counter()
+        outcomes = [cells.run(cell, runtime, memory=memory) for cell in here]
+        wall = time.perf_counter() - began
+        taken = {name: sum(o.seconds[name] for o in outcomes) for name in ("train", "bootstrap")}
+        rest = 1000 * (wall - sum(taken.values())) / len(here)
+        yield Measured("milliseconds a cell of 200 costs beside training", rest, 50, most=True)
+        spent = 1000 * taken["bootstrap"] / len(here)
+        yield Measured("milliseconds of its bootstrap, not counted there", spent, 1000, most=True)
+        began = time.perf_counter()
+        assert local.run(slotted, runtime, slots=2, gpus=[])
+        batched = time.perf_counter() - began
+        assert all(Store(runtime.store).outcome("run", cell.key) for cell in slotted)
+        began = time.perf_counter()
+        workers = [threading.Thread(target=local.run, args=([cell], runtime)) for cell in alone]
+        for pair in (workers[:2], workers[2:]):
+            for worker in pair:
+                worker.start()
+            for worker in pair:
+                worker.join()
+        each = (time.perf_counter() - began) / len(alone)
+        yield Measured("200 cells, a process each over two slots", 200 * each / batched, 5)
+
+
 def scalograms() -> Iterator[Measured]:
     """ECG scalograms on one core at float32, beside pywt's transform in the same run."""
     import numpy as np
@@ -273,7 +320,7 @@ def _lesions(root: Path, n: int) -> None:
         coarse.resize((112, 112)).save(root / "ab"[i % 2] / f"{i}.jpg", quality=88)
 
 
-ALL = (loop, prepare, plan, lookup, start, heads, scalograms, transport, task2vec)
+ALL = (loop, prepare, plan, lookup, start, heads, batch, scalograms, transport, task2vec)
 CHECKS = {check.__name__: check for check in ALL}
 
 

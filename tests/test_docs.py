@@ -2,13 +2,17 @@
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from benchmark import contract
+from benchmark import cli, contract, registry
+from benchmark.spec import Input
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,7 +43,7 @@ def test_the_components_of_the_page_keep_the_contract(tmp_path: Path, first: str
     assert list(contract.check(str(path)))[-1] == f"{kind} '{first.lower()}' keeps the contract"
 
 
-NAMES = ("extending", "store", "own-data", "papers", "mlflow", "security")
+NAMES = ("extending", "store", "own-data", "papers", "mlflow", "security", "grids", "clusters")
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 
 
@@ -58,3 +62,75 @@ def test_commands_and_options_of_a_page_exist(page: str):
             known[name] = bench(*name.split(), "--help", cwd=ROOT).stdout
         for option in re.findall(r"--[a-z-]+", line):
             assert re.search(rf"{option}\b", known[name]), (name, option)
+
+
+#: What a reader's commands are given to be quick; how they are spelled is what is tested.
+QUICK = {
+    "run": "--arch resnet18 --protocol demo --size 32 --epochs 1 --fold 0 --mode frozen --slots 0 "
+    "--device cpu --threads 1 --offline --set pretrain.epochs=1 --set pretrain.size=32",
+    "distance": "--arch resnet18 --size 32 --limit 60 --slots 0 --device cpu --offline "
+    "--set pretrain.epochs=1 --set pretrain.size=32",
+}
+#: What must have been done before the commands of a page make sense.
+BEFORE = {
+    "README.md": [
+        "bench weights add weights.safetensors --name imagenet --arch resnet18",
+        "bench run --source imagenet --source dtd --source none --target isic",
+    ],
+    "docs/mlflow.md": ["bench run --target isic"],
+    "docs/store.md": ["bench run --target isic"],
+    "docs/papers.md": [],
+    "docs/grids.md": [],
+    "docs/own-data.md": [
+        "bench run --target ./my-images --metadata my.csv --label diagnosis --group patient "
+        "--source none --source dtd --source stl10 --fusion none --fusion concat",
+    ],
+}
+
+
+def commands(page: str) -> list[list[str]]:
+    """The commands that a page shows in its blocks, word by word."""
+    text = (ROOT / page).read_text()
+    lines = re.findall(r"^ +bench ([^#\n]+)", text, flags=re.M)
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages speak of, in miniature."""
+    import timm
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("isic", "dtd", "stl10", "kimia"):
+        component = registry.load("source", name)
+        root = folder / "data" / component.card.folders[0]
+        root.mkdir(parents=True)
+        component.fake(root, 0)
+    save_file(timm.create_model("resnet18").state_dict(), folder / "weights.safetensors")
+    shutil.copy(folder / "weights.safetensors", folder / "radimagenet.safetensors")
+    own = registry.load("target", "folder:x", given=Input(path=folder / "my-images"))
+    own.fake(folder / "my-images", 0)
+    table = (folder / "my-images" / "table.csv").rename(folder / "my.csv")
+    table.write_text(table.read_text().replace("image,kind,", "image,diagnosis,", 1))
+    return folder
+
+
+@pytest.mark.parametrize("page", BEFORE)
+def test_the_commands_of_a_page_run(page: str, place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+    for block in blocks(page):
+        if block.startswith("target:"):
+            (place / "grid.yaml").write_text(block)
+    for line in BEFORE[page]:
+        _run(shlex.split(line)[1:])
+    for words in commands(page):
+        _run(words)
+
+
+def _run(words: list[str]) -> None:
+    quick = shlex.split(QUICK.get(words[0], ""))
+    if words[0] == "weights":
+        words = ["resnet18" if word == "resnet50" else word for word in words]
+    found = CliRunner().invoke(cli.app, [*words, *quick])
+    assert found.exit_code == 0, (words, found.output, found.exception)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine.worker import CANNOT_WRITE, encode
+from benchmark.engine.worker import CANNOT_WRITE, encode, stopped
 from benchmark.errors import BenchError
 from benchmark.spec import Cell, Failure, Outcome, RunSpec, Runtime
 from benchmark.store import Store
@@ -33,10 +33,11 @@ class _Queue:
     store: Store
     lock: threading.Condition = field(default_factory=threading.Condition)
     running: dict[str, Cell] = field(default_factory=dict)
+    warm: set[tuple] = field(default_factory=set)  # whose features are extracted
     stopping: bool = False
     broken: BenchError | None = None
 
-    def take(self, shared: tuple | None) -> Cell | None:
+    def take(self, last: tuple | None) -> Cell | None:
         """The next cell that can start, best one that shares data and weights with the last;
         waits while others must finish first; None when nothing is left."""
         with self.lock:
@@ -46,9 +47,9 @@ class _Queue:
                     c for c in self.cells if not any(key in pending for _, key in c.upstream())
                 ]
                 # One slot at a time extracts features, else two would extract the same.
-                busy = {_shared(c) for c in self.running.values() if _frozen(c)}
-                free = [c for c in ready if not (_frozen(c) and _shared(c) in busy)]
-                mine = [c for c in free if _shared(c) == shared]
+                busy = {shared(c) for c in self.running.values() if _frozen(c)} - self.warm
+                free = [c for c in ready if not (_frozen(c) and shared(c) in busy)]
+                mine = [c for c in free if shared(c) == last]
                 if mine or free:
                     cell = (mine or free)[0]
                     self.cells.remove(cell)
@@ -61,6 +62,8 @@ class _Queue:
         """A cell has its outcome: those that wait for it may go on."""
         with self.lock:
             self.running.pop(cell.key, None)
+            if _frozen(cell):
+                self.warm.add(shared(cell))
             self.lock.notify_all()
 
     def stop(self, reason: BenchError | None = None) -> None:
@@ -117,10 +120,10 @@ class _Slot:
 
     def serve(self) -> None:
         """Feed the worker cell by cell."""
-        shared = None
+        last = None
         try:
-            while (cell := self.pending.take(shared)) is not None:
-                shared = _shared(cell)
+            while (cell := self.pending.take(last)) is not None:
+                last = shared(cell)
                 self._one(cell)
                 self.pending.done(cell)
         except BenchError as error:  # the store cannot be written: go no further
@@ -134,20 +137,20 @@ class _Slot:
             self.process.send_signal(signal.SIGTERM)
 
     def _one(self, cell: Cell) -> None:
-        if (outcome := _without_upstream(self.pending.store, cell)) is not None:
+        if (outcome := without_upstream(self.pending.store, cell)) is not None:
             self.listener("done", cell, {"outcome": outcome})
             return
         before = self.pending.store.outcome(cell.spec.kind, cell.key)
         worker = self._worker()
         assert worker.stdin is not None and worker.stdout is not None
-        timed_out = threading.Event()
+        timed_out, told = threading.Event(), False
         timer: threading.Timer | None = None
         try:
             worker.stdin.write(json.dumps(encode(cell)) + "\n")
             worker.stdin.flush()
             for line in worker.stdout:
                 facts = json.loads(line)
-                if facts["event"] == "done":
+                if told := facts["event"] == "done":
                     break
                 if facts["event"] == "start":  # importing torch is not the cell's time
                     timer = self._timer(worker, timed_out)
@@ -158,14 +161,14 @@ class _Slot:
             if timer is not None:
                 timer.cancel()
         outcome = self.pending.store.outcome(cell.spec.kind, cell.key)
-        if outcome is None or outcome == before:
+        if outcome is None or (outcome == before and not told):
             outcome = self._died(cell, timed_out.is_set())
         self.listener("done", cell, {"outcome": outcome})
 
     def _died(self, cell: Cell, timed_out: bool):
         """Write down the end of a cell whose worker left no outcome."""
         assert self.process is not None and self.errors is not None
-        code = self.process.wait(GRACE)
+        code = _exit_code(self.process)
         tail = "\n".join(self.errors.read_text(errors="replace").splitlines()[-20:])
         self._close()
         if code == CANNOT_WRITE:  # nor, likely, can we
@@ -173,7 +176,7 @@ class _Slot:
             raise BenchError(what or "A worker could not write to the store.", todo)
         if timed_out:
             failure = Failure(kind="timeout", message=f"It took over {self.runtime.timeout:g} s.")
-        elif self.pending.stopping:
+        elif self.pending.stopping or stopped(code):
             failure = Failure(kind="interrupted", message="Stopped; the same command goes on.")
         else:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -227,14 +230,20 @@ class _Slot:
             if self.process.stdin is not None:
                 with suppress(BrokenPipeError):
                     self.process.stdin.close()
-            try:
-                self.process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
+            _exit_code(self.process)
             self.process = None
         if self.errors is not None:
             self.errors.unlink(missing_ok=True)
             self.errors = None
+
+
+def _exit_code(process: subprocess.Popen[str]) -> int:
+    """Wait for a worker that is to end, and end it if it does not."""
+    try:
+        return process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def _run_here(cells: Sequence[Cell], runtime: Runtime, listener: Listener) -> bool:
@@ -247,14 +256,14 @@ def _run_here(cells: Sequence[Cell], runtime: Runtime, listener: Listener) -> bo
     for cell in cells:
         report = train.Report(epoch=partial(listener, "epoch", cell))
         try:
-            outcome = _without_upstream(store, cell) or cells_.run(cell, runtime, report, memory)
+            outcome = without_upstream(store, cell) or cells_.run(cell, runtime, report, memory)
         except KeyboardInterrupt:
             return False
         listener("done", cell, {"outcome": outcome})
     return True
 
 
-def _without_upstream(store: Store, cell: Cell) -> Outcome | None:
+def without_upstream(store: Store, cell: Cell) -> Outcome | None:
     """The failure of a cell whose pretraining or image-only run is not there."""
     for kind, key in cell.upstream():
         found = store.outcome(kind, key)
@@ -287,7 +296,7 @@ def _frozen(cell: Cell) -> bool:
     return isinstance(cell.spec, RunSpec) and cell.spec.mode != "finetune"
 
 
-def _shared(cell: Cell) -> tuple:
+def shared(cell: Cell) -> tuple:
     """What cells have in common that makes the second one cheaper in the same process."""
     spec = cell.spec
     target = spec.target if isinstance(spec, RunSpec) else ""

@@ -3,24 +3,41 @@
 Started as `bench cell`. Every executor starts the same command; the outcome is in the store, the
 lines on stdout are for a progress display only. When its standard input closes while a cell
 runs, the parent is gone and so is the worker: nothing finished is lost, and no two processes
-train the same cell.
+train the same cell. With `--batch` it takes the cells of a file to a worker of its own, so that
+a cell that takes the whole process with it costs the others nothing on a cluster either.
 """
 
 import json
 import os
 import queue
 import signal
+import stat
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmark import marks
 from benchmark.errors import BenchError, Interrupted
-from benchmark.spec import Cell, DistanceSpec, PretrainSpec, RunSpec, Runtime
+from benchmark.spec import Cell, DistanceSpec, Outcome, PretrainSpec, RunSpec, Runtime
+from benchmark.store import Store
 
-#: Exit code of a worker that could not write to the store.
-CANNOT_WRITE = 3
+#: Exit codes of a worker: stopped by a signal, left by its parent, unable to write to the store.
+STOPPED, ORPHANED, CANNOT_WRITE = 130, 75, 3
+
+#: What asks a worker to stop: the user, a scheduler, or Slurm ahead of a time limit.
+STOPS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
+
+#: A mark tells its epoch this often at most: heads on cached features have epochs of milliseconds.
+TOLD_EVERY = 5.0  # seconds
 
 KINDS = {"pretrain": PretrainSpec, "run": RunSpec, "distance": DistanceSpec}
 
@@ -54,7 +71,7 @@ def serve(runtime: Runtime, lines: Iterable[str] = sys.stdin) -> int:
             if line.strip():
                 inbox.put(line)
         if busy.is_set():
-            os._exit(75)  # the parent is gone
+            os._exit(ORPHANED)
         inbox.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
@@ -70,49 +87,153 @@ def serve(runtime: Runtime, lines: Iterable[str] = sys.stdin) -> int:
     while (line := inbox.get()) is not None:
         busy.set()
         one = decode(json.loads(line))
-        tell("start", key=one.key)
-        try:
-            outcome = run_one(one, runtime, tell, stop, memory)
-        except BenchError as error:  # not even the failure could be written
-            sys.stderr.write(f"{error.what}\t{error.todo}\n")
-            return CANNOT_WRITE
+        with alone(one, runtime.store, stop) as free:
+            if not free:
+                return STOPPED
+            tell("start", key=one.key)
+            try:
+                outcome = run_one(one, runtime, tell, stop, memory)
+            except BenchError as error:  # not even the failure could be written
+                sys.stderr.write(f"{error.what}\t{error.todo}\n")
+                return CANNOT_WRITE
         busy.clear()
         tell("done", key=one.key, status=outcome.status)
         if stop.is_set():
-            return 130
+            return STOPPED
     return 0
 
 
 def run_batch(path: Path, runtime: Runtime) -> int:
-    """Run the cells of a file, for executors that hand over a whole batch."""
-    from benchmark import cell as cells
+    """Run the cells of a file, for executors that hand over a whole batch.
 
-    stop, memory = _stop_on_signals(), cells.Memory()
-    for raw in json.loads(path.read_text()):
-        run_one(decode(raw), runtime, lambda event, **facts: None, stop, memory)
-        if stop.is_set():
-            return 130
-    return 0
+    Started again on the same file, after a preemption or the loss of a node, it leaves out the
+    cells that got their outcome since the file was written.
+    """
+    _stop_once()
+    _leave_with_parent()
+    from benchmark.engine import local  # which starts the other kind of worker
+
+    _compile_here()
+    store = Store(runtime.store)
+    try:
+        given = json.loads(path.read_text())["cells"]
+    except FileNotFoundError:  # called off meanwhile
+        return STOPPED
+    cells = [(decode(raw), raw["before"]) for raw in given]
+    left = [cell for cell, before in cells if settled(store, cell, before) is None]
+    return 0 if local.run(left, runtime) else STOPPED
 
 
-def run_one(one: Cell, runtime: Runtime, tell: Callable, stop: threading.Event, memory):
+def settled(store: Store, cell: Cell, before: int | None) -> Outcome | None:
+    """The outcome of a cell that needs no further run; `before` stamps the one it had.
+
+    A failure from before is tried again, and so is a cell that was stopped on the way.
+    """
+    now = stamp(store.of(cell) / "outcome.json")
+    outcome = store.outcome(cell.spec.kind, cell.key) if now is not None else None
+    if outcome is None or outcome.failure is None:
+        return outcome
+    return None if now == before or outcome.failure.kind == "interrupted" else outcome
+
+
+def stamp(path: Path) -> int | None:
+    """Changes when a file is written anew; None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def stopped(code: int) -> bool:
+    """Whether a worker ended because someone asked it to, even before it could listen."""
+    return code == STOPPED or -code in STOPS
+
+
+def run_one(one: Cell, runtime: Runtime, tell: Callable, stop: threading.Event, memory) -> Outcome:
     """Run a cell with its progress told; a wish to stop ends it at the next step."""
     from benchmark import cell as cells
     from benchmark import train
+
+    folder, told = Store(runtime.store).of(one), -TOLD_EVERY
+
+    def epoch(facts: dict[str, Any]) -> None:
+        nonlocal told
+        tell("epoch", key=one.key, **facts)
+        if time.monotonic() - told >= TOLD_EVERY:
+            marks.tell(folder, facts)
+            told = time.monotonic()
 
     def check() -> None:
         if stop.is_set():
             raise Interrupted("Stopped on request; the same command goes on from here.")
 
-    report = train.Report(
-        epoch=lambda facts: tell("epoch", key=one.key, **facts),
-        check=check,
-    )
-    return cells.run(one, runtime, report, memory)
+    return cells.run(one, runtime, train.Report(epoch=epoch, check=check), memory)
+
+
+@contextmanager
+def alone(cell: Cell, store: Path, stop: threading.Event) -> Iterator[bool]:
+    """Be the only process that runs the cell, as long as it takes; False when asked to stop.
+
+    A byte of one file is locked per cell: the system frees it when the process is gone, however
+    it went and on whichever machine. Where the file system has no locks, nobody can tell.
+    """
+    import fcntl
+
+    try:
+        file = (store / "locks").open("ab")
+    except OSError:
+        yield True
+        return
+    with file:
+        free = False
+        while not free and not stop.is_set():
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(cell.key, 16) >> 2)
+                free = True
+            except (BlockingIOError, PermissionError):
+                stop.wait(0.5)
+            except OSError:
+                free = True
+        yield free
 
 
 def _stop_on_signals() -> threading.Event:
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def _stop_once() -> None:
+    """Take any wish to stop as Ctrl-C, and only the first: schedulers send several."""
+
+    def stop(*_: Any) -> None:
+        for number in STOPS:
+            signal.signal(number, lambda *_: None)
+        raise KeyboardInterrupt
+
+    for number in STOPS:
+        signal.signal(number, stop)
+
+
+def _leave_with_parent() -> None:
+    """End when whoever holds the other end of standard input, where that is a pipe, is gone."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+
+    def listen() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(ORPHANED)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
+def _compile_here() -> None:
+    """Compiled kernels lie on the node's own disk: on a shared one the nodes would meet."""
+    folder = Path(tempfile.gettempdir()) / f"bench-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():  # someone else's trap
+        return
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH"):
+        os.environ.setdefault(name, str(folder / name.split("_")[0].lower()))

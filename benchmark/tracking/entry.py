@@ -50,7 +50,9 @@ class Entry:
 def state_of(store: Store, kind: str, key: str) -> str:
     """Changes with whatever a cell's run is made from."""
     folder = store.folder(kind, key)
-    files = [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in _files(folder, True)]
+    files = [
+        (str(path.relative_to(folder)), path.stat().st_size) for path, _ in _files(folder, True)
+    ]
     try:
         outcome = (folder / "outcome.json").read_bytes()
     except FileNotFoundError:  # taken away a moment ago

@@ -1,0 +1,81 @@
+"""The mark in the folder of a running cell: which process runs it, where, and how far it is."""
+
+import json
+import os
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.errors import BenchError
+from benchmark.store import write
+
+NAME = "running.json"
+
+#: A process that began this long after the mark was made is another one with the same number.
+LATER = 60.0  # seconds
+
+
+class Mark(NamedTuple):
+    """Who runs a cell, and what its last epoch told: epoch, epochs, loss, rate, seconds."""
+
+    pid: int
+    host: str
+    since: float  # seconds since 1970
+    facts: dict[str, Any]
+
+
+def read(folder: Path) -> Mark | None:
+    """The mark in a cell's folder, if a process runs it or died while it did."""
+    try:
+        raw = json.loads((folder / NAME).read_text())
+        return Mark(raw.pop("pid"), raw.pop("host"), raw.pop("since"), raw)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def stamp(folder: Path) -> int | None:
+    """When the mark was written, in nanoseconds since 1970; None where there is none."""
+    try:
+        return (folder / NAME).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def tell(folder: Path, facts: dict[str, Any]) -> None:
+    """Add the facts of an epoch to the mark; that this fails must not cost the cell."""
+    mark = read(folder)
+    if mark is not None:
+        told = {"pid": mark.pid, "host": mark.host, "since": mark.since, **facts}
+        with suppress(BenchError):
+            write(folder / NAME, json.dumps(told), durable=False)
+
+
+def alive(mark: Mark) -> bool | None:
+    """Whether the process still is; None where nobody can tell, as it is on another machine."""
+    if mark.host != socket.gethostname():
+        return None
+    try:
+        os.kill(mark.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return not sys.platform.startswith("linux") or _same(mark)
+
+
+def _same(mark: Mark) -> bool:
+    """Neither dead and unburied, nor a later process that was given the same number."""
+    try:
+        text = Path(f"/proc/{mark.pid}/stat").read_text()
+        booted = next(
+            float(line.split()[1])
+            for line in Path("/proc/stat").read_text().splitlines()
+            if line.startswith("btime")
+        )
+    except (OSError, StopIteration):
+        return False
+    facts = text.rpartition(")")[2].split()  # the name before may hold anything
+    began = booted + float(facts[19]) / os.sysconf("SC_CLK_TCK")
+    return facts[0] not in "ZX" and began < mark.since + LATER
