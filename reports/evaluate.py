@@ -1,24 +1,27 @@
 """`bench recommend --evaluate`: the recommendation held against plain rules, target by target."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from benchmark import stats
 from benchmark.stats import Estimate
-from reports import belief
+from reports.belief import RUNS, Prior, believe, order, regrets, tau
 from reports.board import Array
+from reports.learning import learn, usable
 from reports.matrix import Matrix
 
-RUNS = 6
-ORDERS = 500  # random ways to break ties, averaged
 DRAWS = 2000
 METRICS = {
     "tau": "weighted τ", "hit1": "hit@1", "hit3": "hit@3",
     **{f"regret{k}": f"regret {k}" for k in range(1, RUNS + 1)},
 }  # fmt: skip
 OURS, STATIC = "recommend", "static"
+# Targets are left out one by one while learning so often takes half a minute or so, else in
+# blocks, of a fifth at most: multiplications of learning once, a fixed part of it, and of all.
+FIXED, ALL, BLOCKS = 5e6, 1e9, 5
 
 
 @dataclass(frozen=True)
@@ -27,25 +30,27 @@ class Trial:
 
     rule: str
     numbers: Array
+    covered: Array | None = None  # share of each target's scores in their intervals, after 3 runs
+    blocks: int = 0  # in which targets were left out; 0 for rules that learn nothing
 
 
-def trials(matrix: Matrix, *, seed: int = 0) -> list[Trial]:
+def trials(matrix: Matrix) -> list[Trial]:
     """Leave one target out, for the recommendation and every plain rule."""
     matrix = matrix.without_self()
+    targets = usable(matrix.scores)
     rules: dict[str, Callable[[int], Array]] = {
         STATIC: _static(matrix),
         "imagenet first": lambda t: np.array([float(s == "imagenet") for s in matrix.sources]),
-        "log size": lambda t: np.nan_to_num(np.log(matrix.images), nan=0.0),
+        "log size": lambda t: np.log(matrix.images),
         "random": lambda t: np.zeros(len(matrix.sources)),
     }
     for name, near in zip(matrix.methods, matrix.near, strict=True):
         rules[f"distance {name}"] = lambda t, near=near: near[:, t]
-    usable = [t for t in range(len(matrix.targets)) if np.isfinite(matrix.scores[:, t]).sum() >= 3]
-    found = [Trial(OURS, np.array([_ours(matrix, t) for t in usable]))]
-    for name, rule in rules.items():
-        numbers = [_plain(matrix.scores[:, t], rule(t), seed) for t in usable]
-        found.append(Trial(name, np.array(numbers)))
-    return found
+    plain = [
+        Trial(name, np.array([_fixed(matrix.scores[:, t], rule(t)) for t in targets]))
+        for name, rule in rules.items()
+    ]
+    return [ours(matrix), *plain]
 
 
 def _static(matrix: Matrix) -> Callable[[int], Array]:
@@ -56,100 +61,108 @@ def _static(matrix: Matrix) -> Callable[[int], Array]:
     return lambda t: ranks[:, t]
 
 
-def _ours(matrix: Matrix, target: int) -> list[float]:
-    truth = matrix.scores[:, target]
-    known = np.flatnonzero(np.isfinite(truth)).tolist()
-    hidden = matrix.scores.copy()
-    hidden[:, target] = np.nan  # nothing of the target may be used but the runs chosen
-    prior = belief.learn(replace(matrix, scores=hidden), target)
-    seen: dict[int, float] = {}
-    for _ in range(min(RUNS, len(known))):
-        left = [s for s in known if s not in seen]
-        chosen = belief.next_run(belief.believe(prior, seen), seen, left)
-        seen[chosen] = float(truth[chosen])
-    ranking = sorted(known, key=lambda s: -prior.mean[s])
-    return [
-        _tau(prior.mean[known], truth[known]),
-        *_hits(truth, ranking),
-        *_regrets(truth, list(seen)),
-    ]
+def ours(matrix: Matrix) -> Trial:
+    """The recommendation; nothing of a target that is left out is used but the runs chosen."""
+    matrix = matrix.without_self()
+    targets = usable(matrix.scores)
+    once = FIXED + len(matrix.sources) ** 2 * len(matrix.targets)
+    blocks = min(len(targets), max(BLOCKS, int(ALL / once)))
+    found = {
+        t: _learnt(matrix.scores[:, t], prior)
+        for hidden in (targets[i::blocks] for i in range(blocks))
+        for t, prior in zip(hidden, learn(matrix, hidden), strict=True)
+    }
+    numbers, covered = zip(*(found[t] for t in targets), strict=True)
+    return Trial(OURS, np.array(numbers), np.array(covered), blocks)
 
 
-def _plain(truth: Array, score: Array, seed: int) -> list[float]:
-    """A rule that ranks once and runs in that order; ties are broken at random and averaged."""
-    rng = np.random.default_rng(seed)
-    known = np.flatnonzero(np.isfinite(truth))
-    score = np.where(np.isfinite(score), score, -np.inf)[known]
-    if not np.isfinite(score).any():
-        return [np.nan] * len(METRICS)
-    score = np.where(np.isfinite(score), score, score[np.isfinite(score)].min() - 1)
-    tied = len(np.unique(score)) < len(score)
-    runs = []
-    for _ in range(ORDERS if tied else 1):
-        order = np.lexsort((rng.random(len(known)), -score))
-        ranking = known[order].tolist()
-        runs.append([*_hits(truth, ranking), *_regrets(truth, ranking)])
+def _learnt(truth: Array, prior: Prior) -> tuple[list[float], float]:
+    numbers = _fixed(truth, prior.mean)
+    ordered = order(prior, truth)
+    if prior.adaptive:
+        numbers[-RUNS:] = regrets(truth, ordered).tolist()
+    below = believe(prior, {s: float(truth[s]) for s in ordered[:3]}).below(truth)
+    left = np.isfinite(truth)
+    left[ordered[:3]] = False
+    inside = (below[left] > 0.025) & (below[left] < 0.975)
+    return numbers, float(inside.mean()) if left.any() else math.nan
+
+
+def _fixed(truth: Array, score: Array) -> list[float]:
+    """A rule that ranks once and runs in that order; of equals each is as likely to come first."""
+    known = np.isfinite(truth)
+    truth, score = truth[known], np.where(np.isfinite(score), score, np.nan)[known]
+    if np.isnan(score).all():
+        return [math.nan] * len(METRICS)
+    score = np.nan_to_num(score, nan=np.nanmin(score) - 1)
+    best, unit = truth.max(), truth.max() - np.median(truth)
+    tried, hits = _expected(truth, score)
     # A random order agrees as often as not: its weighted tau is 0 on average.
-    tau = _tau(score, truth[known]) if np.ptp(score) > 0 else 0.0
-    return [tau, *np.mean(runs, axis=0).tolist()]
+    agreement = tau(score, truth) if np.ptp(score) > 0 else 0.0
+    regret = (best - tried) / unit if unit > 0 else np.full(RUNS, np.nan)
+    return [agreement, hits[0], hits[2], *regret.tolist()]
 
 
-def _tau(score: Array, truth: Array) -> float:
-    return next(iter(stats.weighted_tau_by_target(score, truth, ["one"] * len(truth)).values()))
+def _expected(truth: Array, score: Array) -> tuple[Array, Array]:
+    """After each run: the best tried, and whether it is the best of all; means over ties."""
+    from scipy.special import comb
+
+    values, begin = truth[np.argsort(-score, kind="stable")], 0
+    sizes = np.unique(-score, return_counts=True)[1]
+    tried, hits = [], []
+    for size in sizes:
+        group, before = np.sort(values[begin : begin + size]), values[:begin].max(initial=-np.inf)
+        reached = np.maximum(group, before)
+        for drawn in range(1, min(size, RUNS - begin) + 1):
+            # Of the ways to draw so many of the group, how many have this one as the best.
+            chance = comb(np.arange(size), drawn - 1) / comb(size, drawn)
+            tried.append(chance @ reached)
+            hits.append(chance @ (reached == truth.max()))
+        begin += size
+        if begin >= RUNS:
+            break
+    rest = RUNS - len(tried)
+    return np.array(tried + tried[-1:] * rest), np.array(hits + hits[-1:] * rest)
 
 
-def _hits(truth: Array, ranking: list[int]) -> list[float]:
-    best = np.nanmax(truth)
-    return [float(max(truth[s] for s in ranking[:k]) == best) for k in (1, 3)]
-
-
-def _regrets(truth: Array, order: list[int]) -> list[float]:
-    """After each run: best minus best tried, in units of best minus median."""
-    best, unit = np.nanmax(truth), np.nanmax(truth) - np.nanmedian(truth)
-    tried = np.maximum.accumulate([truth[s] for s in order[:RUNS]])
-    full = np.append(tried, np.full(RUNS - len(tried), tried[-1]))
-    return ((best - full) / unit).tolist() if unit > 0 else [np.nan] * RUNS
-
-
-def summary(trial: Trial, *, less: Trial | None = None, seed: int = 0) -> dict[str, Estimate]:
+def summary(trial: Trial, *, less: Trial | None = None) -> dict[str, Estimate]:
     """Means over targets with intervals that resample targets; `less` gives paired differences."""
     numbers = trial.numbers - less.numbers if less else trial.numbers
-    picks = np.random.default_rng(seed).integers(len(numbers), size=(DRAWS, len(numbers)))
-    found = {}
-    for name, column in zip(METRICS, numbers.T, strict=True):
-        known = int(np.isfinite(column).sum())
-        if not known:
-            found[name] = Estimate(np.nan, np.nan, np.nan, 0)
-            continue
-        drawn = column[picks]
-        have = np.isfinite(drawn).sum(axis=1)
-        sums = np.nansum(drawn, axis=1)
-        means = np.divide(sums, have, out=np.full(DRAWS, np.nan), where=have > 0)
-        found[name] = Estimate(float(np.nanmean(column)), *stats.interval(means), known)
-    return found
+    return {name: mean(column) for name, column in zip(METRICS, numbers.T, strict=True)}
+
+
+def mean(values: Array) -> Estimate:
+    """The mean of what is defined, with an interval that resamples targets."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    picks = np.random.default_rng(0).integers(len(known), size=(DRAWS, len(known)))
+    return Estimate(float(known.mean()), *stats.interval(known[picks].mean(axis=1)), len(known))
 
 
 def verdict(found: list[Trial]) -> list[str]:
     """Where the recommendation beats the static baseline and where it does not, said by itself."""
     by_name = {trial.rule: trial for trial in found}
-    gaps = summary(by_name[OURS], less=by_name[STATIC])
-    words: dict[str, list[str]] = {"better": [], "worse": [], "same": []}
+    static = by_name[STATIC]
+    gaps, plain = summary(by_name[OURS], less=static), summary(static)
+    words: dict[str, list[str]] = {"worse": [], "better": [], "same": []}
     for name, title in METRICS.items():
-        gap = gaps[name]
-        sign = -1 if name.startswith("regret") else 1
-        if np.isnan(gap.value):
+        gap, base = gaps[name], plain[name].value
+        if math.isnan(gap.value):
             continue
-        place = "same" if abs(gap.value) < 1e-12 else "better" if sign * gap.value > 0 else "worse"
+        regret = name.startswith("regret")
+        gain = -gap.value if regret else gap.value
+        place = "same" if abs(gain) < 1e-12 else "better" if gain > 0 else "worse"
+        share = f" ({gap.value / base:+.0%})" if regret and base > 0 else ""
         clear = "" if gap.low > 0 or gap.high < 0 else ", not told from 0"
-        words[place].append(f"{title} {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]{clear}")
+        words[place].append(
+            f"{title} {gap.value:+.3f}{share} [{gap.low:+.3f}, {gap.high:+.3f}]{clear}"
+        )
     lines = [
         f"The recommendation is {place} than the static baseline in: {'; '.join(words[place])}."
         for place in ("worse", "better")
         if words[place]
     ]
-    lines += (
-        [f"It equals the static baseline in: {len(words['same'])} numbers."]
-        if words["same"]
-        else []
-    )
+    if words["same"]:
+        lines.append(f"It equals the static baseline in {len(words['same'])} numbers.")
     return lines

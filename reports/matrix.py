@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from benchmark import registry
 from benchmark.errors import BenchError, DataMissing
+from benchmark.registry import names, plugins
 from benchmark.store import Store
 from reports import gains, leaderboard
 from reports.board import Array, higher_is_better
@@ -17,6 +19,7 @@ from reports.gains import Place
 from reports.measures import measured
 
 PUBLISHED = Path(__file__).parent / "published"
+MISSING = ("", "na", "n/a", "nan", "null", "none")
 Scores = Mapping[tuple[str, str], float]  # of (source, target)
 
 
@@ -43,22 +46,29 @@ def build(
     *,
     images: Mapping[str, float] | None = None,
     near: Mapping[str, Scores] | None = None,
+    sources: Iterable[str] = (),
     also: Iterable[str] = (),
 ) -> Matrix:
-    """From scores by (source, target); `also` names targets without any score."""
-    sources = tuple(sorted({source for source, _ in scores}))
+    """From scores by (source, target); `sources` and `also` name those without any score."""
+    sources = tuple(sorted({*(source for source, _ in scores), *sources}))
     targets = tuple(sorted({*(target for _, target in scores), *also}))
 
     def table(values: Scores) -> Array:
         return np.array([[values.get((s, t), np.nan) for t in targets] for s in sources])
 
     known = images or {}
+    # A published matrix may name a thousand sources: only those that could be ours are looked up.
+    ours = {name for kind in ("source", "target") for name in (*names(kind), *plugins(kind))}
+    counts = [
+        known[s] if s in known else images_of(s) if s.partition(":")[0] in ours else math.nan
+        for s in sources
+    ]
     near = {name: part for name, part in (near or {}).items() if np.isfinite(table(part)).any()}
     return Matrix(
         sources,
         targets,
         table(scores),
-        np.array([known[s] if s in known else images_of(s) for s in sources], dtype=float),
+        np.array([count if count > 0 else math.nan for count in counts]),
         np.array([table(part) for part in near.values()]).reshape(-1, len(sources), len(targets)),
         tuple(near),
     ).without_self()
@@ -77,31 +87,23 @@ def images_of(source: str) -> float:
 
 def of_store(
     store: Store,
-    target: str,
+    target: str = "",
     *,
     fusion: str = "none",
     protocols: Sequence[str] = (),
     archs: Sequence[str] = (),
     modes: Sequence[str] = (),
+    sources: Sequence[str] = (),
 ) -> tuple[Place, Matrix, list[str]]:
-    """The largest comparable part of a store, the target among it; and what was left out."""
-    boards = leaderboard.boards(
-        store, fusions=(fusion,), protocols=protocols, archs=archs, modes=modes
-    )
-    scores: dict[Place, dict[tuple[str, str], float]] = {}
-    left: dict[Place, list[str]] = {}
-    for made in boards:
-        sign = 1 if higher_is_better(made.headline) else -1
-        for place, rows in gains.by_place(made, fusion).items():
-            fair, why = gains.fair(made, rows)
-            left.setdefault(place, []).extend(why)
-            for source, row in fair.items():
-                if row.headline is not None and source != made.target:
-                    score = sign * row.headline.value
-                    scores.setdefault(place, {})[source, made.target] = score
-    if not scores:
-        raise BenchError("The store has no whole rows to learn from.", "Finish some: `bench run`.")
-    place = max(scores, key=lambda place: (len(scores[place]), place))
+    """The largest comparable part of a store, the target, if any, among it; and what was left out.
+
+    A store without results gives a matrix without scores, of the sources with a distance to the
+    target or else of all there are. `sources` are those to keep, if not all.
+    """
+    scores, left = _scores(store, fusion, protocols, archs, modes)
+    usual = (("standard", protocols), ("finetune", modes), ("resnet50", archs))
+    nowhere = Place(*(asked[0] if asked else name for name, asked in usual), metric="")
+    place = max(scores, key=lambda place: (len(scores[place]), place), default=nowhere)
     measures, notes = measured(store, store.outcomes("distance"), place.arch, set(), ())
     near = {
         measure.label: {
@@ -110,17 +112,53 @@ def of_store(
         }
         for measure in measures
     }
+    found = scores.get(place, {})
+    reached = {s for pairs in near.values() for s, t in pairs if t == target and s != target}
+    kept = {*(source for source, _ in found), *reached, *sources}
+    kept = kept or {name for name in names("source") if images_of(name) > 0}
+    if sources:
+        kept &= set(sources)
+        found = {pair: score for pair, score in found.items() if pair[0] in kept}
     notes += left[place]
     others = [" ".join(other[:3]) for other in scores if other != place]
     notes += [f"Not used, for it is not comparable: {name}." for name in others]
-    return place, build(scores[place], near=near, also=(target,)), notes
+    return place, build(found, near=near, sources=kept, also=(target,) if target else ()), notes
+
+
+def _scores(
+    store: Store,
+    fusion: str,
+    protocols: Sequence[str],
+    archs: Sequence[str],
+    modes: Sequence[str],
+) -> tuple[dict[Place, dict[tuple[str, str], float]], dict[Place, list[str]]]:
+    """The scores of whole rows by place, higher being better; and what was left out of each."""
+    scores: dict[Place, dict[tuple[str, str], float]] = {}
+    left: dict[Place, list[str]] = defaultdict(list)
+    if not any(store.keys("run")):
+        return scores, left
+    for made in leaderboard.boards(
+        store, fusions=(fusion,), protocols=protocols, archs=archs, modes=modes
+    ):
+        sign = 1 if higher_is_better(made.headline) else -1
+        for place, rows in gains.by_place(made, fusion).items():
+            fair, why = gains.fair(made, rows)
+            left[place] += why
+            for source, row in fair.items():
+                if row.headline is not None and source != made.target:
+                    score = sign * row.headline.value
+                    scores.setdefault(place, {})[source, made.target] = score
+    return scores, left
 
 
 def of_files(results: Path, distances: Path | None = None) -> Matrix:
     """From a CSV of source, target, score (optional: images, of the source), higher is better.
 
-    `distances`: source, target, distance, and optionally method and more_is_near (1 or 0).
+    `distances`: source, target, distance, and optionally method and more_is_near (1 or 0). A pair
+    that was not run has no row, or an empty score. A folder is taken for a store.
     """
+    if results.is_dir() and distances is None:
+        return of_store(Store(results))[1]
     rows = _read(results, ("source", "target", "score"))
     scores = {(row["source"], row["target"]): _number(row, "score", results) for row in rows}
     if len(scores) < len(rows):
@@ -137,21 +175,15 @@ def of_files(results: Path, distances: Path | None = None) -> Matrix:
 def published() -> Matrix:
     """The MedMNIST study (arXiv:2412.20172): 15 sources, 12 targets and nine published scores."""
     path = PUBLISHED / "medmnist_scores.csv"
-    rows = _read(path, ("source", "target"))
+    rows = _read(path, ("source", "target", "auc"))
+
+    def column(name: str) -> dict[tuple[str, str], float]:
+        return {(row["source"], row["target"]): _number(row, name, path) for row in rows}
+
+    sizes = of_files(PUBLISHED / "medmnist_matrix.csv")
+    images = dict(zip(sizes.sources, sizes.images.tolist(), strict=True))
     methods = [name for name in rows[0] if name not in ("source", "target", "auc")]
-    near = {
-        name: {(r["source"], r["target"]): _number(r, name, path) for r in rows if r[name]}
-        for name in methods
-    }
-    found = of_files(PUBLISHED / "medmnist_matrix.csv")
-    scores = {
-        (s, t): float(found.scores[i, j])
-        for i, s in enumerate(found.sources)
-        for j, t in enumerate(found.targets)
-        if np.isfinite(found.scores[i, j])
-    }
-    images = dict(zip(found.sources, found.images.tolist(), strict=True))
-    return build(scores, images=images, near=near)
+    return build(column("auc"), images=images, near={name: column(name) for name in methods})
 
 
 def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -169,10 +201,9 @@ def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _number(row: Mapping[str, str], name: str, path: Path | None) -> float:
+    text = (row[name] or "").strip()
     try:
-        return float(row[name])
+        return math.nan if text.lower() in MISSING else float(text)
     except ValueError as error:
         pair = f"{row['source']} on {row['target']}"
-        raise BenchError(
-            f"{path}: the {name} of {pair} is '{row[name]}'.", "Write a number."
-        ) from error
+        raise BenchError(f"{path}: the {name} of {pair} is '{text}'.", "Write a number.") from error

@@ -1,7 +1,7 @@
 """`bench recommend`: which source to run next on a target that has few runs, or none."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,26 @@ import numpy as np
 from benchmark.errors import BenchError
 from benchmark.stats import Estimate, interval
 from benchmark.store import Store
-from reports import belief, evaluate, formats, leaderboard, matrix
-from reports.board import higher_is_better
+from reports import evaluate, formats, leaderboard, learning, matrix
+from reports.belief import Belief, Evidence, Prior, believe, next_run
+from reports.board import Array, higher_is_better
 from reports.evaluate import METRICS, OURS, Trial
+from reports.gains import Place
 from reports.matrix import Matrix
 
 STUDY = "MedMNIST study (arXiv:2412.20172)"
 FOOTER = (
-    "Expected scores come from how a source did on other targets, its nearness and its size, each "
-    "weighed by how well it foretold the others; near targets count more. Regret is what is lost "
-    "against the best source if this one were the only one run."
+    "Expected scores come from how a source did on other targets, corrected by distances as far as "
+    "they foretold the others, and by the runs on this one. Regret is what is lost against the "
+    "best source if this one were the only one run; best is the probability that it is the best."
 )
 EVALUATION = (
     "One target left out at a time, nothing of it used but the runs chosen. hit@k: the best source "
     "is among the first k. Regret k: best minus best tried after k runs, in units of best minus "
-    "median. Intervals resample targets. No constant was tuned: see the head of reports/belief.py."
+    "median. Intervals resample targets. How every constant was chosen: reports/learning.py."
 )
+NAN = math.nan
+UNKNOWN = Estimate(NAN, NAN, NAN, 0)
 
 
 @dataclass(frozen=True)
@@ -49,99 +53,216 @@ class Recommendation:
     target: str
     about: str
     relative: bool  # no run on the target: scores are differences to its mean source
-    next: str | None
+    plan: tuple[str, ...]  # what to run, if every result is as expected
+    fixed: bool  # the plan holds whatever the results are
     sources: tuple[Advice, ...]
     notes: tuple[str, ...]
+    evidence: Evidence
+    place: Place | None = None
+
+    @property
+    def next(self) -> str | None:
+        """The source to run next."""
+        return self.plan[0] if self.plan else None
+
+    @property
+    def run(self) -> dict[str, float]:
+        """The scores of the sources that were run."""
+        return {one.source: one.run for one in self.sources if one.run is not None}
 
 
 def recommend(
-    known: Matrix, target: str, *, higher: bool = True, about: str = ""
+    known: Matrix,
+    target: str,
+    *,
+    higher: bool = True,
+    about: str = "",
+    budget: int = 1,
+    without: Collection[str] = (),
 ) -> Recommendation:
     """Rank the sources for a target of the matrix from the other targets and its own runs.
 
     `higher` says whether the metric is better where it is more; the matrix holds it turned.
+    `without` are sources not to be run. Where other targets are too few to learn from, the order
+    is that of nearness and size, and nothing is expected of any.
     """
     column = known.targets.index(target)
-    scores = known.scores[:, column]
-    seen = {int(s): float(scores[s]) for s in np.flatnonzero(np.isfinite(scores))}
-    hidden = known.scores.copy()
-    hidden[:, column] = np.nan
-    found = belief.believe(belief.learn(replace(known, scores=hidden), column), seen)
-    candidates = [i for i, source in enumerate(known.sources) if source != target]
-    samples = found.samples()[:, candidates]
-    regrets = samples.max(axis=1, keepdims=True) - samples
-    sign = 1 if higher else -1
-    places = _places(hidden)
-    advice = []
-    for i, s in enumerate(candidates):
-        low, high = sorted((sign * np.array(interval(samples[:, i]))).tolist())
-        value = float(sign * found.mean[s])
-        advice.append(
-            Advice(
-                source=known.sources[s],
-                run=sign * seen[s] if s in seen else None,
-                expected=Estimate(value, low, high, len(seen)),
-                regret=float(regrets[:, i].mean()),
-                best=float((samples.argmax(axis=1) == i).mean()),
-                elsewhere=float(places[s]),
-                images=float(known.images[s]),
-            )
+    scores, sign = known.scores[:, column], 1 if higher else -1
+    candidates = [s for s, source in enumerate(known.sources) if source != target]
+    seen = {s: float(scores[s]) for s in candidates if np.isfinite(scores[s])}
+    left = [s for s in candidates if s not in seen and known.sources[s] not in without]
+    if not candidates:
+        raise BenchError(f"There is no source for {target}.", "Name some with --source.")
+    places = _places(np.delete(known.scores, column, axis=1))
+    blank = {
+        s: Advice(known.sources[s], sign * seen[s] if s in seen else None, UNKNOWN, NAN, NAN,
+                  float(places[s]), float(known.images[s]))
+        for s in candidates
+    }  # fmt: skip
+    try:
+        (prior,) = learning.learn(known, [column])
+    except learning.TooFew as error:
+        hints, names = _hints(known, column, places)
+        left.sort(key=lambda s: (-hints[s], known.sources[s]))
+        run = sorted(seen, key=lambda s: -seen[s])
+        told = [replace(blank[s], expected=Estimate(sign * seen[s], NAN, NAN, 1)) for s in run]
+        told += [blank[s] for s in (*left, *sorted(set(blank) - {*run, *left}))]
+        plan, fixed, evidence = left[:budget], True, Evidence()
+        notes = [_guess(error, names)]
+    else:
+        told = _told(blank, believe(prior, seen), sign)
+        plan, fixed, evidence = _plan(prior, seen, left, budget), not prior.adaptive, prior.evidence
+        notes = _reasons(prior, known)
+    chosen = tuple(known.sources[s] for s in plan)
+    return Recommendation(
+        target, about, not seen, chosen, fixed, tuple(told), tuple(notes), evidence
+    )
+
+
+def _told(blank: dict[int, Advice], found: Belief, sign: int) -> list[Advice]:
+    """What is believed of each source, the best first; before any run over the mean source."""
+    candidates = list(blank)
+    samples, means = found.samples()[:, candidates], found.mean[candidates]
+    regrets = (samples.max(axis=1, keepdims=True) - samples).mean(axis=0)
+    best = np.bincount(samples.argmax(axis=1), minlength=len(candidates)) / len(samples)
+    if not found.seen:
+        samples, means = samples - samples.mean(axis=1, keepdims=True), means - means.mean()
+    advice = [
+        replace(
+            one,
+            expected=Estimate(float(mean), *interval(sign * draws), len(found.seen)),
+            regret=float(regret),
+            best=float(chance),
         )
-    left = [s for s in candidates if s not in seen]
-    following = known.sources[belief.next_run(found, seen, left)] if left else None
-    order = sorted(advice, key=lambda one: (-sign * one.expected.value, one.source))
-    return Recommendation(target, about, not seen, following, tuple(order), tuple(_trust(known)))
+        for one, mean, draws, regret, chance in zip(
+            blank.values(), sign * means, samples.T, regrets, best, strict=True
+        )
+    ]
+    return sorted(advice, key=lambda one: (-sign * one.expected.value, one.source))
 
 
-def _places(scores: np.ndarray) -> np.ndarray:
+def _guess(why: BenchError, names: list[str]) -> str:
+    how = f"the mean of {', '.join(names)}, each counting alike" if names else "by name"
+    return (
+        f"{why.what} Nothing tells how well anything foretells a score here, so there is no "
+        f"interval: the order of what was not run is {how}."
+    )
+
+
+def _plan(prior: Prior, seen: dict[int, float], left: list[int], budget: int) -> list[int]:
+    """What would be run, each result being as expected."""
+    seen, chosen = dict(seen), []
+    for _ in range(min(budget, len(left))):
+        source = next_run(prior, seen, [s for s in left if s not in chosen])
+        chosen.append(source)
+        seen[source] = float(believe(prior, seen).mean[source])
+    return chosen
+
+
+def _places(scores: Array) -> Array:
     """The mean place of each source (S,) over targets, from 0 for the worst to 1 for the best."""
-    places = np.full(scores.shape, np.nan)
-    for t, column in enumerate(scores.T):
-        rows = np.flatnonzero(np.isfinite(column))
-        if len(rows) > 1:
-            below = (column[rows, None] > column[rows]).sum(axis=1)
-            ties = (column[rows, None] == column[rows]).sum(axis=1) - 1
-            places[rows, t] = (below + ties / 2) / (len(rows) - 1)
-    count = np.isfinite(places).sum(axis=1)
-    total = np.nansum(places, axis=1)
-    return np.divide(total, count, out=np.full(len(scores), np.nan), where=count > 0)
+    from scipy.stats import rankdata
+
+    if not scores.shape[1]:
+        return np.full(len(scores), NAN)
+    many = np.isfinite(scores).sum(axis=0)
+    known = np.isfinite(scores) & (many > 1)
+    places = (rankdata(scores, axis=0, nan_policy="omit") - 1) / np.maximum(many - 1, 1)
+    count = known.sum(axis=1)
+    total = np.where(known, places, 0.0).sum(axis=1)
+    return np.divide(total, count, out=np.full(len(scores), NAN), where=count > 0)
+
+
+def _hints(known: Matrix, column: int, places: Array) -> tuple[Array, list[str]]:
+    """The mean of what there is on each source (S,), each over its spread; and what that was."""
+    with np.errstate(divide="ignore"):
+        given = {
+            **dict(zip(known.methods, known.near[:, :, column], strict=True)),
+            "the place elsewhere": places,
+            "the logarithm of its images": np.log(known.images),
+        }
+    told, names = [], []
+    for name, values in given.items():
+        finite = np.isfinite(values)
+        if finite.sum() > 1 and np.ptp(values[finite]) > 0:
+            told.append((values - values[finite].mean()) / values[finite].std())
+            names.append(name)
+    if not told:
+        return np.zeros(len(known.sources)), names
+    count = np.isfinite(told).sum(axis=0)
+    # What nothing is known of comes last.
+    return np.where(count > 0, np.nansum(told, axis=0) / np.maximum(count, 1), -np.inf), names
+
+
+def _reasons(prior: Prior, known: Matrix) -> list[str]:
+    """What the expectation rests on, in words."""
+    evidence = prior.evidence
+    shown = ", ".join(f"{name} {weight:+.2f}" for name, weight in evidence.weights.items())
+    lines = [
+        f"Learnt from {evidence.targets} other targets; weights, in standard deviations of a "
+        f"target's scores, for a rank or for a standard deviation of a distance: {shown}."
+    ]
+    gain = f"{evidence.gain:+.3f} ± {evidence.error:.3f} on the targets left out"
+    if known.methods and len(evidence.weights) == 1:
+        lines.append(f"Distances were not heeded: they changed weighted τ by {gain}.")
+    elif known.methods:
+        lines.append(f"Distances were heeded: they raised weighted τ by {gain}.")
+    if not prior.adaptive:
+        lines.append(
+            "Choosing by the results of the first runs lost on the targets left out, so the order "
+            "is fixed."
+        )
+    return lines
 
 
 def _trust(known: Matrix) -> list[str]:
     """How the recommendation does on the targets that are known, as far as they can tell."""
-    whole = [t for t in range(len(known.targets)) if np.isfinite(known.scores[:, t]).sum() >= 3]
-    if len(whole) < 3:
+    count = len(learning.usable(known.scores))
+    if count < 3:
         return [
-            f"{len(whole)} targets are too few to test the recommendation on; "
+            f"{count} targets are too few to test the recommendation on; "
             f"`bench recommend --evaluate` tests it on the {STUDY}."
         ]
-    found = evaluate.trials(known)
-    lines = [line for line in evaluate.verdict(found) if "worse" in line or "better" in line]
-    start = f"Tested on {len(whole)} targets by leaving each out:"
-    return [f"{start} {line}" for line in lines] or [f"{start} it equals the static baseline."]
+    lines = evaluate.verdict(evaluate.trials(known))
+    return [f"Tested on {count} targets by leaving each out: {line}" for line in lines]
 
 
-def show(
+def advise(
     store: Store,
     target: str,
     *,
-    fusion: str = "none",
-    protocols: Sequence[str] = (),
-    archs: Sequence[str] = (),
-    modes: Sequence[str] = (),
-    format: str = "table",
-) -> str:
-    """The recommendation as text for stdout."""
+    budget: int = 1,
+    without: Collection[str] = (),
+    tested: bool = True,
+    **where: Any,
+) -> Recommendation:
+    """The recommendation from what a store holds; `where` as `matrix.of_store` takes it.
+
+    `tested` adds how it does on the targets of the store, each left out.
+    """
+    place, known, left = matrix.of_store(store, target, **where)
+    more = [leaderboard.metric_title(place.metric)] if place.metric else []
+    about = " · ".join([place.protocol, place.mode, place.arch, *more])
+    higher = higher_is_better(place.metric)
+    found = recommend(known, target, higher=higher, about=about, budget=budget, without=without)
+    trust = _trust(known) if tested and found.evidence.targets else []
+    return replace(found, notes=(*found.notes, *trust, *left), place=place)
+
+
+def show(store: Store, target: str, *, format: str = "table", **how: Any) -> str:
+    """The recommendation as text for stdout; `how` as `advise` takes it."""
     formats.check(format)
-    place, known, notes = matrix.of_store(
-        store, target, fusion=fusion, protocols=protocols, archs=archs, modes=modes
-    )
-    metric = leaderboard.metric_title(place.metric)
-    about = " · ".join((place.protocol, place.mode, place.arch, metric))
-    found = recommend(known, target, higher=higher_is_better(place.metric), about=about)
-    found = replace(found, notes=(*found.notes, *notes))
+    return text(advise(store, target, **how), format=format)
+
+
+def text(found: Recommendation, *, format: str = "table") -> str:
+    """A recommendation as table, md, csv or json."""
+    formats.check(format)
     if format == "json":
-        return formats.javascript({**vars(found), "sources": [vars(one) for one in found.sources]})
+        place = found.place._asdict() if found.place else None
+        more = {"next": found.next, "evidence": vars(found.evidence), "place": place}
+        sources = [vars(one) for one in found.sources]
+        return formats.javascript({**vars(found), **more, "sources": sources})
     if format == "csv":
         return formats.comma_separated([_flat(found, one) for one in found.sources])
     write = formats.terminal if format == "table" else formats.markdown
@@ -167,22 +288,33 @@ def _table(found: Recommendation) -> formats.Table:
     lines = [
         [
             str(i), one.source, "–" if one.run is None else f"{one.run:.3f}",
-            formats.interval(one.expected, sign=found.relative), f"{one.regret:.3f}",
-            f"{one.best:.0%}", "–" if math.isnan(one.elsewhere) else f"{one.elsewhere:.2f}",
-            "–" if math.isnan(one.images) else f"{one.images:,.0f}",
+            formats.interval(one.expected, sign=found.relative), _number(one.regret, ".3f"),
+            _number(one.best, ".0%"), _number(one.elsewhere, ".2f"), _number(one.images, ",.0f"),
         ]
         for i, one in enumerate(found.sources, start=1)
     ]  # fmt: skip
-    what = "score over the mean source" if found.relative else "expected score"
     say = f"Run next: {found.next}." if found.next else "Every source has been run."
+    if found.run:
+        top = max(found.run, key=lambda name: found.run[name] * _sign(found))
+        say += f" The best of {len(found.run)} run is {top} with {found.run[top]:.3f}."
     return formats.Table(
         title=f"Sources for {found.target} · {found.about}",
-        head=["", "source", "run", what, "regret", "best", "place elsewhere", "images"],
+        head=["", "source", "run",
+              "score over the mean source" if found.relative else "expected score",
+              "regret", "best", "place elsewhere", "images"],
         lines=lines,
         words=("source",),
         styles=["bold" if one.source == found.next else "" for one in found.sources],
         notes=[say, *found.notes],
-    )
+    )  # fmt: skip
+
+
+def _sign(found: Recommendation) -> int:
+    return 1 if found.place is None or higher_is_better(found.place.metric) else -1
+
+
+def _number(value: float, how: str) -> str:
+    return "–" if math.isnan(value) else format(value, how)
 
 
 # --- evaluation -------------------------------------------------------------------------------
@@ -200,9 +332,10 @@ def show_evaluation(
     found = evaluate.trials(known)
     lines = evaluate.verdict(found)
     if known.methods:
-        bare = evaluate.trials(replace(known, near=known.near[:0], methods=()))
-        found.insert(1, Trial(f"{OURS} without distances", bare[0].numbers))
-        lines += [f"Without distances: {line}" for line in evaluate.verdict(bare)]
+        bare = evaluate.ours(replace(known, near=known.near[:0], methods=()))
+        lines += [f"Without distances: {x}" for x in evaluate.verdict([bare, *found[1:]])]
+        found.insert(1, replace(bare, rule=f"{OURS} without distances"))
+    lines += _about(found[0])
     rows = [(trial.rule, evaluate.summary(trial)) for trial in found]
     if format in ("json", "csv"):
         flat = [
@@ -226,6 +359,23 @@ def show_evaluation(
     )
     write = formats.terminal if format == "table" else formats.markdown
     return write([table], EVALUATION)
+
+
+def _about(ours: Trial) -> list[str]:
+    """What else a reader should know of how the recommendation did."""
+    lines = []
+    if ours.blocks < len(ours.numbers):
+        lines.append(
+            f"The matrix is large: the recommendation learns with {ours.blocks} blocks of targets "
+            "left out at a time, the other rules with one target."
+        )
+    if ours.covered is not None and np.isfinite(ours.covered).any():
+        share = evaluate.mean(ours.covered)
+        lines.append(
+            f"After 3 runs, its 95 % intervals held {share.value:.0%} [{share.low:.0%}, "
+            f"{share.high:.0%}] of the scores that were not run."
+        )
+    return lines
 
 
 def _two(value: Estimate) -> str:
