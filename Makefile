@@ -26,6 +26,8 @@ demo: $(DONE)
 	  --source patterns:near --source patterns:middle --source patterns:far
 	$(BIN)/bench leaderboard --store demo/store
 	$(BIN)/bench transfer --store demo/store --mode frozen
+	$(BIN)/bench recommend --store demo/store --target demo:skin --mode frozen
+	$(BIN)/bench explain --store demo/store --target demo:skin --images 4
 	$(BIN)/bench report --store demo/store --out demo/report
 	@echo "Open demo/report/index.html"
 

@@ -1,5 +1,7 @@
 """The command line; every import that costs time is inside the command that needs it."""
 
+import atexit
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -355,14 +357,23 @@ def main() -> NoReturn:
         sys.argv.remove("--debug")
     try:
         app()
+        code = 0
+    except SystemExit as error:
+        code = error.code
     except BenchError as error:
         if debug:
             raise
         sys.stderr.write(f"Error: {error.what}\n{error.todo}\n")
-        raise SystemExit(2) from None
+        code = 2
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    raise SystemExit(0)
+        code = 130
+    if "triton" in sys.modules and isinstance(code, int):
+        # Torn down with the interpreter, it fills the screen with complaints about itself.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -276,7 +276,12 @@ def predict(
 
 @app.command()
 def explain(
-    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
+    run: Annotated[
+        str, typer.Argument(help="Key of a finished run, or its beginning; or give --target.")
+    ] = "",
+    target: Annotated[
+        str, typer.Option(help="Its best run.", autocompletion=complete("target"))
+    ] = "",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; the run's own explain/ if not given.")
     ] = None,
@@ -289,9 +294,15 @@ def explain(
     from benchmark import explain as explaining
     from benchmark.spec import Runtime
     from benchmark.store import Store as Results
+    from reports import leaderboard as boards
 
+    results = Results(store)
+    if bool(run) == bool(target):
+        raise BenchError("Which run?", "Give its key, or --target for the best run of a target.")
+    if target:
+        run = boards.best_run(results, target)
     runtime = Runtime(data=data, store=store, device=device, offline=True)
-    found = explaining.explain(Results(store), run, runtime, out=out, images=images)
+    found = explaining.explain(results, run, runtime, out=out, images=images)
     for path in found.files:
         sys.stdout.write(f"{path}\n")
     for note in found.notes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark import stats
+from benchmark.errors import BenchError
 from benchmark.stats import Estimate
 from reports.belief import RUNS, Prior, believe, order, regrets, tau
 from reports.board import Array
@@ -46,11 +47,13 @@ def trials(matrix: Matrix) -> list[Trial]:
     }
     for name, near in zip(matrix.methods, matrix.near, strict=True):
         rules[f"distance {name}"] = lambda t, near=near: near[:, t]
-    plain = [
-        Trial(name, np.array([_fixed(matrix.scores[:, t], rule(t)) for t in targets]))
-        for name, rule in rules.items()
+    return [
+        ours(matrix),
+        *(
+            Trial(name, np.array([_fixed(matrix.scores[:, t], rule(t)) for t in targets]))
+            for name, rule in rules.items()
+        ),
     ]
-    return [ours(matrix), *plain]
 
 
 def _static(matrix: Matrix) -> Callable[[int], Array]:
@@ -65,6 +68,11 @@ def ours(matrix: Matrix) -> Trial:
     """The recommendation; nothing of a target that is left out is used but the runs chosen."""
     matrix = matrix.without_self()
     targets = usable(matrix.scores)
+    if len(targets) < 3:
+        raise BenchError(
+            f"Targets with scores of three sources or more: {len(targets)}.",
+            "At least three are needed to leave one out.",
+        )
     once = FIXED + len(matrix.sources) ** 2 * len(matrix.targets)
     blocks = min(len(targets), max(BLOCKS, int(ALL / once)))
     found = {

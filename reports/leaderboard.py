@@ -17,6 +17,8 @@ from reports.board import Baseline, Board, Row
 
 #: Metrics that every format shows beside the headline, with their headings.
 BESIDE = {"worst_class_recall": "worst recall", "ece": "ECE"}
+#: The network of a run, where it was kept.
+KEPT = "weights.safetensors"
 FOOTER = "Rows that share a rank cannot be told apart (paired bootstrap over patients, p ≥ 0.05)."
 
 
@@ -64,6 +66,17 @@ def boards(
         for place in sorted(groups)
     )
     return [made for made in found if made is not None]
+
+
+def best_run(store: Store, target: str) -> str:
+    """The key of the best run of a target whose network was kept."""
+    for made in boards(store, targets=(target,)):
+        for row in made.rows:
+            for run in row.runs:
+                key = run.outcome.key
+                if row.identity.arch != "none" and (store.folder("run", key) / KEPT).is_file():
+                    return key
+    raise BenchError(f"No network of {target} was kept.", "Run one without --no-keep.")
 
 
 def show(store: Store, *, format: str = "table", **filters: Any) -> str:

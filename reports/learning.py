@@ -7,6 +7,7 @@ Nothing here has a constant that was set to suit some results:
 - the mean is the static baseline, a source's mean rank on the other targets, and the slope from
   rank to score is fitted on ranks that leave the target out: without distances the first order is
   that of the static baseline;
+- of a source that was run on no other target its size speaks, as far as it does of the rest;
 - nearness, and how sources did on near targets, correct it through a ridge whose strength is that
   of highest evidence, and only if on targets left out that raises weighted τ by more than its
   standard error (the usual rule for preferring the simpler model);
@@ -56,7 +57,8 @@ def learn(matrix: Matrix, hidden: Sequence[int]) -> list[Prior]:
     known = np.isfinite(scores)
     normal, scales = _normal(scores, known)
     # The mean rank on all other targets, those that are hidden with this one too.
-    elsewhere, now = _mean_ranks(scores), _mean_ranks(matrix.scores)[:, hidden]
+    elsewhere = _mean_ranks(scores)
+    now = _by_size(matrix, _mean_ranks(matrix.scores)[:, hidden], hidden)
     ranked = _centred(elsewhere, known)
     slope = max((ranked * normal).sum() / max((ranked**2).sum(), TINY), TINY)
     fitted, means = slope * elsewhere, slope * now
@@ -131,6 +133,24 @@ def _mean_ranks(scores: Array) -> Array:
     count = known.sum(axis=1, keepdims=True) - known
     mean = ranks.sum() / max(known.sum(), 1)
     return np.where(count > 0, total / np.maximum(count, 1) - mean, 0.0)
+
+
+def _by_size(matrix: Matrix, ranks: Array, hidden: Sequence[int]) -> Array:
+    """Mean ranks (S, hidden); of sources with no other target, what their size has one expect.
+
+    A source that was run elsewhere has in its ranks what its size is worth.
+    """
+    run = np.isfinite(matrix.scores)
+    missing = run.sum(axis=1, keepdims=True) <= run[:, hidden]
+    if not missing.any():
+        return ranks
+    size = _unit(np.log(matrix.images)[:, None])
+    x, y = np.where(missing, 0.0, size), np.where(missing, 0.0, ranks)
+    slopes = [
+        _ridge(np.array([[a @ a]]), np.array([a @ b]), b @ b, int(np.count_nonzero(a)))
+        for a, b in zip(x.T, y.T, strict=True)
+    ]
+    return np.where(missing, size * np.ravel(slopes), ranks)
 
 
 # --- nearness -----------------------------------------------------------------------------------
@@ -270,4 +290,4 @@ def _adapts(prior: Prior, fitted: Array, scores: Array, shape: _Shape, doubt: Ar
         own, truth = replace(prior, mean=fitted[:, j], covariance=covariance), scores[:, j]
         fixed = order(replace(own, adaptive=False), truth)
         gaps.append((regrets(truth, order(own, truth)) - regrets(truth, fixed)).mean())
-    return not np.nanmean(gaps) > 0
+    return not sum(gap for gap in gaps if math.isfinite(gap)) > 0

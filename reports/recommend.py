@@ -223,7 +223,8 @@ def _trust(known: Matrix) -> list[str]:
             f"{count} targets are too few to test the recommendation on; "
             f"`bench recommend --evaluate` tests it on the {STUDY}."
         ]
-    lines = evaluate.verdict(evaluate.trials(known))
+    found = evaluate.trials(known)
+    lines = [*evaluate.verdict(found), *_about(found[0])]
     return [f"Tested on {count} targets by leaving each out: {line}" for line in lines]
 
 

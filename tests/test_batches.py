@@ -318,14 +318,19 @@ def test_ctrl_c_stops_the_cluster(runtime: Runtime):
 
 
 def test_jobs_of_a_killed_command_are_waited_for(runtime: Runtime):
-    """Two batches lie there: one whose job still runs, one whose job is gone."""
+    """One whose job still runs, one whose job is gone, and one of which others may know."""
     store, cells = Store(runtime.store), [cell_of(i) for i in range(4)]
     dead = {"pid": 2**22 + 1, "host": socket.gethostname(), "since": 0.0, "facts": {}}
-    for name, part in (("alive", cells[:2]), ("gone", cells[2:])):
+    for name, by, part in (
+        ("alive", "Paper", cells[:2]),
+        ("gone", "Paper", cells[2:]),
+        ("other", "_Ray", cells),
+    ):
         raw = [{**worker.encode(cell), "before": None, "mark": None} for cell in part]
         file = runtime.store / "batches" / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"asked": dead, "cells": raw, "job": f"7_{name}"}))
+        given = {"by": by, "asked": dead, "cells": raw, "job": f"7_{name}"}
+        file.write_text(json.dumps(given))
     cluster = Paper(store, all_fine, jobs={"7_alive"})
     looks = []
 
@@ -338,7 +343,12 @@ def test_jobs_of_a_killed_command_are_waited_for(runtime: Runtime):
         return {}
 
     cluster.gone = finish_later
-    assert set(collect(cells, runtime, cluster)) == {cell.key for cell in cells}
+    found = []
+    assert batches.run(
+        cells, runtime, cluster, listener=lambda event, cell, facts: found.append(cell.key)
+    )
+    assert sorted(found) == sorted(cell.key for cell in cells)
+    assert [path.name for path in (runtime.store / "batches").iterdir()] == ["other.json"]
     assert {key for keys in cluster.sent for key in keys} == {cell.key for cell in cells[2:]}
 
 

@@ -220,12 +220,19 @@ class _Grid:
     def folder(self) -> Path:
         return self.store.root / "batches"
 
+    @property
+    def by(self) -> str:
+        """Who may tell whether a batch still runs."""
+        return type(self.executor).__name__
+
     def take_over(self) -> None:
         """Wait for batches that an earlier command left running instead of running them again."""
         found = {}
         for path in self.folder.glob("*.json"):
             with suppress(FileNotFoundError):  # its own command has just done with it
-                found[path] = json.loads(path.read_text())
+                raw = json.loads(path.read_text())
+                if raw["by"] == self.by:
+                    found[path] = raw
         jobs = {path.stem: raw["job"] for path, raw in found.items() if "job" in raw}
         known = self.executor.known(jobs) if jobs else set()
         wanted = {cell.key for cell in self.waiting}
@@ -299,7 +306,7 @@ class _Grid:
             {**encode(cell), "before": before[cell.key], "mark": mark[cell.key]} for cell in cells
         ]
         file = self.folder / f"{name}.json"
-        write(file, json.dumps({"asked": asked, "cells": raw}), durable=False)
+        write(file, json.dumps({"by": self.by, "asked": asked, "cells": raw}), durable=False)
         return Batch(name, file, list(cells), before, mark)
 
     def _track(self, batch: Batch) -> None:

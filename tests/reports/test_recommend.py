@@ -482,11 +482,16 @@ def test_the_stores_own_targets_can_be_left_out_too(store: Store):
     assert {row["targets"] for row in found["rules"] if row["rule"] == "recommend"} == {3}
 
 
-def test_a_source_that_was_run_nowhere_is_less_well_known():
+def test_a_source_that_was_run_nowhere_is_judged_by_its_size_and_less_well_known():
     known = invented(noise=0.3)
     scores = known.scores.copy()
     scores[2] = np.nan
-    prior = learnt(replace(known, scores=scores), 0)
+    prior = learnt(replace(known, scores=scores))
     spread = np.sqrt(np.diagonal(prior.covariance))
     assert spread[2] == spread.max()
-    assert prior.mean[2] == 0
+    assert prior.mean[2] == 0  # no size is known
+    rank = QUALITY[[SOURCES.index(source) for source in known.sources]]
+    for size in (1.0, -1.0):
+        rank[2] = size
+        means = learnt(replace(known, scores=scores, images=np.exp(rank))).mean
+        assert size * means[2] > 0.5 * np.abs(means).max()
