@@ -4,6 +4,7 @@ import os
 
 # Several test processes share few cores: libraries must not start a thread per core in each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Commands under test would each import MLflow; what tests the mirror turns it on.
 os.environ.setdefault("BENCH_MLFLOW", "0")
 
