@@ -237,7 +237,7 @@ def verdict(analysis: Analysis) -> str:
         kind: min(
             (line for line in lines if line.kind == kind
              and not math.isnan(line.correlation.spearman)),
-            key=lambda line: line.correlation.spearman,
+            key=lambda line: (bool(line.warning), line.correlation.spearman),  # told from 0 first
             default=None,
         )
         for kind in ("distance", "baseline")
