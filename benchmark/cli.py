@@ -352,32 +352,37 @@ def cell(
 
 def main() -> NoReturn:
     """Run a command; an error the user can mend is two sentences and exit code 2."""
-    # Threads that wait must sleep: where others want the cores too, spinning made training 15 to 20
-    # times slower. Workers inherit it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
     try:
         app()
-        code = 0
-    except SystemExit as error:
-        code = error.code
     except BenchError as error:
         if debug:
             raise
         sys.stderr.write(f"Error: {error.what}\n{error.todo}\n")
-        code = 2
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
-        code = 130
-    if "triton" in sys.modules and isinstance(code, int):
-        # Torn down with the interpreter, it fills the screen with complaints about itself.
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    raise SystemExit(code)
+        raise SystemExit(130) from None
+    raise SystemExit(0)
+
+
+def process() -> NoReturn:
+    """What the shell starts: a command with a process of its own."""
+    # Threads that wait must sleep: where others want the cores too, spinning made training 15 to 20
+    # times slower. Workers inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        main()
+    except SystemExit as error:
+        if "triton" in sys.modules and isinstance(error.code, int):
+            # Torn down with the interpreter, it fills the screen with complaints about itself.
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.code)
+        raise
 
 
 if __name__ == "__main__":
-    main()
+    process()

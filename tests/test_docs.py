@@ -75,7 +75,6 @@ QUICK = {
 BEFORE = {
     "README.md": [
         "bench weights add weights.safetensors --name imagenet --arch resnet18",
-        "bench run --source imagenet --source dtd --source none --target isic",
     ],
     "docs/mlflow.md": ["bench run --target isic"],
     "docs/store.md": ["bench run --target isic"],
