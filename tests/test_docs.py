@@ -115,6 +115,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", BEFORE)
 def test_the_commands_of_a_page_run(page: str, place: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(place)
