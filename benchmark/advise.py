@@ -30,7 +30,7 @@ class Question:
         (target,) = planfile.requests(self.asked, self.names)[0].targets
         if target not in {*self.names.inputs, *self.names.paths}:
             registry.load("target", target)
-        where = {f"{name}s": _listed(self.asked.get(name, ())) for name in PLACE}
+        where = {f"{name}s": planfile.listed(self.asked.get(name, ())) for name in PLACE}
         where["sources"] = [self.names.resolve("source", name) for name in self.sources]
         fusion = self.asked.get("fusion", "none")
         return recommend.advise(store, target, fusion=fusion, **where, **how)
@@ -53,7 +53,9 @@ class Question:
             elif isinstance(value, dict):
                 words += [part for k, v in value.items() for part in (f"--{name}", f"{k}={v}")]
             else:
-                words += [part for one in _listed(value) for part in (f"--{name}", str(one))]
+                words += [
+                    part for one in planfile.listed(value) for part in (f"--{name}", str(one))
+                ]
         return shlex.join([*words, *self.words])
 
     def _typed(self, source: str) -> str:
@@ -108,7 +110,3 @@ def spend(
             failed.append(source)
             found = question.answer(store, without=failed, tested=False)
     return 2 if failed else 0
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]

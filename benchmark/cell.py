@@ -30,7 +30,7 @@ def run(
     work = Work(
         cell, runtime, store, report or train.Report(), device_of(runtime), memory or Memory()
     )
-    torch.set_num_threads(_threads(cell))
+    torch.set_num_threads(cell.threads)
     began = time.perf_counter()
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -81,7 +81,3 @@ def _distance(work: Work, spec: DistanceSpec) -> Outcome:
     numbers = {"distance": Estimate(found.value, found.low, found.high, n)}
     numbers.update({k: Estimate(v, math.nan, math.nan, n) for k, v in found.facts.items()})
     return work.outcome(metrics=numbers, data=facts, chosen="")
-
-
-def _threads(cell: Cell) -> int:
-    return 2 if isinstance(cell.spec, DistanceSpec) else cell.spec.recipe.threads

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -29,7 +30,9 @@ from benchmark.options import (
 )
 
 if TYPE_CHECKING:
-    from benchmark.spec import Outcome
+    from benchmark import grid
+    from benchmark.plan import Plan
+    from benchmark.spec import Outcome, Runtime
 
 app = typer.Typer(
     name="bench",
@@ -123,7 +126,7 @@ def run(
     store: Store = Path("store"),
 ) -> None:
     """Train and test every combination asked for; what is done is not done again."""
-    from benchmark import grid, planfile  # fmt: skip
+    from benchmark import grid, planfile
     from benchmark import plan as plans
     from benchmark.spec import Runtime
 
@@ -146,17 +149,9 @@ def run(
         data=data, store=store, device=device, workers=workers, timeout=timeout, offline=offline,
         keep=keep, inputs=names.inputs, paths=names.paths,
     )  # fmt: skip
-    kinds = _kinds(retry)
-    with _mirror(store, mlflow) as add:
-        code = grid.run(
-            lambda: plans.make(requests, runtime, retry=kinds),
-            runtime,
-            dry=dry_run,
-            executor=grid.Executor(executor, slots, address, _settings(slurm)),
-            done=add,
-            command=_command(),
-        )
-    _exit(code)
+    where = grid.Executor(executor, slots, address, _settings(slurm))
+    make = partial(plans.make, requests, runtime, retry=_kinds(retry))
+    _exit(_carry_out(make, runtime, where, dry=dry_run, mlflow=mlflow))
 
 
 @app.command()
@@ -199,7 +194,7 @@ def distance(
     store: Store = Path("store"),
 ) -> None:
     """Measure how near sources and targets are, or how well a source's weights suit a target."""
-    from benchmark import grid, plan
+    from benchmark import grid, plan, planfile
     from benchmark.spec import Input, Runtime
     from benchmark.store import Store as Results
     from reports import distances
@@ -209,10 +204,10 @@ def distance(
     if answers is not None and "expert" not in method:
         raise BenchError("--answers are for the expert distance.", "Add --method expert.")
     asked = Input(path=answers.resolve()) if answers is not None else None
-    own = Input(
-        path=Path(), metadata=metadata, label=label, group=group, image=image,
-        forced=dict(pair(text, "--type") for text in type_ or ()),
-    )  # fmt: skip
+    own = planfile.own({
+        "metadata": metadata, "label": label, "group": group, "image": image,
+        "type": dict(pair(text, "--type") for text in type_ or ()),
+    })  # fmt: skip
     request = plan.DistanceRequest(
         sources=[names.resolve("source", name) for name in source],
         targets=[names.resolve("target", name, own) for name in target],
@@ -229,16 +224,9 @@ def distance(
         data=data, store=store, device=device, offline=offline, inputs=names.inputs,
         paths=names.paths,
     )  # fmt: skip
-    kinds = _kinds(retry)
-    with _mirror(store, mlflow) as add:
-        code = grid.run(
-            lambda: plan.make_distances(request, runtime, retry=kinds),
-            runtime,
-            dry=dry_run,
-            executor=grid.Executor(executor, slots, address, _settings(slurm)),
-            done=add,
-            command=_command(),
-        )
+    where = grid.Executor(executor, slots, address, _settings(slurm))
+    make = partial(plan.make_distances, request, runtime, retry=_kinds(retry))
+    code = _carry_out(make, runtime, where, dry=dry_run, mlflow=mlflow)
     if not dry_run:
         results = Results(store)
         cells = [p.cell for p in plan.make_distances(request, runtime).of("done")]
@@ -247,6 +235,21 @@ def distance(
         if known:
             sys.stdout.write(distances.show(results, known, format=format))
     _exit(code)
+
+
+def _carry_out(
+    make: "Callable[[], Plan]",
+    runtime: "Runtime",
+    where: "grid.Executor",
+    *,
+    dry: bool,
+    mlflow: bool,
+) -> int:
+    """Run a plan and mirror what comes of it; the exit code."""
+    from benchmark import grid
+
+    with _mirror(runtime.store, mlflow) as add:
+        return grid.run(make, runtime, dry=dry, executor=where, done=add, command=_command())
 
 
 def _kinds(retry: str) -> list[str]:

@@ -152,8 +152,8 @@ def results_import(file: Path, store: Store = Path("store")) -> None:
 
     found = bundle.import_(Results(store), file)
     sys.stderr.write(
-        f"{found.added} cells added, {found.replaced} put in place of failures, "
-        f"{found.same} were here already.\n"
+        f"{len(found.added)} cells added, {len(found.replaced)} put in place of failures, "
+        f"{len(found.same)} were here already.\n"
     )
     for name in found.differs:
         sys.stderr.write(f"Kept ours, theirs differs: {name}\n")

@@ -103,7 +103,7 @@ def _crossed(options: dict[str, Any], exclude: list[dict[str, Any]]) -> Iterator
         if name in named or name in RECIPE or ("." in name)
     ]  # fmt: skip
     rest = {name: value for name, value in options.items() if name not in apart}
-    for values in product(*(_listed(options[name]) for name in apart)):
+    for values in product(*(listed(options[name]) for name in apart)):
         chosen = dict(zip(apart, values, strict=True))
         if not any(_matches(chosen, entry) for entry in exclude):
             yield {**rest, **chosen}
@@ -111,24 +111,24 @@ def _crossed(options: dict[str, Any], exclude: list[dict[str, Any]]) -> Iterator
 
 def _matches(chosen: dict[str, Any], entry: dict[str, Any]) -> bool:
     return all(
-        any(fnmatchcase(str(chosen[name]), str(wanted)) for wanted in _listed(value))
+        any(fnmatchcase(str(chosen[name]), str(wanted)) for wanted in listed(value))
         for name, value in entry.items()
     )
 
 
 def _request(options: dict[str, Any], names: Names) -> Request:
-    own = _own(options)
+    folder = own(options)
     facts: dict[str, Any] = {"recipe": {}, "pretrain": {}, "options": {}}
     for name, value in options.items():
         if name in LISTS:
-            facts[LISTS[name]] = _resolved(name, _listed(value), names, own)
+            facts[LISTS[name]] = _resolved(name, listed(value), names, folder)
         elif name in RECIPE and value != PROTOCOL:
             facts["recipe"][name] = value
         elif "." in name and value != PROTOCOL:
             part, _, field = name.partition(".")
             facts[CHANGES[part]][field] = value
     columns = options.get("column") or ()
-    facts["columns"] = tuple(_listed(columns))
+    facts["columns"] = tuple(listed(columns))
     facts["subsets"] = bool(options.get("subsets", False))
     if any(options.get(name) for name in OWN if name != "type") and not names.inputs:
         raise BenchError(
@@ -138,7 +138,7 @@ def _request(options: dict[str, Any], names: Names) -> Request:
     return Request(**facts)
 
 
-def _own(options: dict[str, Any]) -> Input:
+def own(options: dict[str, Any]) -> Input:
     """How to read a folder of the user's own."""
     metadata = options.get("metadata")
     return Input(
@@ -164,5 +164,5 @@ def _resolved(name: str, values: Sequence[Any], names: Names, own: Input) -> tup
     return tuple(texts)
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]

@@ -195,6 +195,11 @@ class Cell(NamedTuple):
         """Name the cell by what it asks and by the versions of the parts that answer."""
         return cls(key_of(spec, versions or {}), spec, versions or {})
 
+    @property
+    def threads(self) -> int:
+        """CPU cores it keeps busy."""
+        return 2 if isinstance(self.spec, DistanceSpec) else self.spec.recipe.threads
+
     def upstream(self) -> list[tuple[str, str]]:
         """(kind, key) of what must be there before this cell can start."""
         base = self.spec.base if isinstance(self.spec, RunSpec) else None

@@ -21,7 +21,7 @@ def show(path: Path, *, format: str = "table") -> str:
     kappas = expert.kappas(answers)
     observers = len({row.observer for row in answers})
     pairs = {
-        (a, b): _with_range(answers, a, b, observers)
+        (a, b): Estimate(*expert.between(answers, a, b)[:3], observers)
         for a in profiles
         for b in profiles
         if a < b
@@ -53,15 +53,3 @@ def show(path: Path, *, format: str = "table") -> str:
     )
     write = formats.terminal if format == "table" else formats.markdown
     return write([majority, apart], FOOTER)
-
-
-def _with_range(answers: list[expert.Answer], a: str, b: str, observers: int) -> Estimate:
-    rows = [row for row in answers if row.dataset in (a, b)]
-
-    def apart(some: list[expert.Answer]) -> float:
-        return float(expert.distances(expert.profiles(some))[a, b])
-
-    if observers < 2:
-        return Estimate(apart(rows), float("nan"), float("nan"), observers)
-    found = expert.leave_one_out(rows, apart)
-    return Estimate(found.value, found.low, found.high, observers)

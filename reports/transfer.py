@@ -175,8 +175,7 @@ def _correlated(
     sources, targets = _names(pairs)
     gains = np.array([pair.gain.value for pair in pairs])
     for which in SETS:
-        # Weighted tau weighs the large: hand in nearness, and turn the signs back.
-        found = _turned(stats.correlate(-near, gains, targets, sources, pairs=which))
+        found = correlated(near, gains, targets, sources, pairs=which)
         keep = np.array([which == "all" or s != t for s, t in zip(sources, targets, strict=True)])
         taus = stats.weighted_tau_by_target(-near[keep], gains[keep], np.array(targets)[keep])
         known = [tau for tau in taus.values() if not math.isnan(tau)]
@@ -184,7 +183,12 @@ def _correlated(
         yield Line(name, kind, which, found, mean, stats.power_warning(found))
 
 
-def _turned(found: Correlation) -> Correlation:
+def correlated(
+    near: Array, gains: Array, targets: Sequence[str], sources: Sequence[str], *, pairs: Pairs
+) -> Correlation:
+    """The correlation of a distance with the gains; less is nearer."""
+    # Weighted tau weighs the large: hand in nearness, and turn the signs back.
+    found = stats.correlate(-near, gains, targets, sources, pairs=pairs)
     return Correlation(
         -found.spearman, -found.pearson, -found.kendall, -found.weighted_tau,
         found.p, -found.high, -found.low, found.n,

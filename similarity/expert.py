@@ -149,6 +149,24 @@ def leave_one_out(
     return LeaveOneOut(statistic(list(answers)), low, high, without)
 
 
+def between(answers: Iterable[Answer], a: str, b: str) -> LeaveOneOut:
+    """The distance of two datasets with its range; of one observer's answers it has none."""
+    answers = list(answers)
+    there = sorted({row.dataset for row in answers})
+    for name in (a, b):
+        if name not in there:
+            what = f"The answers say nothing of the dataset '{name}'."
+            raise BenchError(what, f"Theirs are: {', '.join(there)}.")
+    rows = [row for row in answers if row.dataset in (a, b)]
+
+    def apart(some: Sequence[Answer]) -> float:
+        return distances(profiles(some))[a, b]
+
+    if len({row.observer for row in rows}) < 2:
+        return LeaveOneOut(apart(rows), math.nan, math.nan, {})
+    return leave_one_out(rows, apart)
+
+
 class ExpertDistance(Distance):
     """How many properties the majority of the observers answers differently for two sets.
 
@@ -169,27 +187,10 @@ class ExpertDistance(Distance):
     ) -> Measured:
         if self.given is None:
             return Measured(hamming(_on_card(source), _on_card(target)))
-        answers = _about((source.name, target.name), read_answers(self.given.path))
-
-        def distance(rows: Sequence[Answer]) -> float:
-            return distances(profiles(rows))[source.name, target.name]
-
-        if len({row.observer for row in answers}) < 2:
-            return Measured(distance(answers))
-        found = leave_one_out(answers, distance)
+        found = between(read_answers(self.given.path), source.name, target.name)
         # Observers are people: they are numbered, in the order of their names.
         facts = {f"without observer {i}": v for i, v in enumerate(found.without.values(), start=1)}
         return Measured(found.value, found.low, found.high, facts)
-
-
-def _about(names: Iterable[str], answers: list[Answer]) -> list[Answer]:
-    """The answers on these sets; a set that nobody was asked about is refused."""
-    there = sorted({row.dataset for row in answers})
-    for name in names:
-        if name not in there:
-            what = f"The answers say nothing of the dataset '{name}'."
-            raise BenchError(what, f"Theirs are: {', '.join(there)}.")
-    return [row for row in answers if row.dataset in names]
 
 
 def _on_card(side: Side) -> tuple[str, ...]:

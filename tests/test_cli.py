@@ -297,3 +297,17 @@ def test_raw_answers_take_the_place_of_the_cards(tmp_path: Path):
         bench(*asked[:6], "demo:grey", *asked[7:], "--answers", table), "nothing of", "demo:grey"
     )
     refused(bench(*asked[:2], "otdd", *asked[3:], "--answers", table), "--method expert")
+
+
+def test_results_go_out_and_come_in_and_are_counted(tmp_path: Path):
+    ours, theirs, box = tmp_path / "ours", tmp_path / "theirs", tmp_path / "results.zip"
+    found = bench(
+        "distance", "--method", "expert", "--source", "patterns:near", "--source", "patterns:far",
+        "--target", "demo:skin", "--store", ours, "--slots", "0",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    found = bench("results", "export", box, "--store", ours)
+    assert found.returncode == 0, found.stderr
+    first, again = (bench("results", "import", box, "--store", theirs) for _ in range(2))
+    assert "2 cells added, 0 put in place of failures, 0 were here already." in first.stderr
+    assert "0 cells added, 0 put in place of failures, 2 were here already." in again.stderr

@@ -21,7 +21,7 @@ from benchmark import marks
 from benchmark.engine.local import GRACE, Listener, shared, without_upstream
 from benchmark.engine.worker import decode, encode, settled, stamp, stopped
 from benchmark.errors import BenchError
-from benchmark.spec import Cell, DistanceSpec, Failure, Runtime
+from benchmark.spec import Cell, Failure, Runtime
 from benchmark.store import Store, remove, write
 
 #: Cells of a batch at most: what a lost node can hold up.
@@ -128,11 +128,6 @@ def absolute(runtime: Runtime) -> Runtime:
         "paths": {name: path.absolute() for name, path in runtime.paths.items()},
     }
     return runtime.model_copy(update=changes)
-
-
-def threads(cell: Cell) -> int:
-    """CPU cores a cell keeps busy."""
-    return 2 if isinstance(cell.spec, DistanceSpec) else cell.spec.recipe.threads
 
 
 def cut(cells: Sequence[Cell], size: int) -> Iterator[list[Cell]]:

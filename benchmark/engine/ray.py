@@ -36,7 +36,7 @@ def run(
     ray = _connect(address)
     try:
         runtime = batches.absolute(runtime)
-        executor = _Ray(ray, runtime, slots, max(map(batches.threads, cells), default=1))
+        executor = _Ray(ray, runtime, slots, max((cell.threads for cell in cells), default=1))
         return batches.run(cells, runtime, executor, listener=listener, size=size)
     finally:
         ray.shutdown()

@@ -49,7 +49,7 @@ def run(
     minutes, 240 if not given. `cluster="local"` runs the jobs on this machine, for tests.
     """
     runtime = batches.absolute(runtime)
-    cores = max(map(batches.threads, cells), default=1)
+    cores = max((cell.threads for cell in cells), default=1)
     executor = _executor(cluster, runtime, slots=slots, cores=cores, options=options or {})
     jobs = _Jobs(executor, runtime, slots)
     return batches.run(cells, runtime, jobs, listener=listener, size=size)

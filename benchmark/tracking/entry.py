@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark import stats, weights
+from benchmark import weights
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, RunSpec, canonical
 from benchmark.stats import Estimate
 from benchmark.store import Store
@@ -252,17 +252,14 @@ def of_grid(facts: Mapping[str, Any], statuses: Counter[str]) -> Entry:
 
 def of_correlation(target: str, place: "Place", pairs: "Sequence[Pair]", how: "Measure") -> Entry:
     """How a distance goes with the gains on one target; less is nearer, as in `bench transfer`."""
-    from reports import scatter
+    from reports import scatter, transfer
 
     values = [how.values[pair.source, target] for pair in pairs]
     near = np.array([value.value for value in values]) * (-1 if how.more_is_near else 1)
     sources = [pair.source for pair in pairs]
     gains = np.array([pair.gain.value for pair in pairs])
-    # Weighted tau weighs the large: hand in nearness, and turn the signs back.
-    found = stats.correlate(-near, gains, [target] * len(pairs), sources)
-    numbers = {name: -getattr(found, name) for name in ("spearman", "pearson", "kendall")}
-    numbers |= {"weighted_tau": -found.weighted_tau, "p": found.p}
-    numbers |= {"low": -found.high, "high": -found.low, "n": found.n}
+    targets = [target] * len(pairs)
+    numbers = transfer.correlated(near, gains, targets, sources, pairs="all")._asdict()
     points = [
         scatter.Point(pair.source, target, value, pair.gain)
         for pair, value in zip(pairs, values, strict=True)
