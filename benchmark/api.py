@@ -226,10 +226,21 @@ class Source(Component):
         """Where a set without a folder of its own lies; a family that fetches does so here."""
         return data
 
-    def decode(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
-        """The image as uint8 (H, W, 3) at `size`, and the hash of its pixels before resizing."""
+    def read(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
+        """The image as uint8 (H, W, 3) and the hash of what is stored.
+
+        It has its own size; one that is drawn from something else is drawn for `size`.
+        """
         image = images.decode(record.image, what=record.name)
-        return images.resize(image, size), images.pixel_hash(image)
+        return image, images.pixel_hash(image)
+
+    def decode(
+        self, record: Record, size: Size, *, constancy: bool = False
+    ) -> tuple[np.ndarray, str]:
+        """The image as uint8 (H, W, 3) at `size`, and the hash of `read`."""
+        image, text = self.read(record, size)
+        # Before resizing: a mean of powers is that of the camera's pixels, not of their averages.
+        return images.resize(images.shades_of_gray(image) if constancy else image, size), text
 
     def fingerprint(self) -> str:
         """What a key holds of a user's own data; an official set is named by its version."""

@@ -26,6 +26,8 @@ FEW = 1500
 CHUNK = 64
 
 Progress = Callable[[int, int], None]
+#: How a prepared set names what was done to its colours.
+CONSTANCY = {False: False, True: "before resizing"}
 META = "meta__"  # prefix of a metadata column in the table
 
 
@@ -82,13 +84,14 @@ def prepare(
     component = source_of(name, runtime)
     root = find_root(component, runtime.data, offline=runtime.offline)
     height, width = (size, size) if isinstance(size, int) else size
-    # The place is part of the cache's name, never of a key: two copies do not mix.
+    # The place is part of the cache's name, never of a key: two copies do not mix. So is what is
+    # done to the colours, by a word that changes with how it is done.
     place = {
         "version": registry.version(
             "source", name, path=runtime.paths.get(name), given=runtime.inputs.get(name)
         ),
         "root": str(root.resolve()),
-        "constancy": constancy,
+        "constancy": CONSTANCY[constancy],
     }
     mark = hashlib.sha256(canonical(place).encode()).hexdigest()[:8]
     label = "".join(c if c.isalnum() else "-" for c in name)[:60]
@@ -173,7 +176,7 @@ def _decode_all(
         if progress:
             progress(done, len(records))
     pixels.flush()
-    _write_table(folder, component, records, hashes)
+    _write_table(folder, component, records, hashes, constancy)
     if component.card.show:
         _write_samples(folder, component, name, pixels)
 
@@ -237,8 +240,7 @@ def _decode_chunk(
     pixels = np.load(path, mmap_mode="r+")
     hashes = []
     for i, record in enumerate(records, start):
-        image, text = component.decode(record, size)
-        pixels[i] = images.shades_of_gray(image) if constancy else image
+        pixels[i], text = component.decode(record, size, constancy=constancy)
         hashes.append(text)
     return hashes
 
@@ -264,7 +266,9 @@ def _check(records: list[Record], name: str) -> None:
         )
 
 
-def _write_table(folder: Path, component: Source, records: list[Record], hashes: list[str]) -> None:
+def _write_table(
+    folder: Path, component: Source, records: list[Record], hashes: list[str], constancy: bool
+) -> None:
     seen = {record.label for record in records}
     order = tuple(getattr(component.card, "labels", ()))
     classes = [c for c in order if c in seen] + sorted(seen - set(order))
@@ -282,5 +286,6 @@ def _write_table(folder: Path, component: Source, records: list[Record], hashes:
             row = [record.name, index[record.label], group, record.part, hashes[i], *values]
             out.writerow(row)
             digest.update(canonical([str(cell) for cell in row]).encode())
-    meta = {"classes": classes, "digest": digest.hexdigest()[:16], "images": len(records)}
+    meta = {"classes": classes, "digest": digest.hexdigest()[:16], "images": len(records),
+            "constancy": CONSTANCY[constancy]}  # fmt: skip
     write(folder / "meta.json", json.dumps(meta))

@@ -363,17 +363,14 @@ def _prepared(trained: Trained) -> data.Prepared:
     """The decoded set: from the data, or, of a user's own folder, the copy in the store."""
     spec, digest = trained.spec, digest_of(trained.outcome)
     runtime = trained.work.runtime
-    found = [
-        path.parent
-        for path in sorted((runtime.store / "prepared").glob("*/meta.json"))
-        if json.loads(path.read_text())["digest"] == digest
-    ]
     size = (spec.recipe.size,) * 2 if isinstance(spec.recipe.size, int) else spec.recipe.size
-    sized = [
-        path for path in found if path.name.rpartition("-")[0].endswith(f"-{size[0]}x{size[1]}")
-    ]
-    if len(sized) == 1:
-        return data.load(sized[0], spec.target)
+    for path in sorted((runtime.store / "prepared").glob(f"*-{size[0]}x{size[1]}-*/meta.json")):
+        meta = json.loads(path.read_text())
+        if (
+            meta["digest"] == digest
+            and meta.get("constancy") == data.CONSTANCY[spec.recipe.constancy]
+        ):
+            return data.load(path.parent, spec.target)
     prepared = trained.work.prepared(spec.target, spec.recipe)
     if prepared.digest != digest:
         raise BenchError(f"{spec.target} is not what the run saw: its data changed.", "Run again.")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark import fold, images, network, registry, train, weights
+from benchmark import fold, network, registry, train, weights
 from benchmark.api import Record, read_table
 from benchmark.errors import BenchError
 from benchmark.metadata import Encoder
@@ -194,8 +194,7 @@ def _pixels(trained: Trained, name: str, path: Path) -> np.ndarray:
     """One image uint8 (H, W, 3), prepared as the run's were."""
     recipe = trained.recipe
     reader = registry.load("target", "folder")  # reads DICOM too, as it does in training
-    image, _ = reader.decode(Record(path, "", name), recipe.size)
-    return images.shades_of_gray(image) if recipe.constancy else image
+    return reader.decode(Record(path, "", name), recipe.size, constancy=recipe.constancy)[0]
 
 
 def _images(place: Path) -> dict[str, Path]:

@@ -44,6 +44,11 @@ class Row:
     draws: Array | None = field(repr=False, compare=False)  # (seeds x draws,), paired by row
 
     @property
+    def leaky(self) -> bool:
+        """Whether its source has seen test images."""
+        return any(text.startswith("LEAKY") for text in self.why)
+
+    @property
     def name(self) -> str:
         """What a sentence calls it: `dtd + concat, epochs 3`."""
         who = self.identity

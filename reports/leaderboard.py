@@ -69,14 +69,17 @@ def boards(
 
 
 def best_run(store: Store, target: str) -> str:
-    """The key of the best run of a target whose network was kept."""
-    for made in boards(store, targets=(target,)):
-        for row in made.rows:
-            for run in row.runs:
-                key = run.outcome.key
-                if row.identity.arch != "none" and (store.folder("run", key) / KEPT).is_file():
-                    return key
-    raise BenchError(f"No network of {target} was kept.", "Run one without --no-keep.")
+    """The key of the best run of a target whose network was kept: one that leaks comes last."""
+    kept = [
+        (made.leaky or row.leaky, made.protocol != "standard", key)
+        for made in boards(store, targets=(target,))
+        for row in made.rows
+        for key in (run.outcome.key for run in row.runs)
+        if row.identity.arch != "none" and (store.folder("run", key) / KEPT).is_file()
+    ]
+    if not kept:
+        raise BenchError(f"No network of {target} was kept.", "Run one without --no-keep.")
+    return min(kept, key=lambda found: found[:2])[2]
 
 
 def show(store: Store, *, format: str = "table", **filters: Any) -> str:

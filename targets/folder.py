@@ -78,11 +78,11 @@ class Folder(Target):
                 )
             yield Record(path, label, path.relative_to(root).as_posix(), group, row)
 
-    def decode(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
+    def read(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
         if isinstance(record.image, Path) and record.image.suffix.lower() == ".dcm":
             image = _dicom(record.image)
-            return images.resize(image, size), images.pixel_hash(image)
-        return super().decode(record, size)
+            return image, images.pixel_hash(image)
+        return super().read(record, size)
 
     def columns(self) -> dict[str, str]:
         """The table's other columns, less those that leak, are doubtful, or only name the row."""

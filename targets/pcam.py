@@ -130,14 +130,14 @@ class PCam(Target):
         ]
         return np.sort(np.concatenate(chosen))
 
-    def decode(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
+    def read(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
         assert isinstance(record.image, Path)
         row = int(record.name.rpartition("-")[2])
         try:
             image = images.normalised_array(_rows(record.image, "x")[row], what=record.name)
         except OSError as error:
             raise BenchError(f"{record.image} is damaged ({error}).", "Fetch it again.") from error
-        return images.resize(image, size), images.pixel_hash(image)
+        return image, images.pixel_hash(image)
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

@@ -122,14 +122,12 @@ class PTBXL(Target):
                 PART.get(row["strat_fold"], "train"),
             )
 
-    def decode(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
+    def read(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
         """The montage of scalograms; the hash is the signal's."""
         assert isinstance(record.image, Path)
         signal, fs = ecg.read_record(record.image, expected_fs=float(self.variant))
         side = size if isinstance(size, int) else max(size)
-        return images.resize(ecg.montage(signal, fs, side), size), images.pixel_hash(
-            signal.view(np.uint8)
-        )
+        return ecg.montage(signal, fs, side), images.pixel_hash(signal.view(np.uint8))
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

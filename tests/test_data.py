@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import data
+from benchmark import data, images
 from benchmark.errors import BenchError
 from benchmark.spec import Input, Runtime
 
@@ -39,6 +39,21 @@ def test_a_prepared_set_is_what_was_read(tmp_path: Path):
     with Image.open(place / "a" / "0.png") as image:
         expected = np.asarray(image.resize((15, 10), Image.Resampling.BILINEAR))
     assert np.abs(found.images[first].astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_colour_constancy_comes_before_resizing(tmp_path: Path):
+    place = folder(tmp_path / "mine")
+    runtime = own(tmp_path, place)
+    found = data.prepare("folder:mine", (10, 15), runtime, constancy=True)
+    first = next(i for i, name in enumerate(found.names) if name.endswith("0.png"))
+    pixels = images.decode(place / "a" / "0.png")
+    expected = images.resize(images.shades_of_gray(pixels), (10, 15))
+    assert np.array_equal(found.images[first], expected)
+    late = images.shades_of_gray(images.resize(pixels, (10, 15)))
+    assert not np.array_equal(expected, late)
+    plain = data.prepare("folder:mine", (10, 15), runtime)
+    assert plain.hashes.tolist() == found.hashes.tolist(), "of the pixels as they are stored"
+    assert not np.array_equal(plain.images, found.images)
 
 
 def test_it_is_decoded_once(tmp_path: Path):

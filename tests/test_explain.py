@@ -1,6 +1,7 @@
 """Pictures of a run: their numbers are right, they are written whole, and they name nobody."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import cell, explain, gains, network, plan
+from benchmark import cell, data, explain, gains, network, plan
 from benchmark.errors import BenchError
 from benchmark.metadata import OneHotEncoder, OrdinalEncoder
 from benchmark.spec import Outcome, RunSpec, Runtime
@@ -55,6 +56,20 @@ def test_a_fused_run_is_explained_beside_the_image_alone(
     gain = numbers["gains"]["AUROC"]
     assert gain["value"] == pytest.approx(expected, abs=1e-6)  # scores are kept as float32
     assert gain["low"] <= gain["value"] <= gain["high"]
+
+
+@pytest.mark.parametrize("constancy", [True, False])
+def test_the_pixels_are_those_of_the_runs_own_colours(
+    runtime: Runtime, request_tiny: Any, constancy: bool
+):
+    recipe = {"epochs": 0, "constancy": constancy}
+    outcome = finished(runtime, request_tiny, folds=(0,), recipe=recipe)["none", 0]
+    shutil.rmtree(runtime.store / "prepared")
+    other = data.prepare("tiny", 32, runtime, constancy=not constancy)  # the only one at hand
+    tested = explain._tested(Store(runtime.store), outcome, runtime)
+    expected = data.prepare("tiny", 32, runtime, constancy=constancy)
+    assert np.array_equal(tested.prepared.images, expected.images)
+    assert not np.array_equal(expected.images, other.images)
 
 
 def test_what_an_arm_cannot_show_is_said(runtime: Runtime, request_tiny: Any, tmp_path: Path):

@@ -15,7 +15,7 @@ from boards import CLASSES, DRAWS, fill, pretrain, run, shared_draws, varied
 
 from benchmark import stats
 from benchmark.errors import BenchError
-from benchmark.spec import Failure, Recipe, Split
+from benchmark.spec import Failure, Recipe, RunSpec, Split
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import leaderboard
@@ -53,6 +53,29 @@ def row(board: Board, source: str, fusion: str = "none", setting: tuple[str, ...
     ]  # fmt: skip
     assert len(found) == 1, [(r.name, r.why) for r in board.rows]
     return found[0]
+
+
+def test_the_best_run_to_explain_is_not_one_that_leaks(store: Store):
+    cats = {"protocol": "cats", "split": Split(kind="image", folds=3)}
+    arm(store, 0.9, spec=cats, data={"siblings": 0.3})
+    arm(store, 0.8, spec={"protocol": "demo"})
+    arm(store, 0.7)
+    arm(store, 0.95, source="isic")  # pretrained on the target itself
+
+    runs = {o.key: o.spec for o in store.outcomes("run") if isinstance(o.spec, RunSpec)}
+
+    def best_with(protocol: str, source: str) -> tuple[str, str]:
+        """Only networks that were kept can be explained."""
+        for key, spec in runs.items():
+            if (spec.protocol, spec.source) == (protocol, source):
+                (store.folder("run", key) / leaderboard.KEPT).write_bytes(b"")
+        spec = runs[leaderboard.best_run(store, "isic")]
+        return spec.protocol, spec.source
+
+    assert best_with("cats", "dtd") == ("cats", "dtd")
+    assert best_with("standard", "isic") == ("standard", "isic"), "of two that leak, ours"
+    assert best_with("demo", "dtd") == ("demo", "dtd"), "another protocol, but clean"
+    assert best_with("standard", "dtd") == ("standard", "dtd")
 
 
 # --- numbers ----------------------------------------------------------------------------------
