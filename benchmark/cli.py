@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -358,6 +359,10 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    for name in ("SIGTERM", "SIGHUP"):  # a scheduler, a terminal that closes: as Ctrl-C
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # `nohup` holds
+            signal.signal(number, signal.default_int_handler)
     try:
         app()
     except BenchError as error:

@@ -200,6 +200,10 @@ class Progress:
         """What a worker told of its cell."""
         if event == "epoch":
             self._epoch(cell, facts)
+        elif event == "waits":
+            since = time.strftime("%H:%M:%S", time.localtime(facts["since"]))
+            who = f"process {facts['pid']} on {facts['host']} since {since}"
+            say(f"  {title(cell)}: run by {who}; waiting for it")
         elif event == "done":
             self._done(cell, facts["outcome"])
 

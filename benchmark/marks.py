@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.errors import BenchError
-from benchmark.store import write
+from benchmark.store import born, write
 
 NAME = "running.json"
-
-#: A process that began this long after the mark was made is another one with the same number.
-LATER = 60.0  # seconds
 
 
 class Mark(NamedTuple):
@@ -24,13 +21,15 @@ class Mark(NamedTuple):
     host: str
     since: float  # seconds since 1970
     facts: dict[str, Any]
+    born: str = ""  # which of the processes that had this number
 
 
 def read(folder: Path) -> Mark | None:
     """The mark in a cell's folder, if a process runs it or died while it did."""
     try:
         raw = json.loads((folder / NAME).read_text())
-        return Mark(raw.pop("pid"), raw.pop("host"), raw.pop("since"), raw)
+        who = raw.pop("pid"), raw.pop("host"), raw.pop("since")
+        return Mark(*who, born=raw.pop("born", ""), facts=raw)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -47,7 +46,8 @@ def tell(folder: Path, facts: dict[str, Any]) -> None:
     """Add the facts of an epoch to the mark; that this fails must not cost the cell."""
     mark = read(folder)
     if mark is not None:
-        told = {"pid": mark.pid, "host": mark.host, "since": mark.since, **facts}
+        told = {**mark._asdict(), **facts}
+        del told["facts"]
         with suppress(BenchError):
             write(folder / NAME, json.dumps(told), durable=False)
 
@@ -68,14 +68,7 @@ def alive(mark: Mark) -> bool | None:
 def _same(mark: Mark) -> bool:
     """Neither dead and unburied, nor a later process that was given the same number."""
     try:
-        text = Path(f"/proc/{mark.pid}/stat").read_text()
-        booted = next(
-            float(line.split()[1])
-            for line in Path("/proc/stat").read_text().splitlines()
-            if line.startswith("btime")
-        )
-    except (OSError, StopIteration):
+        state = Path(f"/proc/{mark.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
         return False
-    facts = text.rpartition(")")[2].split()  # the name before may hold anything
-    began = booted + float(facts[19]) / os.sysconf("SC_CLK_TCK")
-    return facts[0] not in "ZX" and began < mark.since + LATER
+    return state not in "ZX" and mark.born in ("", born(mark.pid))

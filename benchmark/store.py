@@ -83,6 +83,7 @@ class Store:
         }
         write(folder / "spec.json", json.dumps(spec, indent=1), durable=False)
         mark = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        mark["born"] = born(os.getpid())
         write(folder / "running.json", json.dumps(mark), durable=False)
         return folder
 
@@ -194,13 +195,31 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise BenchError(
-            f"Could not write {path}: {error.strerror or error}.",
-            "Free space or fix the permission, then run the same command again.",
-        ) from error
+        raise cannot_write(path, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def cannot_write(path: Path, error: OSError) -> BenchError:
+    """What to tell where the disk refuses."""
+    return BenchError(
+        f"Could not write {path}: {error.strerror or error}.",
+        "Free space or fix the permission, then run the same command again.",
+    )
+
+
+def born(pid: int) -> str:
+    """Names a process beyond its number: which boot, and its tick in it; empty where unknown.
+
+    No clock is asked: one that is set anew makes no living process look like another.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return f"{boot}/{facts[19]}"  # the name before the last bracket may hold anything
 
 
 def build_folder(final: Path, build: Callable[[Path], None]) -> Path:
@@ -217,10 +236,7 @@ def build_folder(final: Path, build: Callable[[Path], None]) -> Path:
             if not final.is_dir():
                 raise
     except OSError as error:
-        raise BenchError(
-            f"Could not write {final}: {error.strerror or error}.",
-            "Free space or fix the permission, then run the same command again.",
-        ) from error
+        raise cannot_write(final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final

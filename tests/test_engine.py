@@ -133,24 +133,25 @@ def test_killed_at_random_moments_nothing_is_lost(
         seed += 1
 
 
-def test_ctrl_c_is_noted_and_the_same_command_goes_on(
+def test_a_wish_to_stop_is_noted_and_the_same_command_goes_on(
     tmp_path: Path, features: Path, uninterrupted
 ):
     store = shutil.copytree(features, tmp_path / "store")
-    process = start(store)
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if line.startswith("[3/"):
-            process.send_signal(signal.SIGINT)
-            break
-    rest = process.stderr.read()
-    assert process.wait(60) == 130, lines
-    assert "go on with the same command" in rest
-    assert "bench run" in rest
-    kinds = {o.failure.kind for o in Store(store).outcomes() if o.failure}
-    assert kinds <= {"interrupted"}
+    for wish in (signal.SIGINT, signal.SIGTERM):
+        process = start(store)
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("[2/"):
+                process.send_signal(wish)
+                break
+        rest = process.stderr.read()
+        assert process.wait(60) == 130, lines
+        assert "go on with the same command" in rest
+        assert "bench run" in rest
+        kinds = {o.failure.kind for o in Store(store).outcomes() if o.failure}
+        assert kinds <= {"interrupted"}
     code, errors = finish(store)
     assert code == 0, errors
     assert results(store) == uninterrupted

@@ -22,7 +22,7 @@ from benchmark.engine.local import GRACE, Listener, shared, without_upstream
 from benchmark.engine.worker import decode, encode, settled, stamp, stopped
 from benchmark.errors import BenchError
 from benchmark.spec import Cell, Failure, Runtime
-from benchmark.store import Store, remove, write
+from benchmark.store import Store, born, remove, write
 
 #: Cells of a batch at most: what a lost node can hold up.
 MOST = 50
@@ -296,7 +296,8 @@ class _Grid:
         name = uuid.uuid4().hex[:12]
         before = {cell.key: stamp(self.store.of(cell) / "outcome.json") for cell in cells}
         mark = {cell.key: marks.stamp(self.store.of(cell)) for cell in cells}
-        asked = marks.Mark(os.getpid(), socket.gethostname(), time.time(), {})._asdict()
+        me = os.getpid()
+        asked = marks.Mark(me, socket.gethostname(), time.time(), {}, born(me))._asdict()
         raw = [
             {**encode(cell), "before": before[cell.key], "mark": mark[cell.key]} for cell in cells
         ]

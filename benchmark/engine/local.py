@@ -2,14 +2,17 @@
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 from benchmark.engine.worker import CANNOT_WRITE, encode, stopped
 from benchmark.errors import BenchError
 from benchmark.spec import Cell, Failure, Outcome, RunSpec, Runtime
-from benchmark.store import Store
+from benchmark.store import Store, cannot_write
 
 Listener = Callable[[str, Cell, dict[str, Any]], None]
 
@@ -25,38 +28,52 @@ Listener = Callable[[str, Cell, dict[str, Any]], None]
 GRACE = 20.0  # seconds
 
 
-@dataclass
 class _Queue:
     """Cells to run, handed out so that none starts before its weights are there."""
 
-    cells: list[Cell]
-    store: Store
-    lock: threading.Condition = field(default_factory=threading.Condition)
-    running: dict[str, Cell] = field(default_factory=dict)
-    warm: set[tuple] = field(default_factory=set)  # whose features are extracted
-    stopping: bool = False
-    broken: BenchError | None = None
+    def __init__(self, cells: Sequence[Cell], store: Store) -> None:
+        self.store = store
+        self.lock = threading.Condition()
+        self.running: dict[str, Cell] = {}
+        self.warm: set[tuple] = set()  # whose features are extracted
+        self.stopping = False
+        self.ready: dict[tuple, deque[Cell]] = {}  # by what they share, in the plan's order
+        self.waiting: dict[str, set[str]] = {}  # key -> what must end before it
+        self.after: dict[str, list[Cell]] = {}  # key -> who waits for it
+        here = {cell.key for cell in cells}
+        for cell in cells:
+            first = {key for _, key in cell.upstream() if key in here}
+            for key in first:
+                self.after.setdefault(key, []).append(cell)
+            if first:
+                self.waiting[cell.key] = first
+            else:
+                self._offer(cell)
+
+    def _offer(self, cell: Cell) -> None:
+        self.ready.setdefault(shared(cell), deque()).append(cell)
 
     def take(self, last: tuple | None) -> Cell | None:
         """The next cell that can start, best one that shares data and weights with the last;
         waits while others must finish first; None when nothing is left."""
         with self.lock:
-            while not self.stopping and self.cells:
-                pending = {c.key for c in (*self.cells, *self.running.values())}
-                ready = [
-                    c for c in self.cells if not any(key in pending for _, key in c.upstream())
-                ]
+            while not self.stopping and (self.ready or self.waiting):
                 # One slot at a time extracts features, else two would extract the same.
                 busy = {shared(c) for c in self.running.values() if _frozen(c)} - self.warm
-                free = [c for c in ready if not (_frozen(c) and shared(c) in busy)]
-                mine = [c for c in free if shared(c) == last]
-                if mine or free:
-                    cell = (mine or free)[0]
-                    self.cells.remove(cell)
-                    self.running[cell.key] = cell
-                    return cell
+                if last in self.ready and last not in busy:
+                    return self._hand_out(last)
+                free = next((group for group in self.ready if group not in busy), None)
+                if free is not None:
+                    return self._hand_out(free)
                 self.lock.wait(1.0)
             return None
+
+    def _hand_out(self, group: tuple) -> Cell:
+        cell = self.ready[group].popleft()
+        if not self.ready[group]:
+            del self.ready[group]
+        self.running[cell.key] = cell
+        return cell
 
     def done(self, cell: Cell) -> None:
         """A cell has its outcome: those that wait for it may go on."""
@@ -64,13 +81,17 @@ class _Queue:
             self.running.pop(cell.key, None)
             if _frozen(cell):
                 self.warm.add(shared(cell))
+            for other in self.after.pop(cell.key, ()):
+                self.waiting[other.key].discard(cell.key)
+                if not self.waiting[other.key]:
+                    del self.waiting[other.key]
+                    self._offer(other)
             self.lock.notify_all()
 
-    def stop(self, reason: BenchError | None = None) -> None:
+    def stop(self) -> None:
         """Hand out nothing more."""
         with self.lock:
             self.stopping = True
-            self.broken = self.broken or reason
             self.lock.notify_all()
 
 
@@ -82,29 +103,44 @@ def run(
     gpus: Sequence[str] = (),
     listener: Listener = lambda event, cell, facts: None,
 ) -> bool:
-    """Run every cell; the store tells what came of each. False when the user stopped it."""
+    """Run every cell; the store tells what came of each. False when the user stopped it.
+
+    Whatever ends a slot but the end of its work is raised here: a listener that fails, a log that
+    is gone, a store that cannot be written.
+    """
     if slots == 0:
         return _run_here(cells, runtime, listener)
-    pending = _Queue(list(cells), Store(runtime.store))
+    pending = _Queue(cells, Store(runtime.store))
     places = [gpu for gpu in gpus or ("",) for _ in range(slots)]
     slotted = [_Slot(pending, runtime, gpu, listener) for gpu in places[: max(1, len(cells))]]
-    threads = [threading.Thread(target=slot.serve, daemon=True) for slot in slotted]
-    for thread in threads:
-        thread.start()
+    # Not joined: a join that Ctrl-C interrupts takes a running thread for ended (Python 3.11).
+    ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+    for slot in slotted:
+        threading.Thread(target=lambda slot=slot: ends.put(slot.serve()), daemon=True).start()
     try:
-        while any(thread.is_alive() for thread in threads):
-            for thread in threads:
-                thread.join(0.2)
+        causes = [ends.get() for _ in slotted]
     except KeyboardInterrupt:
         pending.stop()
-        for slot in slotted:
-            slot.ask_to_stop()
-        for thread in threads:
-            thread.join(GRACE + 5)
+        _wind_up(slotted, ends)
         return False
-    if pending.broken is not None:
-        raise pending.broken
+    if (cause := next((c for c in causes if c is not None), None)) is not None:
+        raise cause
     return True
+
+
+def _wind_up(slotted: Sequence["_Slot"], ends: "queue.SimpleQueue") -> None:
+    """Let every worker note that it was stopped; one that hangs, or a second Ctrl-C, ends it."""
+    for slot in slotted:
+        slot.ask_to_stop()
+    until = time.monotonic() + GRACE
+    with suppress(KeyboardInterrupt, queue.Empty):
+        while any(slot.serving for slot in slotted):
+            ends.get(timeout=max(0.0, until - time.monotonic()))
+    for slot in slotted:
+        slot.kill()
+    with suppress(KeyboardInterrupt, queue.Empty):  # each notes the end of its cell
+        while any(slot.serving for slot in slotted):
+            ends.get(timeout=5.0)
 
 
 @dataclass
@@ -117,17 +153,26 @@ class _Slot:
     listener: Listener
     process: subprocess.Popen[str] | None = None
     errors: Path | None = None
+    serving: bool = True
 
-    def serve(self) -> None:
-        """Feed the worker cell by cell."""
+    def serve(self) -> BaseException | None:
+        """Feed the worker cell by cell; gives what ended it early."""
+        try:
+            self._feed()
+        except BaseException as error:
+            self.pending.stop()  # whatever it was, the other slots go no further
+            return error
+        finally:
+            self.serving = False
+        return None
+
+    def _feed(self) -> None:
         last = None
         try:
             while (cell := self.pending.take(last)) is not None:
                 last = shared(cell)
                 self._one(cell)
                 self.pending.done(cell)
-        except BenchError as error:  # the store cannot be written: go no further
-            self.pending.stop(error)
         finally:
             self._close()
 
@@ -135,6 +180,11 @@ class _Slot:
         """Let the running cell note that it was interrupted."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the worker at once; what it had written stays."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
 
     def _one(self, cell: Cell) -> None:
         if (outcome := without_upstream(self.pending.store, cell)) is not None:
@@ -146,17 +196,18 @@ class _Slot:
         timed_out, told = threading.Event(), False
         timer: threading.Timer | None = None
         try:
-            worker.stdin.write(json.dumps(encode(cell)) + "\n")
-            worker.stdin.flush()
+            with suppress(BrokenPipeError):  # it died: store and exit code say how far it came
+                worker.stdin.write(json.dumps(encode(cell)) + "\n")
+                worker.stdin.flush()
             for line in worker.stdout:
+                if not line.endswith("\n"):  # torn by its death
+                    break
                 facts = json.loads(line)
                 if told := facts["event"] == "done":
                     break
                 if facts["event"] == "start":  # importing torch is not the cell's time
                     timer = self._timer(worker, timed_out)
                 self.listener(facts["event"], cell, facts)
-        except BrokenPipeError:
-            pass  # it died: the store and the exit code say how far it came
         finally:
             if timer is not None:
                 timer.cancel()
@@ -169,7 +220,9 @@ class _Slot:
         """Write down the end of a cell whose worker left no outcome."""
         assert self.process is not None and self.errors is not None
         code = _exit_code(self.process)
-        tail = "\n".join(self.errors.read_text(errors="replace").splitlines()[-20:])
+        tail = ""
+        with suppress(OSError):  # whoever cleans up may have taken it
+            tail = "\n".join(self.errors.read_text(errors="replace").splitlines()[-20:])
         self._close()
         if code == CANNOT_WRITE:  # nor, likely, can we
             what, _, todo = tail.splitlines()[-1].partition("\t") if tail else ("", "", "")
@@ -191,14 +244,16 @@ class _Slot:
             return self.process
         self._close()
         folder = self.runtime.store / "workers"
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(suffix=".log", dir=folder)
-        os.close(handle)
-        self.errors = Path(name)
         environment = dict(os.environ)
         if self.gpu:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpu
-        with self.errors.open("w") as errors:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(suffix=".log", dir=folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        self.errors = Path(name)
+        with os.fdopen(handle, "w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmark.cli", "cell", self.runtime.model_dump_json()],
                 stdin=subprocess.PIPE,

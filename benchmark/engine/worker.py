@@ -87,7 +87,7 @@ def serve(runtime: Runtime, lines: Iterable[str] = sys.stdin) -> int:
     while (line := inbox.get()) is not None:
         busy.set()
         one = decode(json.loads(line))
-        with alone(one, runtime.store, stop) as free:
+        with alone(one, runtime.store, stop, lambda facts: tell("waits", **facts)) as free:
             if not free:
                 return STOPPED
             tell("start", key=one.key)
@@ -171,9 +171,15 @@ def run_one(one: Cell, runtime: Runtime, tell: Callable, stop: threading.Event, 
 
 
 @contextmanager
-def alone(cell: Cell, store: Path, stop: threading.Event) -> Iterator[bool]:
+def alone(
+    cell: Cell,
+    store: Path,
+    stop: threading.Event,
+    waits: Callable[[dict[str, Any]], None] = lambda facts: None,
+) -> Iterator[bool]:
     """Be the only process that runs the cell, as long as it takes; False when asked to stop.
 
+    `waits` is told once who holds it: pid, host and since when, as far as the folder says.
     A byte of one file is locked per cell: the system frees it when the process is gone, however
     it went and on whichever machine. Where the file system has no locks, nobody can tell.
     """
@@ -185,12 +191,15 @@ def alone(cell: Cell, store: Path, stop: threading.Event) -> Iterator[bool]:
         yield True
         return
     with file:
-        free = False
+        free, told = False, False
         while not free and not stop.is_set():
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(cell.key, 16) >> 2)
                 free = True
             except (BlockingIOError, PermissionError):
+                if not told and (mark := marks.read(Store(store).of(cell))) is not None:
+                    waits({"pid": mark.pid, "host": mark.host, "since": mark.since})
+                    told = True
                 stop.wait(0.5)
             except OSError:
                 free = True
