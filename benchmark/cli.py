@@ -77,7 +77,9 @@ def run(
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option(help="Repeatable; none is scratch.", autocompletion=complete("source")),
+        typer.Option(
+            help="Repeatable; none: no pretrained weights.", autocompletion=complete("source")
+        ),
     ] = None,
     fusion: Annotated[
         list[str] | None, typer.Option(help="Repeatable.", autocompletion=complete("fusion"))

@@ -38,7 +38,7 @@ def leaderboard(
     mode: Annotated[list[str] | None, typer.Option()] = None,
     seed: Annotated[list[int] | None, typer.Option()] = None,
     baseline: Annotated[
-        str, typer.Option(help="scratch, or self: gains over the target as its own source.")
+        str, typer.Option(help="What gains are over: scratch, random (features) or self.")
     ] = "scratch",
     format: Format = "table",
     store: Store = Path("store"),
@@ -99,7 +99,7 @@ def transfer(
         str, typer.Option(help="The arm whose gains count.", autocompletion=complete("fusion"))
     ] = "none",
     baseline: Annotated[
-        str, typer.Option(help="scratch, or self: gains over the target as its own source.")
+        str, typer.Option(help="What gains are over: scratch, random (features) or self.")
     ] = "scratch",
     plot: Annotated[Path | None, typer.Option(help="An SVG file for the scatter.")] = None,
     format: Format = "table",

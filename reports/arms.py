@@ -13,6 +13,7 @@ from benchmark.spec import Frozen, Outcome, PretrainSpec, Recipe, RecordMap, Run
 from benchmark.store import Store
 
 Value = TypeVar("Value", bound=Hashable)
+RANDOM = "random features"
 
 
 class Identity(NamedTuple):
@@ -35,6 +36,18 @@ class Identity(NamedTuple):
     split: Split
     headline: str
     digest: str
+
+    @property
+    def origin(self) -> str:
+        """What the network began from, in a reader's word."""
+        return self.source if self.arch == "none" else origin(self.source, self.mode)
+
+
+def origin(source: str, mode: str) -> str:
+    """Scratch is a network trained on the target; features that nobody trained are random."""
+    if source != "none":
+        return source
+    return "scratch" if mode == "finetune" else RANDOM
 
 
 class Run(NamedTuple):

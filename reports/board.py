@@ -19,7 +19,7 @@ from reports.arms import Arm, Identity, Run, gather
 
 Array = NDArray[np.float64]
 Key = TypeVar("Key", bound=Hashable)
-Baseline = Literal["scratch", "self"]
+Baseline = Literal["scratch", "self", "random"]  # random: what frozen features of none give
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Row:
     done: int  # cells
     expected: int
     headline: Estimate | None  # of the cells there are, also where some are missing
-    gains: dict[str, Comparison]  # over "scratch" (or "self") and "imagenet", from "fusion"
+    gains: dict[str, Comparison]  # over "scratch", RANDOM or "self", "imagenet", from "fusion"
     metrics: dict[str, Estimate]
     classes: tuple[str, ...]
     per_class: tuple[dict[str, Estimate], ...]
@@ -52,7 +52,7 @@ class Row:
     def name(self) -> str:
         """What a sentence calls it: `dtd + concat, epochs 3`."""
         who = self.identity
-        parts = ["scratch" if who.source == "none" else who.source] if who.arch != "none" else []
+        parts = [who.origin] if who.arch != "none" else []
         parts += [who.fusion] if who.fusion != "none" else []
         return ", ".join((" + ".join(parts), *self.setting))
 
@@ -292,7 +292,7 @@ def _read_draws(path: Path) -> Array:
 
 
 def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) -> list[Row]:
-    """Each row with its paired differences to scratch, to ImageNet and to the image alone."""
+    """Each row with its paired differences to no pretraining, ImageNet and the image alone."""
     bases: dict[tuple, Row] = {}
     for row, arm in zip(rows, arms, strict=True):
         plain = not any(text.startswith(("pretrained", "weights")) for text in arm.setting)
@@ -301,10 +301,10 @@ def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) ->
     found = []
     for row, arm in zip(rows, arms, strict=True):
         who, target = row.identity, arm.runs[0].spec.target
-        origin = "none" if baseline == "scratch" else target
         alone = who._replace(fusion="none", options=(), columns=(), record=None)
+        base = who._replace(source=target if baseline == "self" else "none")
         others = {
-            baseline: who._replace(source=origin),
+            "self" if baseline == "self" else base.origin: base,
             "imagenet": who._replace(source="imagenet"),
             "fusion": alone,
         }

@@ -15,7 +15,7 @@ from benchmark.registry import did_you_mean
 from benchmark.stats import Comparison, Estimate
 from benchmark.store import Store
 from reports import formats
-from reports.arms import Arm, Identity, Run, gather
+from reports.arms import Arm, Identity, Run, gather, origin
 from reports.board import Array, draws_of, higher_is_better, pool
 from reports.by_class import ClassPair, Z, class_pairs, normal_p
 from reports.leaderboard import read
@@ -92,6 +92,8 @@ def compare(
     found.sort(key=lambda pair: (pair.target, pair.shared))
     adjusted = stats.holm([pair.compared.p for pair in found])
     found = [replace(pair, holm=float(p)) for pair, p in zip(found, adjusted, strict=True)]
+    if len({pair.names for pair in found}) == 1:
+        names = found[0].names
     p = _over_targets(found)
     return Verdict(kind, names, tuple(found), p, _conclusion(found, names, p))
 
@@ -201,6 +203,8 @@ def _pair(store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm) -> Pa
     sides = [[part[cell] for cell in sorted(part)] for part in (first, second)]
     metric = a.identity.headline if a.identity.headline == b.identity.headline else "auroc"
     first_value, second_value = (_mean(side, metric) for side in sides)
+    if kind == "source":
+        names = origin(names[0], a.identity.mode), origin(names[1], b.identity.mode)
     notes = list(_notes(a, b, len(sides[0]), kind, names))
     classes: tuple[ClassPair, ...] = ()
     x, y = (None, None) if unpaired else (draws_of(store, side) for side in sides)
@@ -278,14 +282,14 @@ def _shared(kind: str, a: Arm, b: Arm) -> str:
     bare = "none" in (who.arch, b.identity.arch)
     parts = {
         "protocol": spec.protocol,
-        "source": f"source {who.source}",
+        "source": f"source {who.origin}",
         "fusion": f"fusion {who.fusion}",
     }
     parts.pop(kind)
     if bare:
         parts.pop("source", None)
         other = b if who.arch == "none" else a
-        parts["with"] = f"image by {other.identity.source}" if other.identity.arch != "none" else ""
+        parts["with"] = f"image by {other.identity.origin}" if other.identity.arch != "none" else ""
     else:
         parts["network"] = f"{who.arch} {who.mode}"
     texts = [*parts.values(), *(text for text in a.setting if text in b.setting)]
@@ -374,8 +378,8 @@ def _flat(found: Verdict) -> Iterator[dict[str, Any]]:
         ):  # fmt: skip
             yield {
                 "by": found.kind,
-                "first": found.names[0],
-                "second": found.names[1],
+                "first": pair.names[0],
+                "second": pair.names[1],
                 "target": pair.target,
                 "shared": pair.shared,
                 "metric": pair.metric if name == "all classes" else "auroc",

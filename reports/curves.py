@@ -32,7 +32,7 @@ class Curves:
 
 
 def of(store: Store, made: Board) -> Curves:
-    """The charts of a board's first rows, and of training from scratch beside them."""
+    """The charts of a board's first rows, and of no pretraining beside them."""
     rows = chosen(made)
     rocs, calibrated, trained, losses = [], [], [], []
     for row in rows:
@@ -63,7 +63,7 @@ def of(store: Store, made: Board) -> Curves:
 
 
 def chosen(made: Board) -> list[Row]:
-    """The best rows, and scratch as the last if it is not among them."""
+    """The best rows, and the image alone without pretraining as the last if not among them."""
     rows = [row for row in made.rows if row.done]
     first = rows[: charts.SERIES]
     plain = [row for row in rows if row.identity.source == row.identity.fusion == "none"]

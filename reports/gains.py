@@ -1,4 +1,4 @@
-"""What each source gained on each target, over training from scratch or over the target itself."""
+"""What each source gained on each target: over scratch, random features or the target itself."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,7 +9,15 @@ import numpy as np
 
 from benchmark import stats
 from benchmark.stats import Estimate
+from reports.arms import RANDOM
 from reports.board import Array, Baseline, Board, Row, higher_is_better
+
+#: What a gain is over, in words.
+OVER: dict[str, str] = {
+    "scratch": "training from scratch",
+    "random": RANDOM,
+    "self": "the target as its own source",
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,14 @@ def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Pla
     """The gains of the whole rows of one arm; only rows of one board are compared."""
     groups: dict[Place, Group] = defaultdict(Group)
     for made in boards:
-        for place, part in by_place(made, fusion).items():
+        places = by_place(made, fusion)
+        for place, part in places.items():
             whole, why = fair(made, part)
-            found, more = _gains(made, whole, baseline)
+            bases = whole
+            if baseline == "scratch":  # trained on the target, whatever the others' mode
+                bases, _ = fair(made, places.get(place._replace(mode="finetune"), ()))
+            base = bases.get(made.target if baseline == "self" else "none")
+            found, more = _gains(made, whole, base, baseline)
             groups[place].pairs += found
             groups[place].left += [*why, *more]
             groups[place].weights |= {run.spec.weights or "" for row in part for run in row.runs}
@@ -80,12 +93,11 @@ def fair(made: Board, rows: Sequence[Row]) -> tuple[dict[str, Row], list[str]]:
     return fair, why
 
 
-def _gains(made: Board, fair: dict[str, Row], baseline: Baseline) -> tuple[list[Pair], list[str]]:
-    origin = "none" if baseline == "scratch" else made.target
-    base = fair.get(origin)
+def _gains(
+    made: Board, fair: dict[str, Row], base: Row | None, baseline: Baseline
+) -> tuple[list[Pair], list[str]]:
     if base is None:
-        what = "training from scratch" if baseline == "scratch" else "the target as its own source"
-        return [], [f"Left out: {made.target}, for {what} has no whole row there."]
+        return [], [f"Left out: {made.target}, for {OVER[baseline]} has no whole row there."]
     pairs, why = [], []
     for source, row in fair.items():
         if source == "none":

@@ -4,7 +4,7 @@ import gc
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 from benchmark import metrics
 from benchmark.errors import BenchError
@@ -12,10 +12,11 @@ from benchmark.registry import did_you_mean
 from benchmark.spec import RunSpec
 from benchmark.store import Store
 from reports import board, formats
-from reports.arms import Run
+from reports.arms import RANDOM, Run
 from reports.board import Baseline, Board, Row
 
 #: Metrics that every format shows beside the headline, with their headings.
+OVER = ("scratch", RANDOM, "self", "imagenet")  # what a row may have gained over
 BESIDE = {"worst_class_recall": "worst recall", "ece": "ECE"}
 #: The network of a run, where it was kept.
 KEPT = "weights.safetensors"
@@ -39,8 +40,7 @@ def boards(
     Ranks are among the rows that are kept; the gains' baselines need not be kept. Cells of other
     seeds are left out before anything is averaged.
     """
-    if baseline not in ("scratch", "self"):
-        raise BenchError(f"No baseline named '{baseline}'.", "Known: scratch, self.")
+    baseline = known_baseline(baseline)
     runs = read(store)
     wanted = {
         "target": targets, "protocol": protocols, "seed": seeds,
@@ -66,6 +66,14 @@ def boards(
         for place in sorted(groups)
     )
     return [made for made in found if made is not None]
+
+
+def known_baseline(name: str) -> Baseline:
+    """What gains may be over, or an error that names the choices."""
+    for known in get_args(Baseline):
+        if name == known:
+            return known
+    raise BenchError(f"No baseline named '{name}'.", f"Known: {', '.join(get_args(Baseline))}.")
 
 
 def best_run(store: Store, target: str) -> str:
@@ -150,8 +158,7 @@ def cost(row: Row) -> str:
 
 def gain_names(made: Board) -> dict[str, str]:
     """The gains that some row of the board has, with their headings."""
-    names = {made.baseline: f"over {made.baseline}", "imagenet": "over imagenet",
-             "fusion": "by fusion"}  # fmt: skip
+    names = {name: f"over {name}" for name in OVER} | {"fusion": "by fusion"}
     return {k: v for k, v in names.items() if any(k in row.gains for row in made.rows)}
 
 
@@ -171,7 +178,7 @@ def _table(made: Board) -> formats.Table:
     lines = []
     for row in made.rows:
         line = ["–" if row.rank is None else str(row.rank)]
-        line += [row.identity.source, row.identity.fusion]
+        line += [row.identity.origin, row.identity.fusion]
         line += [row.network] if made.several else []
         line += ["; ".join(row.setting)] if settings else []
         line.append(formats.interval(row.headline))
@@ -202,6 +209,7 @@ def _flat(made: Board, row: Row) -> dict[str, Any]:
         "siblings": made.siblings,
         "rank": row.rank,
         "source": who.source,
+        "origin": who.origin,
         "fusion": who.fusion,
         "arch": who.arch,
         "mode": who.mode,
@@ -209,10 +217,10 @@ def _flat(made: Board, row: Row) -> dict[str, Any]:
         "metric": made.headline,
         **formats.numbers("", row.headline),
     }
-    for name in (made.baseline, "imagenet", "fusion"):
-        found = row.gains.get(name)
-        flat |= formats.numbers(f"gain_{name}_", found.difference if found else None)
-        flat[f"gain_{name}_p"] = found.p if found else None
+    for name in (*OVER, "fusion"):
+        found, column = row.gains.get(name), f"gain_{name.replace(' ', '_')}_"
+        flat |= formats.numbers(column, found.difference if found else None)
+        flat[f"{column}p"] = found.p if found else None
     for name in BESIDE:
         flat |= formats.numbers(f"{name}_", row.metrics.get(name))
     return flat | {
@@ -247,6 +255,7 @@ def _row(row: Row) -> dict[str, Any]:
         "rank": row.rank,
         "why_no_rank": row.why,
         "source": who.source,
+        "origin": who.origin,
         "fusion": who.fusion,
         "options": dict(who.options),
         "columns": who.columns,

@@ -29,6 +29,7 @@ class Heat:
 
     title: str
     targets: tuple[str, ...]
+    origin: str  # what the source none is here, whose number is the middle of the colours
     rows: tuple[tuple[str, tuple[Shade | None, ...]], ...]
     most: float  # the difference that has the full colour
 
@@ -86,7 +87,8 @@ def _heat(title: str, cells: dict[tuple[str, str], tuple[Board, Row]]) -> Heat:
         return Shade(row, tone, depth, "; ".join((text, *row.why)))
 
     rows = tuple((s, tuple(shade(s, t) for t in targets)) for s in sources)
-    return Heat(title, tuple(targets), rows, most)
+    origin = next(iter(cells.values()))[1].identity._replace(source="none").origin
+    return Heat(title, tuple(targets), origin, rows, most)
 
 
 def pretraining(store: Store) -> tuple[list[dict[str, Any]], charts.Lines | None]:

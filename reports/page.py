@@ -64,6 +64,7 @@ def write(store: Store, out: Path) -> Path:
     pretrained, losses = overview.pretraining(store)
     index = environment.get_template("index.html").render(
         pages=pages,
+        dashed=any(view.reference is not None for page in pages for view in page.views),
         heats=overview.heats(boards),
         pretrained=pretrained,
         source_curves=losses,

@@ -12,6 +12,7 @@ from benchmark.errors import BenchError
 from benchmark.stats import Estimate, interval
 from benchmark.store import Store
 from reports import evaluate, formats, leaderboard, learning, matrix
+from reports.arms import origin
 from reports.belief import Belief, Evidence, Prior, believe, next_run
 from reports.board import Array, higher_is_better
 from reports.evaluate import METRICS, OURS, Trial
@@ -274,6 +275,7 @@ def _flat(found: Recommendation, one: Advice) -> dict[str, Any]:
     return {
         "target": found.target,
         "source": one.source,
+        "origin": _called(found, one.source),
         "run": one.run,
         "relative": found.relative,
         **formats.numbers("expected_", one.expected),
@@ -288,7 +290,7 @@ def _flat(found: Recommendation, one: Advice) -> dict[str, Any]:
 def _table(found: Recommendation) -> formats.Table:
     lines = [
         [
-            str(i), one.source, "–" if one.run is None else f"{one.run:.3f}",
+            str(i), _called(found, one.source), "–" if one.run is None else f"{one.run:.3f}",
             formats.interval(one.expected, sign=found.relative), _number(one.regret, ".3f"),
             _number(one.best, ".0%"), _number(one.elsewhere, ".2f"), _number(one.images, ",.0f"),
         ]
@@ -297,7 +299,7 @@ def _table(found: Recommendation) -> formats.Table:
     say = f"Run next: {found.next}." if found.next else "Every source has been run."
     if found.run:
         top = max(found.run, key=lambda name: found.run[name] * _sign(found))
-        say += f" The best of {len(found.run)} run is {top} with {found.run[top]:.3f}."
+        say += f" The best of {len(found.run)} run is {_called(found, top)}, {found.run[top]:.3f}."
     return formats.Table(
         title=f"Sources for {found.target} · {found.about}",
         head=["", "source", "run",
@@ -308,6 +310,10 @@ def _table(found: Recommendation) -> formats.Table:
         styles=["bold" if one.source == found.next else "" for one in found.sources],
         notes=[say, *found.notes],
     )  # fmt: skip
+
+
+def _called(found: Recommendation, source: str) -> str:
+    return origin(source, found.place.mode if found.place else "")
 
 
 def _sign(found: Recommendation) -> int:

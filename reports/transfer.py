@@ -18,7 +18,7 @@ from benchmark.stats import Correlation, Estimate, Pairs
 from benchmark.store import Store, write
 from reports import formats, leaderboard, scatter
 from reports.board import Array, Baseline, Board
-from reports.gains import Pair, Place, gather
+from reports.gains import OVER, Pair, Place, gather
 from reports.matrix import images_of
 from reports.measures import Measure, measured
 
@@ -73,8 +73,8 @@ class Analysis:
     @property
     def about(self) -> str:
         """What the gain is, for an axis or a caption."""
-        over = "training from scratch" if self.baseline == "scratch" else "the target as source"
-        return f"gain T of {leaderboard.metric_title(self.place.metric)} over {over}, per cent"
+        metric = leaderboard.metric_title(self.place.metric)
+        return f"gain T of {metric} over {OVER[self.baseline]}, per cent"
 
 
 def analyse(
@@ -114,14 +114,15 @@ def show(
 ) -> str:
     """The analyses as text for stdout; `plot` names an SVG file for the scatter."""
     formats.check(format)
-    if baseline not in ("scratch", "self"):
-        raise BenchError(f"No baseline named '{baseline}'.", "Known: scratch, self.")
-    boards = leaderboard.boards(
-        store, targets=targets, modes=modes, fusions=(fusion,), baseline=baseline
-    )
+    baseline = leaderboard.known_baseline(baseline)
+    # Of all modes: frozen features are held against a network trained on the target.
+    boards = leaderboard.boards(store, targets=targets, fusions=(fusion,), baseline=baseline)
     found = analyse(store, boards, distances=distances, fusion=fusion, baseline=baseline)
+    found = [analysis for analysis in found if not modes or analysis.place.mode in modes]
     if not found:
-        base = "--source none" if baseline == "scratch" else "each target as a --source too"
+        base = {"scratch": "--source none --mode finetune", "random": "--source none"}.get(
+            baseline, "each target as a --source too"
+        )
         raise BenchError(
             f"No source has a gain over the baseline '{baseline}' on any target.",
             f"Run sources beside it, every fold: `bench run {base} --source … --target …`.",

@@ -8,11 +8,13 @@ from typing import Any
 from benchmark.stats import Comparison
 from benchmark.store import Store
 from reports import charts, curves, formats, gallery, leaderboard
-from reports.arms import Run
+from reports.arms import RANDOM, Run
 from reports.board import Board, Row, higher_is_better
 
 TOP = 6  # rows of a card on the index
 GAINS = 14  # rows of a chart of gains
+PLAIN = ("scratch", RANDOM)
+OVER = {"scratch": "training from scratch", RANDOM: RANDOM, "self": "the target itself"}
 SPLITS = {
     "grouped": "no patient on two sides",
     "image": "images are split, not patients",
@@ -38,6 +40,15 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Gains:
+    """What rows gained over one thing."""
+
+    title: str
+    rows: tuple[tuple[str, Comparison], ...]
+    axis: charts.Axis
+
+
+@dataclass(frozen=True)
 class View:
     """A board with all that its page says of it."""
 
@@ -53,12 +64,9 @@ class View:
     reference: float | None  # training from scratch on the image alone
     gains: dict[str, str]
     beside: dict[str, str]
-    source_gains: tuple[tuple[str, Comparison], ...]
-    source_axis: charts.Axis
-    fusion_gains: tuple[tuple[str, Comparison], ...]
-    fusion_axis: charts.Axis
+    gain_charts: tuple[Gains, ...]
     curves: curves.Curves
-    scratch_last: bool
+    plain_last: str  # what the last of the curves' rows is called, if it had no pretraining
     binary: bool
     classes: tuple[str, ...]
     looks: tuple[gallery.Album, ...]
@@ -70,9 +78,7 @@ class View:
 
 def of(store: Store, made: Board, id: str) -> View:
     """The board with its charts and sentences; `id` is its anchor on the page."""
-    scratch = [row for row in made.rows if row.identity.source == row.identity.fusion == "none"]
-    source = _gains(made, made.baseline)
-    fusion = _gains(made, "fusion")
+    scratch = [row for row in made.rows if row.name == "scratch"]
     drawn = curves.of(store, made)
     classes = next((row.classes for row in made.rows if row.classes), ())
     fine = [row for row in made.rows if row.done]
@@ -93,12 +99,9 @@ def of(store: Store, made: Board, id: str) -> View:
         reference=reference,
         gains=leaderboard.gain_names(made),
         beside=leaderboard.BESIDE,
-        source_gains=source,
-        source_axis=charts.of_estimates((found.difference for _, found in source), 0.0),
-        fusion_gains=fusion,
-        fusion_axis=charts.of_estimates((found.difference for _, found in fusion), 0.0),
+        gain_charts=tuple(_gains(made)),
         curves=drawn,
-        scratch_last=bool(scratch) and drawn.rows[-1:] == (scratch[0],),
+        plain_last=next((row.name for row in drawn.rows[-1:] if row.name in PLAIN), ""),
         binary=len(classes) == 2,
         classes=classes,
         looks=tuple(gallery.looks(store, made)),
@@ -122,10 +125,10 @@ def answers(made: Board) -> Iterator[str]:
         more = f" and {len(ties) - 3} more" if len(ties) > 3 else ""
         text += f"; {', '.join(names)}{more} cannot be told apart from it"
     yield f"{text}."
-    base = "training from scratch" if made.baseline == "scratch" else "the target itself"
+    over = next((name for name in OVER if name in best.gains), "")
     fused = next((row for row in ranked if "fusion" in row.gains), best)
     for row, name, what in (
-        (best, made.baseline, f"Against {base}"),
+        (best, over, f"Against {OVER.get(over)}"),
         (fused, "fusion", "Fusing the record"),
     ):
         found = row.gains.get(name)
@@ -147,9 +150,13 @@ def _verdict(found: Comparison) -> str:
     return f"{'gains' if found.difference.value > 0 else 'loses'} {numbers}"
 
 
-def _gains(made: Board, name: str) -> tuple[tuple[str, Comparison], ...]:
-    found = [(made.label(row), row.gains[name]) for row in made.rows if name in row.gains]
-    return tuple(found[:GAINS])
+def _gains(made: Board) -> Iterator[Gains]:
+    titles = {name: f"Pretraining over {text}" for name, text in OVER.items()}
+    for name, title in (titles | {"fusion": "Fusing the record over the image alone"}).items():
+        found = [(made.label(row), row.gains[name]) for row in made.rows if name in row.gains]
+        if found:
+            axis = charts.of_estimates((gain.difference for _, gain in found[:GAINS]), 0.0)
+            yield Gains(title, tuple(found[:GAINS]), axis)
 
 
 def _failures(made: Board) -> Iterator[Failed]:

@@ -1,0 +1,96 @@
+"""Scratch is a network trained on the target; frozen features of none are called random."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmark.errors import BenchError
+from benchmark.store import Store
+from reports import compare, leaderboard, page, transfer
+from reports import recommend as recommendations
+from reports.gains import gather
+from tests.reports.boards import run, shared_draws
+
+LEVELS = {("none", "frozen"): 0.6, ("dtd", "frozen"): 0.72, ("none", "finetune"): 0.8}
+
+
+def filled(root: Path, levels: dict[tuple[str, str], float] = LEVELS) -> Store:
+    store = Store(root)
+    store.prepare()
+    for (source, mode), value in levels.items():
+        draws = value + shared_draws("isic", 0, 0)
+        run(store, source=source, folds=1, value=value, draws=draws, spec={"mode": mode})
+    return store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return filled(tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    levels = {place: value for place, value in LEVELS.items() if place[1] == "frozen"}
+    return filled(tmp_path_factory.mktemp("frozen"), levels)
+
+
+def test_a_frozen_row_without_weights_is_of_random_features(store: Store):
+    (made,) = leaderboard.boards(store)
+    names = {(row.identity.mode, row.identity.source): row.name for row in made.rows}
+    assert names == {
+        ("frozen", "none"): "random features",
+        ("frozen", "dtd"): "dtd",
+        ("finetune", "none"): "scratch",
+    }
+    gains = {row.name: row.gains for row in made.rows}
+    assert set(gains["dtd"]) == {"random features"}
+    assert gains["dtd"]["random features"].difference.value == pytest.approx(0.12)
+    (told,) = json.loads(leaderboard.show(store, format="json"))
+    assert {row["origin"] for row in told["rows"]} == {"random features", "dtd", "scratch"}
+
+
+def test_the_gain_of_a_frozen_row_is_over_the_network_trained_on_the_target(store: Store):
+    for modes in ((), ("frozen",)):
+        table = transfer.show(store, modes=modes, format="json")
+        (found,) = (part for part in json.loads(table) if part["mode"] == "frozen")
+        (pair,) = found["pairs"]
+        assert pair["source"] == "dtd"
+        assert pair["gain"]["value"] == pytest.approx(100 * (0.72 / 0.8 - 1))
+
+
+def test_without_such_a_network_there_is_no_gain_and_the_reader_is_told(frozen: Store):
+    with pytest.raises(BenchError, match="--source none --mode finetune"):
+        transfer.show(frozen)
+    groups = gather(leaderboard.boards(frozen), "none", "scratch")
+    assert [group.pairs for group in groups.values()] == [[]]
+    (table,) = json.loads(transfer.show(frozen, baseline="random", format="json"))
+    assert table["pairs"][0]["gain"]["value"] == pytest.approx(100 * (0.72 / 0.6 - 1))
+
+
+def test_a_page_of_frozen_rows_does_not_speak_of_scratch(frozen: Store, tmp_path: Path):
+    texts = [path.read_text() for path in page.write(frozen, tmp_path).parent.glob("*.html")]
+    assert len(texts) == 2
+    for text in texts:
+        assert "random features" in text
+        assert not re.search("scratch", text, re.IGNORECASE)
+    shown = (
+        leaderboard.show(frozen),
+        recommendations.show(frozen, "isic"),
+        compare.show(frozen, "dtd", "none"),
+    )
+    assert [("random features" in text, "scratch" in text) for text in shown] == [(True, False)] * 3
+
+
+def test_the_page_of_both_draws_its_dashed_line_at_scratch(store: Store, tmp_path: Path):
+    page.write(store, tmp_path)
+    text = (tmp_path / "target-isic.html").read_text()
+    rows = re.findall(r"<tr>\s*<td data-v.*?</tr>", text, re.DOTALL)
+    assert len(rows) == 3
+    frozen = [row for row in rows if "frozen" in row]
+    assert len(frozen) == 2
+    assert not [row for row in frozen if "scratch" in row.lower()]
+    assert "The dashed line is training from scratch" in text
+    assert math.isclose(leaderboard.boards(store)[0].rows[0].headline.value, 0.8)  # pyright: ignore[reportOptionalMemberAccess]
