@@ -6,7 +6,7 @@ imports torch, so that planning can read every card.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -16,7 +16,7 @@ import numpy as np
 from benchmark import ecg, images, synthetic
 from benchmark.download import File, locate
 from benchmark.errors import BenchError, DataMissing
-from benchmark.metadata import FORBIDDEN, WARN
+from benchmark.metadata import FORBIDDEN, WARN, is_missing, kind_of
 from benchmark.spec import Augment, Input, Recipe, Scalar, Size
 
 if TYPE_CHECKING:
@@ -372,32 +372,62 @@ def class_folders(
 
 
 def read_table(path: Path, *, need: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV as text, exactly as written; `need` names columns that must be there."""
+    """The rows of a CSV as text; commas, semicolons or tabs part its cells, whichever its head has.
+
+    Where semicolons do, a comma in a column of numbers is the decimal point.
+    """
     import csv
+    import io
 
+    text = _text(path)
+    head = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
+    comma = max(",;\t", key=head.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, restkey="\0")
+    names = reader.fieldnames or ()
+    if missing := [name for name in need if name not in names]:
+        raise BenchError(
+            f"{path.name} has no column '{missing[0]}'.", f"Its columns are: {', '.join(names)}."
+        )
+    rows = []
+    for number, row in enumerate(reader, 1):
+        if any(row.pop("\0", ())):
+            raise BenchError(
+                f"Row {number} of {path.name} has more cells than its {len(names)} columns.",
+                "Quote the cells that hold a separator.",
+            )
+        rows.append({name: cell or "" for name, cell in row.items()})
+    for name in names if comma == ";" else ():
+        if all(_DECIMAL.fullmatch(row[name].strip()) or is_missing(row[name]) for row in rows):
+            for row in rows:
+                row[name] = row[name].replace(",", ".")
+    return rows
+
+
+_DECIMAL = re.compile(r"[+-]?\d*,?\d+")
+
+
+def _text(path: Path) -> str:
+    """What a table says; another kind of text than UTF-8 is told by its name."""
+    if not path.is_file():
+        raise DataMissing(f"The table {path} is not there.", "Put it there.")
+    content, kind = path.read_bytes(), ""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:400]:
+        kind = "UTF-16 text"
+    if content.startswith(b"PK\x03\x04"):
+        kind = "a spreadsheet"
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in need if name not in (reader.fieldnames or ())]
-            if missing:
-                raise BenchError(
-                    f"{path.name} has no column '{missing[0]}'.",
-                    f"Its columns are: {', '.join(reader.fieldnames or ())}.",
-                )
-            return [{k: v or "" for k, v in row.items() if k is not None} for row in reader]
-    except FileNotFoundError as error:
-        raise DataMissing(f"The table {path} is not there.", "Put it there.") from error
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BenchError(f"{path.name} is not UTF-8 text.", "Save it as a UTF-8 CSV.") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        kind = kind or f"no UTF-8 but probably Latin-1 (Windows-1252) text, from line {line} on"
+    if kind:
+        raise BenchError(f"{path.name} is {kind}.", "Save it as a UTF-8 CSV.")
+    return text
 
 
-def column_types(rows: list[dict[str, str]]) -> dict[str, str]:
+def column_types(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """How each column of a table is read: numeric, date, boolean or categorical."""
-    import pandas as pd
-
-    from benchmark.metadata import infer_types
-
-    return dict(infer_types(pd.DataFrame(rows, dtype=object)))
+    return {name: kind_of(row[name] for row in rows) for name in rows[0]}
 
 
 def check_pairs(rows: Iterable[str], files: Iterable[str], table: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from benchmark import data, metrics, registry, split, train, weights
 from benchmark.api import Fusion, Source
 from benchmark.errors import BenchError
-from benchmark.metadata import OneHotEncoder, OrdinalEncoder
+from benchmark.metadata import OneHotEncoder, OrdinalEncoder, words
 from benchmark.spec import Outcome, PretrainSpec, RunSpec, canonical, seed_of
 from benchmark.store import build_folder, write
 from benchmark.work import Work, bootstrap_seed, facts_of
@@ -205,7 +205,7 @@ def _judge(work: Work, fold: Fold, answer: Answer, facts: dict) -> Outcome:
         for name in getattr(fold.target.card, "subgroups", ()):
             if name in prepared.metadata:
                 values = prepared.metadata[name][test]
-                columns[name] = metrics.age_band(values) if "age" in name else values
+                columns[name] = metrics.age_band(values) if "age" in words(name) else values
         by_group = metrics.subgroups(labels, answer.scores, groups, columns, draws=draws, seed=seed)
     work.store.save_predictions(
         work.cell,

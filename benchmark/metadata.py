@@ -89,6 +89,16 @@ def infer_types(frame: "pd.DataFrame", missing_extra: Iterable[str] = ()) -> dic
     return {name: _infer(cells) for name, cells in table.items()}
 
 
+def kind_of(cells: Iterable[str]) -> Kind:
+    """How a column with these cells would be read."""
+    return _infer(None if is_missing(cell) else cell.strip() for cell in set(cells))
+
+
+def words(name: str) -> set[str]:
+    """The words of a column's name: `PatientAge_2` is patient and age, `stage` is no age."""
+    return {word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+
+
 @dataclass(frozen=True)
 class Column:
     """What the training rows taught about one column; dates have six parts, the others one."""
@@ -292,6 +302,11 @@ def _check(what: str, words: Iterable[str], known: Iterable[str]) -> None:
             raise BenchError(
                 f"The metadata schema has no {what} '{word}'.", f"It knows {', '.join(known)}."
             )
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell says that there is no value."""
+    return cell.strip().casefold() in MISSING
 
 
 def _missing_words(extra: Iterable[str]) -> frozenset[str]:
