@@ -410,7 +410,7 @@ def _text(path: Path) -> str:
     """What a table says; another kind of text than UTF-8 is told by its name."""
     if not path.is_file():
         raise DataMissing(f"The table {path} is not there.", "Put it there.")
-    content, kind = path.read_bytes(), ""
+    content, text, kind = path.read_bytes(), "", ""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:400]:
         kind = "UTF-16 text"
     if content.startswith(b"PK\x03\x04"):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from math import lgamma
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -241,7 +241,7 @@ def _cross_validated(cells: Codes, rows: Rows) -> NDArray[np.float64]:
     return found
 
 
-def _area(hits: NDArray[np.float64], misses: NDArray[np.float64]) -> NDArray[np.float64]:
+def _area(hits: NDArray[Any], misses: NDArray[Any]) -> NDArray[np.float64]:
     """(classes,) AUROC of scores in rising order (levels, classes); ties count half."""
     below = np.cumsum(misses, axis=0) - misses / 2
     return (hits * below).sum(0) / np.maximum(hits.sum(0) * misses.sum(0), 1)

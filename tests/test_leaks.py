@@ -31,13 +31,13 @@ def noisy(shift: float) -> list[str]:
         [f"{label[:3]} lump {i % 4}" for i, label in enumerate(LABELS)],
         ["given" if label == "malignant" else "" for label in LABELS],
         [label.upper() if i % 3 else "n/a" for i, label in enumerate(LABELS)],
-        ["seen" if label == "rare" and g % 2 else "" for g, label in zip(GROUPS, LABELS, strict=True)],
+        ["seen" * (LABELS[i] == "rare" and i // 3 % 2) for i in range(N)],
         noisy(9),
         [str(-float(cell)) for cell in noisy(9)],
         [f"{(i % 60) / 10 + 10 * (label == 'malignant') + 20 * (label == 'rare') - 5:.1f}"
          for i, label in enumerate(LABELS)],
     ],
-    ids=["recoded", "0/1", "keywords", "filled in", "with gaps", "some of one", "high", "low", "bands"],
+    ids=["recoded", "0/1", "keywords", "given", "gaps", "some of one", "high", "low", "bands"],
 )  # fmt: skip
 def test_a_column_that_tells_the_label_is_refused(cells: list[str]) -> None:
     assert told(cells).refused
