@@ -79,10 +79,19 @@ def _trained(name: str, store: Store | None) -> Iterator[Section]:
                     _row(line, *_found(line, boards.get((line["target"], line["protocol"]))))
                 )
         digits = 2 if lines[0]["unit"] else 4
-        notes = [f"To run: {command}" for command in _commands(rows)]
+        notes = [*_arms(lines), *(f"To run: {command}" for command in _commands(rows))]
         if any(row.wanted and row.wanted["mode"] == "pretrain" for row in rows):
             notes.append("Sources are pretrained before the first cell that starts from them.")
         yield Section(title, tuple(rows), tuple(notes), digits)
+
+
+def _arms(lines: Sequence[Wanted]) -> Iterator[str]:
+    """The options of arms that the protocol sets: a reader of a command does not see them."""
+    for name, fusion in dict.fromkeys((line["protocol"], line["fusion"]) for line in lines):
+        found = protocols.load(name).fusion.get(fusion, {}) if fusion else {}
+        if found:
+            told = ", ".join(f"{option} {value}" for option, value in found.items())
+            yield f"The protocol {name} gives {fusion} {told}."
 
 
 def _boards(
@@ -157,7 +166,9 @@ def _same_arm(line: Wanted, row: board.Row) -> bool:
     if any(getattr(who, name) != line[name] for name in ("source", "arch", "mode", "fusion")):
         return False
     columns = _columns(line["target"]) if line["columns"] == "*" else line["columns"].split()
-    options = _options(line["fusion"]) | ({"layers": int(line["layers"])} if line["layers"] else {})
+    of_protocol = protocols.load(line["protocol"]).fusion.get(line["fusion"], {})
+    options = {**_options(line["fusion"]), **of_protocol}
+    options |= {"layers": int(line["layers"])} if line["layers"] else {}
     return set(who.columns) == set(columns) and dict(who.options) == options
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import boards
 import pytest
 from typer.testing import CliRunner
 
+from benchmark import plan
 from benchmark import protocol as protocols
 from benchmark.errors import BenchError
-from benchmark.spec import Recipe, RecordMap
+from benchmark.expand import Request
+from benchmark.spec import Recipe, RecordMap, RunSpec, Runtime
 from benchmark.store import Store
 from reports import studies
 from reports.replay import Replay, replay, show
@@ -158,6 +161,23 @@ def test_a_finished_arm_is_shown_and_a_part_of_one_is_not(tmp_path: Path):
     lines = [line for line in show("metanet", store=store).splitlines() if "resnet50" in line]
     assert len(lines) == 1  # what is done is not asked for again
     assert "--fusion concat --fusion metanet" in lines[0]
+
+
+def test_image_and_clinical_of_yang_is_concat_with_two_layers(tmp_path: Path):
+    assert "gives concat layers 2" in show("yang")
+    store, protocol = Store(tmp_path), protocols.load("yang")
+    asked = Request(targets=("adni:ad",), fusions=("concat",), protocols=("yang",))
+    cell = plan.make(asked, Runtime(store=tmp_path / "planned")).cells[0].cell.spec
+    assert isinstance(cell, RunSpec)
+    assert cell.options["layers"] == 2
+    for fold, layers in product(range(5), (0, 2)):
+        spec = cell.model_dump() | {"fold": fold, "options": cell.options | {"layers": layers}}
+        boards.run(store, folds=5, source="none", fusion="concat", fold=fold,
+                   value=0.5 + layers / 10, spec=spec)  # fmt: skip
+    trained = next(s for s in replay("yang", store).sections if s.rows[0].cells)
+    row = next(row for row in trained.rows if row.item == "Image+Clinical, ACC")
+    assert (row.cells, protocol.fusion["concat"]) == ("5/5", {"layers": 2})
+    assert value(row) == pytest.approx(70)
 
 
 def test_a_recall_is_that_of_its_class(tmp_path: Path):

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from boards import run, shared_draws
 
 from benchmark.errors import BenchError
 from benchmark.store import Store
 from reports import compare, leaderboard, page, transfer
 from reports import recommend as recommendations
 from reports.gains import gather
-from tests.reports.boards import run, shared_draws
 
 LEVELS = {("none", "frozen"): 0.6, ("dtd", "frozen"): 0.72, ("none", "finetune"): 0.8}
 
