@@ -250,6 +250,9 @@ class Source(Component):
         """The columns of the record that are inputs, with their types."""
         return dict(getattr(self.card, "columns", {}))
 
+    def check(self, arch: str) -> None:
+        """Refuse, before anything runs, a network that this source can give no weights of."""
+
     def pretrained(self, arch: str) -> "dict[str, torch.Tensor] | None":
         """Weights made by others, where this source is such; None trains on the records."""
         return None

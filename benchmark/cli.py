@@ -16,17 +16,20 @@ from benchmark import cli_read, cli_store, registry
 from benchmark.errors import BenchError
 from benchmark.options import (
     Data,
+    Device,
     Format,
     Group,
     Image,
     Label,
     Metadata,
     Offline,
+    Slots,
     Store,
     Targets,
     Types,
     changes_of,
     complete,
+    failure_kinds,
     pair,
 )
 
@@ -48,11 +51,6 @@ app = typer.Typer(
 #: Where cells run and how many at once; the same for runs and distances.
 Retry = Annotated[str, typer.Option(help="Failure kinds to run again, or all.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")]
-Slots = Annotated[
-    int | None,
-    typer.Option(help="Cells at once per GPU (1), Slurm jobs at once (16); 0: in this process."),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Executor = Annotated[str, typer.Option(help="local, slurm or ray.")]
 Address = Annotated[str, typer.Option(help="Of a Ray cluster: auto or ray://HOST:PORT.")]
 SlurmOptions = Annotated[
@@ -121,9 +119,9 @@ def run(
     slurm: SlurmOptions = None,
     mlflow: Mlflow = True,
     device: Device = "auto",
-    timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.", min=1)] = None,
     keep: Annotated[bool, typer.Option(help="Keep the trained networks.")] = True,
-    workers: Annotated[int, typer.Option(help="Decoding processes; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option(help="Decoding processes; 0: one per core.", min=0)] = 0,
     offline: Offline = False,
     data: Data = Path("data"),
     store: Store = Path("store"),
@@ -144,7 +142,7 @@ def run(
         **changes_of(set_ or ()),
     }  # fmt: skip
     asked = planfile.read(plan) if plan else {}
-    asked.update({name: value for name, value in said.items() if value not in (None, False, {})})
+    asked.update({name: value for name, value in said.items() if not _unsaid(value)})
     if "target" not in asked:
         raise BenchError("No target to run on.", "Name it: --target isic, or give a plan file.")
     requests = planfile.requests(asked, names)
@@ -153,7 +151,7 @@ def run(
         keep=keep, inputs=names.inputs, paths=names.paths,
     )  # fmt: skip
     where = grid.Executor(executor, slots, address, _settings(slurm))
-    make = partial(plans.make, requests, runtime, retry=_kinds(retry))
+    make = partial(plans.make, requests, runtime, retry=failure_kinds(retry))
     _exit(_carry_out(make, runtime, where, dry=dry_run, mlflow=mlflow))
 
 
@@ -178,8 +176,8 @@ def distance(
     type_: Types = None,
     arch: Annotated[str, typer.Option()] = "resnet50",
     seed: Annotated[list[int], typer.Option(help="Repeatable.")] = [0],
-    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 224,
-    limit: Annotated[int | None, typer.Option(help="Images of a side at most.")] = None,
+    size: Annotated[int, typer.Option(help="Pixels of a side.", min=1)] = 224,
+    limit: Annotated[int | None, typer.Option(help="Images of a side at most.", min=2)] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="distance.K=V or pretrain.K=V.")
     ] = None,
@@ -228,7 +226,7 @@ def distance(
         paths=names.paths,
     )  # fmt: skip
     where = grid.Executor(executor, slots, address, _settings(slurm))
-    make = partial(plan.make_distances, request, runtime, retry=_kinds(retry))
+    make = partial(plan.make_distances, request, runtime, retry=failure_kinds(retry))
     code = _carry_out(make, runtime, where, dry=dry_run, mlflow=mlflow)
     if not dry_run:
         results = Results(store)
@@ -236,7 +234,7 @@ def distance(
         found = [results.outcome(cell.spec.kind, cell.key) for cell in cells]
         known = [one for one in found if one is not None and one.spec.kind == "distance"]
         if known:
-            sys.stdout.write(distances.show(results, known, format=format))
+            grid.show(distances.show(results, known, format=format))
     _exit(code)
 
 
@@ -255,8 +253,9 @@ def _carry_out(
         return grid.run(make, runtime, dry=dry, executor=where, done=add, command=_command())
 
 
-def _kinds(retry: str) -> list[str]:
-    return [kind for kind in retry.split(",") if kind]
+def _unsaid(value: object) -> bool:
+    """Whether an option was left out: a 0 was not."""
+    return value is None or value is False or value == {}
 
 
 def _settings(slurm: "list[str] | None") -> dict[str, str]:

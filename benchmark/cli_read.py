@@ -9,12 +9,14 @@ import typer
 from benchmark.errors import BenchError
 from benchmark.options import (
     Data,
+    Device,
     Format,
     Group,
     Image,
     Label,
     Metadata,
     Offline,
+    Slots,
     Store,
     Types,
     changes_of,
@@ -158,8 +160,8 @@ def recommend(
     distances: Annotated[
         Path | None, typer.Option(help="CSV of source, target, distance beside --results.")
     ] = None,
-    slots: Annotated[int | None, typer.Option(help="Cells at once; 0: in this process.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    slots: Slots = None,
+    device: Device = "auto",
     offline: Offline = False,
     data: Data = Path("data"),
     format: Format = "table",
@@ -252,7 +254,7 @@ def predict(
     metadata: Annotated[Path | None, typer.Option(help="CSV with the record's columns.")] = None,
     image: Annotated[str, typer.Option(help="Its column of file names; found if not given.")] = "",
     out: Annotated[Path | None, typer.Option(help="CSV to write, instead of stdout.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     store: Store = Path("store"),
 ) -> None:
     """Class probabilities of new images by a finished run, with its own preprocessing."""
@@ -286,7 +288,7 @@ def explain(
         Path | None, typer.Option(help="Folder to write; the run's own explain/ if not given.")
     ] = None,
     images: Annotated[int, typer.Option(help="Test images to show.", min=1)] = 6,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     data: Data = Path("data"),
     store: Store = Path("store"),
 ) -> None:

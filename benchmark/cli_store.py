@@ -28,9 +28,9 @@ def data_list(data: Data = Path("data")) -> None:
 @data_app.command("prepare")
 def data_prepare(
     name: str,
-    size: Annotated[int, typer.Option(help="Pixels of a side.")] = 224,
+    size: Annotated[int, typer.Option(help="Pixels of a side.", min=1)] = 224,
     constancy: Annotated[bool, typer.Option(help="Shades-of-gray colour constancy.")] = False,
-    workers: Annotated[int, typer.Option(help="Decoding processes; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option(help="Decoding processes; 0: one per core.", min=0)] = 0,
     offline: Offline = False,
     data: Data = Path("data"),
     store: Store = Path("store"),

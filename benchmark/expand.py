@@ -7,8 +7,8 @@ from functools import cache
 from itertools import combinations, product
 from typing import Any, Literal
 
+from benchmark import archs, registry
 from benchmark import protocol as protocols
-from benchmark import registry
 from benchmark.api import Distance, Fusion, SourceCard, TargetCard
 from benchmark.errors import BenchError
 from benchmark.metadata import FORBIDDEN, WARN, check_columns
@@ -69,6 +69,8 @@ class DistanceRequest:
 
 def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple[Cell, str]]:
     """Each cell with the reason to skip it, or an empty one; its pretraining comes before it."""
+    for arch in request.archs:
+        archs.known(arch)
     for target in request.targets:
         card = _component("target", target, runtime).card
         if not isinstance(card, TargetCard):
@@ -221,6 +223,7 @@ def _recipe(protocol: str, target: str, mode: str, changes: str) -> Recipe:
 
 
 def distances(request: DistanceRequest, runtime: Runtime) -> Iterator[tuple[Cell, str]]:
+    archs.known(request.arch)
     for name, source, target, seed in product(
         request.methods, request.sources, request.targets, request.seeds
     ):
@@ -259,7 +262,9 @@ def pretrain_cell(
     source: str, arch: str, seed: int, changes: dict[str, Any], runtime: Runtime
 ) -> Cell:
     """The pretraining that makes a source's weights."""
-    card = _component("source", source, runtime).card
+    component = _component("source", source, runtime)
+    component.check(arch)
+    card = component.card
     assert isinstance(card, SourceCard)
     # Weights made by others are what they are: no recipe of ours is in their key.
     recipe = Recipe() if card.given else protocols.change(card.pretrain.model_dump(), changes)

@@ -27,7 +27,21 @@ from benchmark.store import Store
 
 def say(text: str = "") -> None:
     """A line for the user; results go to stdout, everything else goes here."""
-    sys.stderr.write(text + "\n")
+    _write("stderr", text + "\n")
+
+
+def show(text: str) -> None:
+    """A result on stdout."""
+    _write("stdout", text)
+
+
+def _write(stream: str, text: str) -> None:
+    """Write, or be silent from now on: that nobody reads on (`| head`) is no failure of a cell."""
+    try:
+        getattr(sys, stream).write(text)
+        getattr(sys, stream).flush()
+    except BrokenPipeError:
+        setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,8 @@ class Executor:
             raise BenchError(
                 f"No executor named '{self.name}'.", registry.did_you_mean(self.name, list(known))
             )
+        if self.slots is not None and self.slots < 0:
+            raise BenchError(f"--slots is {self.slots}.", "Give 0 or more.")
 
 
 def run(
@@ -120,6 +136,10 @@ def run(
         if failed:
             say("Run them again with --retry all, or with --retry and the kind of failure.")
         return 2 if failed else 0
+    if runtime.device.startswith("cuda") and executor.name == "local" and not local.visible_gpus():
+        from benchmark.work import device_of
+
+        device_of(runtime)  # torch has the last word on whether there is a GPU
     cells, broken = _prepare(cells, runtime, store)
     began = time.monotonic()
     with Progress(len(cells)) as progress:
@@ -136,11 +156,12 @@ def run(
         return 130
     failures = [*broken, *progress.failures]
     took = _duration(time.monotonic() - began)
-    say(f"{len(cells) - len(progress.failures)} cells done in {took}.")
-    if failures:
-        _say_failures(failures)
-        return 2
-    return 0
+    say(f"{progress.finished - len(progress.failures)} cells done in {took}.")
+    _say_failures(failures)
+    silent = len(cells) - progress.finished
+    if silent:
+        say(f"{silent} cells ended without an outcome; run the same command again.")
+    return 2 if failures or silent else 0
 
 
 def _execute(
@@ -349,7 +370,7 @@ def _show(made: plan.Plan, store: Store) -> None:
     for planned in made.cells:
         reason = planned.why or why.get(planned.cell.key, "")
         line = f"{planned.cell.key}  {planned.state:8}  {title(planned.cell)}"
-        sys.stdout.write(line + (f"  ({reason})" if reason else "") + "\n")
+        show(line + (f"  ({reason})" if reason else "") + "\n")
     found = plan.estimate(made, store)
     _say_summary(made)
     if found.seconds is None:

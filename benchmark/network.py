@@ -1,6 +1,5 @@
 """Backbones: last maps and pooled features of any timm or torchvision network, and classifiers."""
 
-import difflib
 import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,15 +11,8 @@ import torchvision
 from timm.models.resnet import ResNet
 from torch import nn
 
+from benchmark import archs
 from benchmark.errors import BenchError, DataMissing
-
-#: How the papers write the names of networks, in lower case.
-PAPER_NAMES = {
-    "inceptionresnetv2": "inception_resnet_v2",
-    "mobilenetv2": "mobilenetv2_100",
-    "pnasnet5": "pnasnet5large",
-    "senet154": "legacy_senet154",
-}
 
 #: Hidden widths of 1 to 4 layers on the record: MetaNet states them for two and three.
 HIDDEN = {1: (), 2: (1024,), 3: (512, 1024), 4: (256, 512, 1024)}
@@ -233,7 +225,7 @@ def build(
     those the papers started from, unless the name carries another tag.
     """
     with seeded(seed):
-        backbone = _create(arch, PAPER_NAMES.get(arch.lower(), arch), pretrained=pretrained)
+        backbone = _create(arch, archs.known(arch), pretrained=pretrained)
         if init == "he" and not pretrained:
             he_init(backbone)
     # The order of memory in which convolutions are fastest, on a CPU by a seventh.
@@ -241,8 +233,9 @@ def build(
 
 
 def imagenet_weights(arch: str) -> dict[str, torch.Tensor]:
-    """Public ImageNet weights, with their classifier where timm has them: scores read it."""
-    name = _tagged(PAPER_NAMES.get(arch.lower(), arch))
+    """Public ImageNet-1k weights, with their classifier where timm has them: scores read it."""
+    archs.need_imagenet(arch)
+    name = _tagged(archs.known(arch))
     if not timm.is_model(name) or _vgg_of_torchvision(name):
         return build(arch, pretrained=True).state_dict()
     if not timm.is_model_pretrained(name):
@@ -307,23 +300,22 @@ def _plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _create(arch: str, name: str, *, pretrained: bool) -> Backbone:
-    torchvision_has = name in torchvision.models.list_models(module=torchvision.models)
     if timm.is_model(name) and not _vgg_of_torchvision(name):
         name = _tagged(name)
         with _fetching(arch):
             return Backbone(arch, timm.create_model(name, pretrained=pretrained, num_classes=0))
-    if torchvision_has:
-        return _torchvision(arch, name, pretrained=pretrained)
-    known = {*PAPER_NAMES, *timm.list_models(), *torchvision.models.list_models()}
-    close = difflib.get_close_matches(arch, sorted(known), n=3)
-    hint = f"Did you mean {' or '.join(close)}?" if close else "Take any name timm lists."
-    raise BenchError(f"No network named '{arch}'.", hint)
+    return _torchvision(arch, name, pretrained=pretrained)
 
 
 def _tagged(name: str) -> str:
-    """The weights of the first torchvision release, which the papers started from."""
-    tagged = f"{name}.tv_in1k"
-    return tagged if tagged in timm.list_pretrained(f"{name}.*") else name
+    """The weights of the first torchvision release, which the papers started from.
+
+    Where there are none: those that timm prefers of the ones made with ImageNet-1k alone.
+    """
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    usual = f"{name}.{cfg.tag}" if cfg is not None and cfg.tag else name
+    found = [one for one in timm.list_pretrained(f"{name}.*") if archs.of_imagenet(one)]
+    return next((one for one in (f"{name}.tv_in1k", usual, *found) if one in found), name)
 
 
 def _vgg_of_torchvision(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -33,7 +33,39 @@ Image = Annotated[str | None, typer.Option(help="Its column of file names.")]
 Types = Annotated[
     list[str] | None, typer.Option("--type", help="COLUMN=numeric|categorical|date|boolean.")
 ]
+Slots = Annotated[
+    int | None,
+    typer.Option(
+        help="Cells at once per GPU (1), Slurm jobs at once (16); 0: in this process.", min=0
+    ),
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never reach for the network.")]
+
+
+def device_named(name: str) -> str:
+    """One of the devices there can be, or a sentence."""
+    known = ["auto", "cpu", "cuda"]
+    kind, colon, index = name.partition(":")
+    if kind not in known or (colon and not (kind == "cuda" and index.isdigit())):
+        raise BenchError(f"No device named '{name}'.", registry.did_you_mean(kind, known))
+    return name
+
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", callback=device_named)]
+
+
+def failure_kinds(text: str) -> list[str]:
+    """`oom, killed` as a list of kinds of failure, or a sentence."""
+    from benchmark.spec import FailureKind
+
+    known = [*get_args(FailureKind), "all"]
+    found = [kind.strip() for kind in text.split(",") if kind.strip()]
+    for kind in found:
+        if kind not in known:
+            raise BenchError(
+                f"No kind of failure is named '{kind}'.", registry.did_you_mean(kind, known)
+            )
+    return found
 
 
 def pair(text: str, option: str) -> tuple[str, str]:

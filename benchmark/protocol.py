@@ -59,12 +59,14 @@ def change(base: dict[str, Any], changes: dict[str, Any]) -> Recipe:
             raise BenchError(
                 f"A recipe has no setting '{unknown[0]}'.", did_you_mean(unknown[0], known)
             ) from error
-        raise BenchError(f"The recipe is not valid: {first_line(error)}", "Correct it.") from error
+        raise BenchError(f"The recipe cannot be: {first_line(error)}", "Correct it.") from error
 
 
 def first_line(error: Exception) -> str:
     """The gist of a validation or parse error."""
     if isinstance(error, ValidationError):
-        item = error.errors()[0]
-        return f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}."
+        item = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in item["loc"])
+        said = item["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
+        return f"{name} is {item['input']!s:.40}: {said}."
     return str(error).splitlines()[0]

@@ -6,13 +6,20 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from benchmark.stats import Estimate
 
 SCHEMA_VERSION = 1
 
-Size = int | tuple[int, int]
+
+def _a_size(size: int | tuple[int, int]) -> int | tuple[int, int]:
+    if min((size,) if isinstance(size, int) else size) < 1:
+        raise ValueError("a side has at least 1 pixel")
+    return size
+
+
+Size = Annotated[int | tuple[int, int], AfterValidator(_a_size)]  # or (height, width)
 Scalar = bool | int | float | str
 
 
@@ -41,7 +48,7 @@ class Recipe(Frozen):
 
     size: Size = 224  # the prepared image; (height, width) where not square
     crop: Size | None = None  # random in training, central in test
-    epochs: int = Field(default=30, ge=0)
+    epochs: int = Field(default=30, ge=1)
     batch: int = Field(default=32, ge=1)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(default=1e-4, gt=0)

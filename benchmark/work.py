@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from benchmark import data, split, train
+from benchmark.errors import BenchError
 from benchmark.spec import Cell, Outcome, Recipe, Runtime, Scalar, seed_of
 from benchmark.store import Store
 
@@ -145,6 +146,11 @@ def environment(device: torch.device) -> dict[str, str]:
 
 def device_of(runtime: Runtime) -> torch.device:
     """The device asked for, or the GPU where there is one."""
+    if runtime.device.startswith("cuda") and not torch.cuda.is_available():
+        raise BenchError(
+            f"There is no GPU here that torch can use (--device {runtime.device}).",
+            "Leave --device out, or look at the driver with nvidia-smi and `bench doctor`.",
+        )
     if runtime.device != "auto":
         return torch.device(runtime.device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

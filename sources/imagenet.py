@@ -62,6 +62,13 @@ class ImageNet(Source):
         if variant == "scratch":
             self.card = replace(self.card, given=False, title="ImageNet-1k, trained here")
 
+    def check(self, arch: str) -> None:
+        """Weights that timm has of another data set are not ImageNet's."""
+        from benchmark.archs import need_imagenet
+
+        if self.card.given:
+            need_imagenet(arch)
+
     def records(self, root: Path) -> Iterator[Record]:
         """The training part, its classes named by WordNet ids."""
         for path, label in class_folders(locate(root, "train/n01440764") / "train"):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import cli
+from benchmark import cli, grid, plan
+from benchmark.engine import local
 from benchmark.errors import BenchError
 
 TINY = Path(__file__).parent / "components" / "tiny.py"
@@ -177,6 +178,80 @@ def test_settings_are_checked(tmp_path: Path):
     refused(bench(*words, "--set", "other.lr=1"), "changes nothing known")
     refused(bench(*words, "--metadata", "x.csv"), "a folder of your own")
     refused(bench("run", "--target", "./nowhere", "--store", tmp_path), "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--epochs", "0"], "epochs is 0"),
+        (["--limit", "0"], "limit is 0"),
+        (["--size", "0"], "size is 0"),
+        (["--size", "-5"], "size is -5"),
+        (["--threads", "0"], "threads is 0"),
+        (["--batch", "0"], "batch is 0"),
+        (["--lr", "0"], "lr is 0"),
+        (["--precision", "bf17"], "precision is bf17"),
+        (["--slots", "-1"], "--slots"),
+        (["--timeout", "0"], "--timeout"),
+        (["--workers", "-1"], "--workers"),
+        (["--retry", "omm"], "Did you mean oom?"),
+        (["--retry", "oom,kiled"], "Did you mean killed?"),
+        (["--device", "cdua"], "Did you mean cuda?"),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_sentence(tmp_path: Path, words: list[str], said: str):
+    store = tmp_path / "store"
+    refused(bench("run", "--target", TINY, "--store", store, *SMALL, *words), said)
+    assert not (store / "runs").exists()
+
+
+def test_distances_check_their_values(tmp_path: Path):
+    words = ("distance", "--source", "dtd", "--target", "isic", "--method", "otdd")
+    for more in (["--size", "0"], ["--limit", "-1"], ["--device", "gpu0"], ["--slots", "-1"]):
+        refused(bench(*words, *more, "--store", tmp_path), more[0].strip("-"))
+
+
+class Closed(io.StringIO):
+    """A pipe whose reader has gone after the first line."""
+
+    def write(self, text: str) -> int:
+        if self.tell():
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_a_reader_that_leaves_early_is_no_failure(tmp_path: Path, monkeypatch):
+    words = ["run", "--target", TINY, *SMALL, "--store", tmp_path / "store"]
+    monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
+    with (
+        contextlib.redirect_stderr(Closed()),
+        contextlib.redirect_stdout(Closed()),
+        pytest.raises(SystemExit) as end,
+    ):
+        cli.main()
+    assert end.value.code == 0
+    outcomes = [json.loads(path.read_text()) for path in tmp_path.rglob("outcome.json")]
+    assert [outcome["status"] for outcome in outcomes] == ["ok"]
+
+
+def test_cells_without_an_outcome_are_not_counted_as_done(runtime, request_tiny, capsys):
+    def forgetful(cells, runtime, *, listener, **how) -> bool:
+        return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "run", forgetful)  # as an executor that loses its cells
+        code = grid.run(lambda: plan.make(request_tiny(folds=(0,)), runtime), runtime)
+    said = capsys.readouterr().err
+    assert code == 2
+    assert "0 cells done" in said
+    assert "1 cells ended without an outcome" in said
+
+
+@pytest.mark.skipif(bool(local.visible_gpus()), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_told_before_anything_runs(tmp_path: Path):
+    words = ("run", "--target", TINY, *SMALL, "--store", tmp_path, "--device", "cuda")
+    refused(bench(*words), "no GPU here", "--device cuda")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_dry_run_shows_the_plan_and_writes_no_outcome(tmp_path: Path):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import plan, protocol
+from benchmark import archs, network, plan, protocol
 from benchmark.errors import BenchError
+from benchmark.options import failure_kinds
 from benchmark.spec import Failure, Outcome, PretrainSpec, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -103,11 +104,54 @@ def test_an_estimate_comes_from_cells_that_are_alike(runtime, request_tiny):
         ({"recipe": {"learning": 1}}, "no setting 'learning'"),
         ({"recipe": {"lr": -1}}, "lr"),
         ({"sources": ("dtdd",)}, "No source named 'dtdd'"),
+        ({"archs": ("resnet5O",)}, "No network named 'resnet5O'.*Did you mean resnet50"),
+        ({"archs": ("resnet50.tv_in2k",)}, "Did you mean resnet50.tv_in1k"),
+        ({"recipe": {"epochs": 0}}, "epochs is 0"),
+        ({"recipe": {"size": -5}}, "size is -5"),
+        ({"recipe": {"size": (32, 0)}}, "size is"),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(runtime, request_tiny, changes, message):
     with pytest.raises(BenchError, match=message):
         plan.make(request_tiny(**changes), runtime)
+
+
+def test_a_list_of_failure_kinds_bears_blanks(runtime, request_tiny):
+    asked = request_tiny(folds=(0,))
+    (planned,) = plan.make(asked, runtime).cells
+    Store(runtime.store).prepare()
+    Store(runtime.store).fail(planned.cell, Failure(kind="not_finite", message="no"))
+    assert plan.make(asked, runtime, retry=failure_kinds("oom")).of("failed")
+    again = plan.make(asked, runtime, retry=failure_kinds(" oom, not_finite"))
+    assert [p.why for p in again.of("to run")] == ["again: not_finite"]
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "alexnet", "SENet154", "resnet50.a1_in1k", "vgg16"])
+def test_networks_are_known_by_the_names_of_either_library_or_the_papers(arch: str):
+    assert archs.known(arch)
+    archs.need_imagenet(arch)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "vit_small_patch14_dinov2.lvd142m", "vit_base_patch16_dinov3", "resnet50_clip.openai",
+        "vit_base_patch16_224.augreg_in21k", "vit_base_patch16_224.augreg_in21k_ft_in1k",
+        "resnet50.fb_swsl_ig1b_ft_in1k", "convnext_tiny.in12k_ft_in1k",
+    ],
+)  # fmt: skip
+def test_imagenet_is_not_a_name_for_other_data(runtime, request_tiny, arch: str):
+    request = request_tiny(sources=("imagenet",), archs=(arch,), folds=(0,))
+    with pytest.raises(BenchError, match=r"not made with ImageNet-1k.*bench weights add FILE"):
+        plan.make(request, runtime)
+    request = request_tiny(sources=("none",), archs=(arch,), folds=(0,))
+    assert len(plan.make(request, runtime).of("to run")) == 1
+
+
+def test_an_untagged_network_has_weights_of_imagenet_alone():
+    archs.need_imagenet("vit_base_patch16_224")
+    assert network._tagged("vit_base_patch16_224") == "vit_base_patch16_224.augreg_in1k"
+    assert network._tagged("resnet50") == "resnet50.tv_in1k"
 
 
 def test_a_fusion_without_metadata_is_skipped_with_the_reason(runtime, request_tiny):
