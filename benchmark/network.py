@@ -226,8 +226,8 @@ def build(
     """
     with seeded(seed):
         backbone = _create(arch, archs.known(arch), pretrained=pretrained)
-        if init == "he" and not pretrained:
-            he_init(backbone)
+        if not pretrained:
+            (he_init if init == "he" else open_blocks)(backbone)
     # The order of memory in which convolutions are fastest, on a CPU by a seventh.
     return backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -253,6 +253,13 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def open_blocks(module: nn.Module) -> None:
+    """Norms that begin at zero begin at one: else an untrained residual block passes nothing on."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d) and not layer.weight.any():
+            nn.init.ones_(layer.weight)
 
 
 def he_init(module: nn.Module) -> None:

@@ -1,5 +1,6 @@
-"""The softmax classifier on fixed features, solved to its optimum (Thomas 2021, Eq. 4)."""
+"""Multinomial logistic regression on fixed features, solved to its optimum (Thomas 2021, Eq. 4)."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,15 +10,15 @@ from scipy.sparse.linalg import svds
 
 Floats = NDArray[np.floating]
 
+#: The penalties validation chooses from, each the start of the next weaker one.
+PENALTIES = tuple(float(f"{value:.3g}") for value in np.geomspace(1e2, 1e-4, 10))
+
 #: Conjugate-gradient steps spent on one Newton step at most.
 INNER = 200
 
 #: Rows whose curvature is below this share of the mean are left out of the Newton system: near
 #: the optimum most images are classified with certainty and bend nothing.
 FLAT = 1e-2
-
-#: Below this width each class gets a preconditioner of its own: it is cheap there.
-NARROW = 1024
 
 
 class Softmax(NamedTuple):
@@ -27,6 +28,7 @@ class Softmax(NamedTuple):
     bias: Floats  # (K,)
     gradient_norm: float
     iterations: int
+    converged: bool
 
 
 def softmax_optimum(
@@ -39,48 +41,92 @@ def softmax_optimum(
     tolerance: float = 1e-6,
     max_iterations: int = 2000,
     faithful: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Softmax:
     """Minimise mean cross-entropy + l2/2 · |W|², the bias free, until the gradient's norm is small.
 
     Features (N, D) are standardised first, and W and the norm refer to standardised features;
     what comes back is in raw units. Newton steps by preconditioned conjugate gradients.
     `faithful` does as the paper says instead: full-batch gradient descent on raw features from
-    zero, its step 1 / Lipschitz constant, `max_iterations` epochs at most.
+    zero, its step 1 / Lipschitz constant, `max_iterations` epochs at most. `check` is called
+    between steps and may raise.
     """
-    x = np.asarray(features)
-    y = np.asarray(labels, np.int64)
-    weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-    share = weights / weights.sum()
-    mean, deviation = np.zeros(x.shape[1]), np.ones(x.shape[1])
-    if not faithful:
-        mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-        deviation[deviation <= 1e-12 * np.maximum(1, np.abs(mean))] = np.inf  # constant: weight 0
-    problem = _Problem(x, y, share, mean, deviation, classes, l2)
+    problem = _Problem(features, labels, classes, sample_weight, raw=faithful)
+    problem.penalise(l2)
     solve = _descend if faithful else _newton
-    found, norm, iterations = solve(problem, tolerance, max_iterations)
-    weight = found[:, :-1] / deviation
-    return Softmax(weight, found[:, -1] - weight @ mean, norm, iterations)
+    found = solve(problem, problem.zeros(), tolerance, max_iterations, check)
+    return problem.answer(*found, tolerance)
+
+
+def softmax_path(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    classes: int,
+    penalties: Sequence[float] = PENALTIES,
+    sample_weight: ArrayLike | None = None,
+    tolerance: float = 1e-5,
+    max_iterations: int = 100,
+    check: Callable[[], None] = lambda: None,
+) -> list[Softmax]:
+    """The optimum at each penalty, in their order, each begun where the last one ended."""
+    problem = _Problem(features, labels, classes, sample_weight)
+    weights, path = problem.zeros(), []
+    for l2 in penalties:
+        problem.penalise(l2)
+        weights, norm, done = _newton(problem, weights, tolerance, max_iterations, check)
+        path.append(problem.answer(weights, norm, done, tolerance))
+    return path
 
 
 class _Problem:
-    """Loss and gradient at weights (K, D + 1), the bias in the last column."""
+    """Loss and gradient at weights (K, R + 1), the bias in the last column.
+
+    Rows (N, R + 1) are standardised features and a one. Where there are fewer images than
+    features, they are turned into the N dimensions that the images span: the optimum lies there.
+    """
 
     def __init__(
         self,
-        x: Floats,
-        y: NDArray[np.int64],
-        share: Floats,
-        mean: Floats,
-        deviation: Floats,
+        features: ArrayLike,
+        labels: ArrayLike,
         classes: int,
-        l2: float,
+        sample_weight: ArrayLike | None,
+        *,
+        raw: bool = False,
     ) -> None:
-        self.rows = np.ones((len(y), x.shape[1] + 1))
-        self.rows[:, :-1] = (x - mean) / deviation
-        self.y, self.share, self.classes = y, share, classes
-        self.target = np.eye(classes)[y]
-        self.penalty = np.full(x.shape[1] + 1, l2)
-        self.penalty[-1] = 0.0
+        x, self.y = np.asarray(features), np.asarray(labels, np.int64)
+        n, width = x.shape
+        weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        self.share = weights / weights.sum()
+        self.mean, self.deviation = np.zeros(width), np.ones(width)
+        if not raw:
+            self.mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+            constant = deviation <= 1e-12 * np.maximum(1, np.abs(self.mean))
+            self.deviation = np.where(constant, np.inf, deviation)  # constant: weight 0
+        scaled, self.basis = (x - self.mean) / self.deviation, None
+        if n < width:
+            self.basis, triangle = np.linalg.qr(scaled.T)
+            scaled = triangle.T
+        self.rows = np.ones((n, scaled.shape[1] + 1))
+        self.rows[:, :-1] = scaled
+        self.classes, self.target = classes, np.eye(classes)[self.y]
+        self.penalty = np.zeros(self.rows.shape[1])
+        self._gram: Floats | None = None
+
+    @property
+    def gram(self) -> Floats:
+        """Second moments (R + 1, R + 1) of the weighted rows."""
+        if self._gram is None:
+            weighted = self.rows * np.sqrt(self.share)[:, None]
+            self._gram = weighted.T @ weighted
+        return self._gram
+
+    def zeros(self) -> Floats:
+        return np.zeros((self.classes, self.rows.shape[1]))
+
+    def penalise(self, l2: float) -> None:
+        self.penalty[:-1] = l2
 
     def at(self, weights: Floats) -> tuple[float, Floats, Floats]:
         """Loss, gradient and class probabilities."""
@@ -94,16 +140,24 @@ class _Problem:
         residual = (chances - self.target) * self.share[:, None]
         return float(loss), residual.T @ self.rows + self.penalty * weights, chances
 
+    def answer(self, weights: Floats, norm: float, done: int, tolerance: float) -> Softmax:
+        """The classifier in the features' own units."""
+        wide = weights[:, :-1] if self.basis is None else weights[:, :-1] @ self.basis.T
+        weight = wide / self.deviation
+        return Softmax(weight, weights[:, -1] - weight @ self.mean, norm, done, norm < tolerance)
 
-def _newton(problem: _Problem, tolerance: float, most: int) -> tuple[Floats, float, int]:
+
+def _newton(
+    problem: _Problem, weights: Floats, tolerance: float, most: int, check: Callable[[], None]
+) -> tuple[Floats, float, int]:
     """Truncated Newton; the Newton system is solved in float32, the gradient is float64."""
     coarse = problem.rows.astype(np.float32)
-    weights = np.zeros((problem.classes, problem.rows.shape[1]))
     loss, gradient, chances = problem.at(weights)
     norm = float(np.linalg.norm(gradient))
     for done in range(most):
         if norm < tolerance:
             return weights, norm, done
+        check()
         step = _direction(problem, coarse, gradient, chances, norm)
         slope, length = float((gradient * step).sum()), 1.0
         while True:
@@ -127,9 +181,10 @@ def _direction(
     """Preconditioned conjugate gradients on the Newton system, the finer the smaller the norm."""
     share = problem.share[:, None]
     bend = chances * (1 - chances) * share
+    bent = float(bend.sum(0).mean())
     active = np.flatnonzero(bend.sum(1) > FLAT * bend.sum(1).mean())
     if len(active) < 0.9 * len(bend):
-        coarse, chances, bend, share = coarse[active], chances[active], bend[active], share[active]
+        coarse, chances, share = coarse[active], chances[active], share[active]
     chances, share = chances.astype(np.float32), share.astype(np.float32)
 
     def curvature(direction: Floats) -> Floats:
@@ -137,7 +192,7 @@ def _direction(
         change = (change - chances * change.sum(1, keepdims=True)) * share
         return (change.T @ coarse).astype(np.float64) + problem.penalty * direction
 
-    precondition = _preconditioner(coarse, bend, problem.penalty)
+    precondition = _preconditioner(problem, bent)
     step, rest = np.zeros_like(gradient), -gradient
     towards = precondition(rest)
     search, size = towards, float((rest * towards).sum())
@@ -157,40 +212,29 @@ def _direction(
     return step if step.any() else precondition(-gradient)
 
 
-def _preconditioner(coarse: NDArray[np.float32], bend: Floats, penalty: Floats):
-    """Solves with the diagonal blocks of the Hessian, or with their mean where they are large."""
-    columns = bend.T if len(penalty) <= NARROW else bend.mean(1)[None]
-    factors = []
-    for column in columns:
-        scaled = coarse * np.sqrt(column).astype(np.float32)[:, None]
-        block = scaled.T @ scaled
-        ridge = penalty + 1e-6 * np.trace(block) / len(penalty) + 1e-12
-        block[np.diag_indices_from(block)] += ridge.astype(np.float32)
-        factors.append(cho_factor(block, lower=True, overwrite_a=True, check_finite=False))
-
-    def solve(rest: Floats) -> Floats:
-        rest32 = rest.astype(np.float32)
-        if len(factors) == 1:
-            return cho_solve(factors[0], rest32.T, check_finite=False).T.astype(np.float64)
-        pairs = zip(factors, rest32, strict=True)
-        found = [cho_solve(factor, row, check_finite=False) for factor, row in pairs]
-        return np.stack(found).astype(np.float64)
-
-    return solve
+def _preconditioner(problem: _Problem, bent: float) -> Callable[[Floats], Floats]:
+    """Solves with the Hessian as it were if every image bent alike, one for all classes."""
+    block = max(bent, 1e-9) * problem.gram
+    ridge = problem.penalty + 1e-12 * np.trace(block) + 1e-15
+    block[np.diag_indices_from(block)] += ridge
+    factor = cho_factor(block, lower=True, overwrite_a=True, check_finite=False)
+    return lambda rest: cho_solve(factor, rest.T, check_finite=False).T
 
 
-def _descend(problem: _Problem, tolerance: float, most: int) -> tuple[Floats, float, int]:
+def _descend(
+    problem: _Problem, weights: Floats, tolerance: float, most: int, check: Callable[[], None]
+) -> tuple[Floats, float, int]:
     """Gradient descent with the largest step that never raises the loss."""
     weighted = problem.rows * np.sqrt(problem.share)[:, None]
     # The Hessian is at most half of the second moment of the features, and the penalty.
     start = np.ones(min(weighted.shape))
     largest = np.asarray(svds(weighted, k=1, v0=start, return_singular_vectors=False))
     rate = 1 / (0.5 * float(largest.max()) ** 2 + problem.penalty.max())
-    weights = np.zeros((problem.classes, problem.rows.shape[1]))
     for done in range(most):
         _, gradient, _ = problem.at(weights)
         norm = float(np.linalg.norm(gradient))
         if norm < tolerance:
             return weights, norm, done
+        check()
         weights = weights - rate * gradient
     return weights, float(np.linalg.norm(problem.at(weights)[1])), most

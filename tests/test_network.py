@@ -119,6 +119,14 @@ def test_the_seed_makes_the_weights_and_touches_nothing_else(init):
     assert not torch.equal(one["net.conv1.weight"], other["net.conv1.weight"])
 
 
+@pytest.mark.parametrize("arch", ["resnet18", "resnet26", "regnetx_002"])
+def test_no_block_of_an_untrained_network_is_shut(arch: str):
+    """timm starts the last norm of a residual block at zero: it would pass nothing on."""
+    norms = [m for m in build(arch).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(bool((norm.weight == 1).all()) for norm in norms)
+
+
 def test_he_initialisation_has_its_spread_and_neutral_norms():
     net: nn.Module = build("resnet18", init="he").net
     for layer in net.modules():
@@ -209,7 +217,7 @@ def test_a_classifier_is_the_head_on_the_features(resnet: network.Backbone):
 
 
 def test_a_gate_inside_leaves_the_backbone_as_it_was():
-    resnet = build("resnet18", init="he").eval()  # by default the last norms start at zero
+    resnet = build("resnet18").eval()
 
     class Halve(nn.Module):
         def forward(self, x: torch.Tensor, record: torch.Tensor) -> torch.Tensor:

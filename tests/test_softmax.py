@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from benchmark.softmax import Softmax, softmax_optimum
+from benchmark.softmax import PENALTIES, Softmax, softmax_optimum, softmax_path
 
 GOLDEN = Path(__file__).parent / "data" / "softmax_optimum.npz"
 
@@ -88,12 +88,30 @@ def test_separable_classes_absent_ones_and_constant_columns_are_no_trouble():
     assert p[:, 3:].max() < 1e-3
 
 
-def test_wide_features_share_one_preconditioner(monkeypatch: pytest.MonkeyPatch):
-    x, y = problem(n=400, d=30)
-    own = softmax_optimum(x, y, classes=4, tolerance=1e-9)
-    monkeypatch.setattr("benchmark.softmax.NARROW", 10)
-    shared = softmax_optimum(x, y, classes=4, tolerance=1e-9)
-    np.testing.assert_allclose(chances(own, x), chances(shared, x), atol=1e-4)
+@pytest.mark.parametrize("n", [25, 300])
+def test_fewer_images_than_features_are_solved_where_the_images_span(n: int):
+    """A path of penalties, each at the optimum it would have alone, also without its scale."""
+    x, y = problem(n=n, d=120, classes=3)
+    x[:, 50:] = x[:, :70] * 2  # columns that say the same
+    path = softmax_path(x.astype(np.float32), y, classes=3)
+    assert len(path) == len(PENALTIES) == 10
+    assert all(one.converged for one in path)
+    z = (x - x.mean(0)) / x.std(0)
+    for one, l2 in list(zip(path, PENALTIES, strict=True))[3:7:3]:
+        theirs = LogisticRegression(C=1 / (n * l2), tol=1e-9, max_iter=5000).fit(z, y)
+        np.testing.assert_allclose(chances(one, x), theirs.predict_proba(z), atol=2e-3)
+
+
+def test_a_head_that_is_not_at_its_optimum_says_so_and_can_be_stopped():
+    x, y = problem()
+    assert not softmax_optimum(x, y, classes=4, max_iterations=1).converged
+    assert softmax_optimum(x, y, classes=4).converged
+
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        softmax_path(x, y, classes=4, check=stop)
 
 
 def test_the_papers_way_descends_on_raw_features():
@@ -105,7 +123,7 @@ def test_the_papers_way_descends_on_raw_features():
     rows = np.hstack([x, np.ones((120, 1))])
     rate = 1 / (0.5 * np.linalg.norm(rows, 2) ** 2 / 120)
     for _ in range(50):
-        residual = (chances(Softmax(weight, bias, 0.0, 0), x) - np.eye(3)[y]) / 120
+        residual = (chances(Softmax(weight, bias, 0.0, 0, True), x) - np.eye(3)[y]) / 120
         weight, bias = weight - rate * residual.T @ x, bias - rate * residual.sum(0)
     np.testing.assert_allclose(found.weight, weight, atol=1e-8)
     np.testing.assert_allclose(found.bias, bias, atol=1e-8)
