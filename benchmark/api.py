@@ -268,6 +268,10 @@ class Target(Source):
 
     card: TargetCard  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    def further(self, root: Path) -> dict[str, str]:
+        """Columns of its table below `root` that are inputs where they are named, with types."""
+        return {}
+
 
 class Fusion(Component):
     """A way to use the patient's record beside the image.

@@ -1,14 +1,16 @@
 """Commands on data sets, weights and the store itself."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmark.options import Data, Format, Offline, Store
+from benchmark.errors import BenchError
+from benchmark.options import Data, Format, Group, Label, Metadata, Offline, Store
 
-data_app = typer.Typer(help="Data sets: list, prepare, verify, info.", no_args_is_help=True)
+data_app = typer.Typer(help="Data sets: list, prepare, verify, info, slices.", no_args_is_help=True)
 weights_app = typer.Typer(help="Weights: list, add, export, import.", no_args_is_help=True)
 results_app = typer.Typer(help="Finished results: export, import.", no_args_is_help=True)
 mlflow_app = typer.Typer(help="The MLflow mirror: sync.", no_args_is_help=True)
@@ -72,6 +74,31 @@ def data_verify(name: str, offline: Offline = False, data: Data = Path("data")) 
 
     for line in contract.verify(name, data, offline=offline):
         sys.stdout.write(line + "\n")
+
+
+@data_app.command("slices")
+def data_slices(
+    volumes: Annotated[Path, typer.Argument(help="A NIfTI or Analyze file, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the images and their labels.csv.")],
+    axis: Annotated[str, typer.Option(help="coronal, axial or sagittal.")] = "coronal",
+    range_: Annotated[str, typer.Option("--range", help="FIRST-LAST, LAST left out.")] = "130-140",
+    count: Annotated[int, typer.Option(help="Slices of a volume.")] = 10,
+    metadata: Metadata = None,
+    label: Label = None,
+    group: Group = None,
+) -> None:
+    """Cut volumes into flat images; a table of classes sorts them into a folder for each."""
+    from benchmark import slices
+
+    found = re.fullmatch(r"(\d+)-(\d+)", range_)
+    if found is None:
+        raise BenchError(f"--range {range_} is not FIRST-LAST.", "Write, for instance, 130-140.")
+    if metadata is None and (label or group):
+        raise BenchError("A column was named, but no table.", "Name it with --metadata FILE.")
+    classes = slices.Classes(metadata, label or "label", group or "subject") if metadata else None
+    span = int(found[1]), int(found[2])
+    written = slices.cut(volumes, out, axis=axis, span=span, count=count, classes=classes)
+    sys.stdout.write(f"{len(written)} slices and {slices.TABLE} in {out}\n")
 
 
 @weights_app.command("list")

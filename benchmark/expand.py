@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations, product
@@ -9,8 +10,9 @@ from typing import Any, Literal
 
 from benchmark import archs, registry
 from benchmark import protocol as protocols
-from benchmark.api import Distance, Fusion, SourceCard, TargetCard
-from benchmark.errors import BenchError
+from benchmark.api import Distance, Fusion, SourceCard, Target, TargetCard
+from benchmark.download import find_root
+from benchmark.errors import BenchError, DataMissing
 from benchmark.metadata import FORBIDDEN, WARN, check_columns
 from benchmark.spec import (
     Cell,
@@ -280,6 +282,10 @@ def columns_of(
     card = component.card
     given = runtime.inputs.get(target)
     known = {**component.columns(), **(given.forced if given is not None else {})}
+    if any(name not in known for name in asked) and isinstance(component, Target):
+        with suppress(DataMissing):  # the cells say what is missing
+            root = find_root(component, runtime.data, offline=True)
+            known = {**component.further(root), **known}
     unknown = [name for name in asked if name not in known]
     forbidden = {**FORBIDDEN, **getattr(card, "forbidden", {})}
     own = getattr(card, "columns", {})  # a card that lists an input knows what it is

@@ -4,7 +4,7 @@ ADNI's data use agreement forbids to pass its data on, so that you bring two thi
 
     adni/clinical.csv       one row per subject; columns subject (002_S_0295), diagnosis (CN, AD,
                             MCI or MCI-AD, a patient who converts), age, sex, education, apoe4,
-                            and any more you like
+                            and any more you like: each can be an input (--column)
     adni/slices/            images (JPEG or PNG) in any folders below, each with its subject's id
                             in its path, such as slices/002_S_0295/y130.png
 """
@@ -25,6 +25,7 @@ from benchmark.api import (
     Target,
     TargetCard,
     check_pairs,
+    column_types,
     locate,
     read_table,
     synthetic,
@@ -67,6 +68,12 @@ class ADNI(Target):
         super().__init__(variant or self.variants[0], given)
         task = {"ad": "Alzheimer's disease or normal", "mci": "whether mild impairment converts"}
         self.card = replace(self.card, labels=TASKS[self.variant], task=task[self.variant])
+
+    def further(self, root: Path) -> dict[str, str]:
+        """Every column of the clinical table: the paper's inputs are 237 and 234 of them."""
+        rows = read_table(locate(root, "clinical.csv") / "clinical.csv", need=("subject",))
+        types = column_types(rows)
+        return {name: kind for name, kind in types.items() if name not in ("subject", "diagnosis")}
 
     def records(self, root: Path) -> Iterator[Record]:
         """The slices of the subjects whose diagnosis belongs to the task."""
