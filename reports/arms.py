@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from benchmark.spec import Frozen, Outcome, PretrainSpec, Recipe, RecordMap, RunSpec, Scalar, Split
 from benchmark.store import Store
+from reports import overlaps
 
 Value = TypeVar("Value", bound=Hashable)
 RANDOM = "random features"
@@ -211,6 +212,9 @@ def _judged(arm: Arm, habits: _Habits, reference: Reference) -> Arm:
 def _leaks(arm: Arm) -> Iterator[str]:
     if arm.identity.source == arm.runs[0].spec.target:
         yield "LEAKY: pretrained on the target itself"
+        return
+    if known := overlaps.between(arm.identity.source, arm.runs[0].spec.target):
+        yield f"LEAKY: {known}"
         return
     seen: Counter[int] = Counter()
     for run in arm.runs:

@@ -15,6 +15,7 @@ from benchmark import metrics, stats
 from benchmark.spec import RunSpec, Split
 from benchmark.stats import Comparison, Estimate
 from benchmark.store import Store
+from reports import overlaps
 from reports.arms import Arm, Identity, Run, gather
 
 Array = NDArray[np.float64]
@@ -78,6 +79,11 @@ class Board:
     seeds: tuple[int, ...]
     baseline: Baseline
     rows: tuple[Row, ...]
+
+    @property
+    def overlaps(self) -> list[str]:
+        """Sets of this board that are known to share images."""
+        return overlaps.among([self.target, *(row.identity.source for row in self.rows)])
 
     @property
     def several(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from benchmark.spec import Outcome
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import formats
+from reports import formats, overlaps
 from reports.measures import Measure, measured
 
 FOOTER = (
@@ -24,6 +24,7 @@ class Cell:
     value: Estimate
     depth: float  # per cent of the full colour, which the nearest pair has
     text: str
+    overlap: str  # what is known of images on both sides
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,12 @@ class Map:
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]
 
     @property
-    def title(self) -> str:
-        """The method, and which way it points."""
-        return self.measure.label + (" (more is nearer)" if self.measure.more_is_near else "")
-
-    @property
     def notes(self) -> list[str]:
         """How it was measured, and how much of it is noise."""
         floor = self.measure.floor
         told = [] if math.isnan(floor) else [f"Noise floor: {floor:.4g}."]
+        marked = any(cell and cell.overlap for _, row in self.rows for cell in row)
+        told += [overlaps.NOTE] * marked + self.measure.overlaps
         return [text for text in (self.measure.about, *told) if text]
 
 
@@ -72,8 +70,9 @@ def of(measure: Measure) -> Map:
         if value is None:
             return None
         far = (sign * value.value - low) / (high - low) if high > low else 0.0
-        text = f"{source} to {target}: {number(value)}"
-        return Cell(value, round(100 * (1 - far), 1) if math.isfinite(far) else 0.0, text)
+        known = overlaps.between(source, target)
+        text = f"{source} to {target}: {number(value)}" + (f"; {known}" if known else "")
+        return Cell(value, round(100 * (1 - far), 1) if math.isfinite(far) else 0.0, text, known)
 
     rows = tuple((s, tuple(cell(s, t) for t in targets)) for s in sources)
     return Map(measure, tuple(targets), rows)
@@ -103,7 +102,7 @@ def table_of(found: Map) -> formats.Table:
     ]
     notes = [*found.notes, "● nearest source of a target"] if len(lines) > 1 else found.notes
     return formats.Table(
-        title=found.title,
+        title=found.measure.title,
         head=["source", *found.targets],
         lines=lines,
         words=("source",),
@@ -114,7 +113,8 @@ def table_of(found: Map) -> formats.Table:
 def _words(cell: Cell | None, nearest: float) -> str:
     if cell is None:
         return "–"
-    return ("● " if cell.depth == nearest else "") + number(cell.value)
+    mark = ("● " if cell.depth == nearest else "") + ("† " if cell.overlap else "")
+    return mark + number(cell.value)
 
 
 def number(value: Estimate) -> str:
@@ -136,4 +136,5 @@ def _flat(found: Map) -> Iterator[dict[str, Any]]:
                     "target": target,
                     **formats.numbers("", cell.value),
                     "floor": found.measure.floor,
+                    "overlap": cell.overlap,
                 }

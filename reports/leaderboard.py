@@ -195,7 +195,8 @@ def _table(made: Board) -> formats.Table:
         words=("source", "fusion", "network", "setting"),
         styles=["bold" if rank == 1 else "dim" if rank is None else "" for rank in ranks],
         notes=[
-            f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why
+            *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
+            *made.overlaps,
         ],
     )
 
@@ -241,6 +242,7 @@ def _board(made: Board) -> dict[str, Any]:
         "higher_is_better": board.higher_is_better(made.headline),
         "leaky": made.leaky,
         "siblings": made.siblings,
+        "overlaps": made.overlaps,
         "versions": made.versions,
         "split": made.split.model_dump(mode="json"),
         "digest": made.digest,

@@ -13,6 +13,7 @@ from benchmark.errors import BenchError
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, Scalar, Size
 from benchmark.stats import Estimate
 from benchmark.store import Store
+from reports import overlaps
 
 
 class How(NamedTuple):
@@ -40,6 +41,21 @@ class Measure:
     floor: float = math.nan  # the mean distance of a task from itself, by other seeds and subsets
     #: By observer left out (numbered): the distances that remain, where people were asked.
     without: dict[str, dict[tuple[str, str], float]] = field(default_factory=dict, repr=False)
+
+    @property
+    def direction(self) -> str:
+        """Which way it points, in the one way in which that is said everywhere."""
+        return "more is nearer" if self.more_is_near else "less is nearer"
+
+    @property
+    def title(self) -> str:
+        """The label with the direction, for an axis or a heading."""
+        return f"{self.label} ({self.direction})"
+
+    @property
+    def overlaps(self) -> list[str]:
+        """Sets of its pairs that are known to share images."""
+        return overlaps.among(name for pair in self.values for name in pair)
 
 
 def measured(
@@ -189,6 +205,4 @@ def _about(how: How, arch: str, seeds: Counter[int], noise: float, card: object)
         text += f", whose noise is {noise:.0%} of the spread over pairs"
     if card is None:
         text += "; its component is not installed, so it is taken for a distance"
-    elif getattr(card, "more_is_near", False):
-        text += "; a score, negated so that less is nearer"
     return text + "."

@@ -1,7 +1,7 @@
 """`bench transfer`: does a distance foretell what a source gains, and better than plain baselines?
 
-Everything is turned so that less means nearer: where distance foretells transfer, correlations
-are negative.
+A negative ρ says that nearer sources gained more: a score, of which more is nearer, enters with
+its sign turned.
 """
 
 import math
@@ -16,7 +16,7 @@ from benchmark import stats
 from benchmark.errors import BenchError
 from benchmark.stats import Correlation, Estimate, Pairs
 from benchmark.store import Store, write
-from reports import formats, leaderboard, scatter
+from reports import formats, leaderboard, overlaps, scatter
 from reports.board import Array, Baseline, Board
 from reports.gains import OVER, Pair, Place, gather
 from reports.matrix import images_of
@@ -33,9 +33,9 @@ PLAIN = {
     "imagenet first": "0 for ImageNet, 1 for every other source",
 }
 FOOTER = (
-    "Less is nearer in every line: a negative ρ says that nearer sources gained more. ρ is "
-    "Spearman's with a 95 % bootstrap over sources and targets crossed, p permutes within targets. "
-    "τ by target is the mean weighted τ of the single targets."
+    "A negative ρ says that nearer sources gained more; a score is marked − and enters with its "
+    "sign turned. ρ is Spearman's with a 95 % bootstrap over sources and targets "
+    "crossed, p permutes within targets. τ by target is the mean weighted τ of the single targets."
 )
 
 
@@ -187,7 +187,7 @@ def _correlated(
 def correlated(
     near: Array, gains: Array, targets: Sequence[str], sources: Sequence[str], *, pairs: Pairs
 ) -> Correlation:
-    """The correlation of a distance with the gains; less is nearer."""
+    """The correlation of `near`, of which less is nearer, with the gains."""
     # Weighted tau weighs the large: hand in nearness, and turn the signs back.
     found = stats.correlate(-near, gains, targets, sources, pairs=pairs)
     return Correlation(
@@ -330,13 +330,18 @@ def _pair_table(analysis: Analysis) -> formats.Table:
         values = [m.values.get((pair.source, pair.target)) for m in analysis.measures]
         texts = ["–" if value is None else f"{value.value:.4g}" for value in values]
         gain = f"{pair.gain.value:+.2f} [{pair.gain.low:+.2f}, {pair.gain.high:+.2f}]"
-        rows.append([pair.target, pair.source, gain, *texts])
+        mark = "† " if overlaps.between(pair.source, pair.target) else ""
+        rows.append([pair.target, mark + pair.source, gain, *texts])
+    notes = [f"T: {analysis.about}."]
+    notes += [f"{', '.join(m.title for m in analysis.measures)}."] if analysis.measures else []
+    notes += [overlaps.NOTE] if any(row[1].startswith("†") for row in rows) else []
+    notes += overlaps.among(name for pair in analysis.pairs for name in (pair.source, pair.target))
     return formats.Table(
         title=f"Gains · {analysis.title}",
         head=["target", "source", "T %", *(measure.label for measure in analysis.measures)],
         lines=rows,
         words=("target", "source"),
-        notes=[f"T: {analysis.about}."],
+        notes=notes,
     )
 
 
@@ -349,9 +354,8 @@ def panels_of(analysis: Analysis) -> list[scatter.Panel]:
             for pair in analysis.pairs
             if (value := measure.values.get((pair.source, pair.target))) is not None
         ]
-        title = f"{measure.label} (more is nearer)" if measure.more_is_near else measure.label
         heading = f"{measure.label} · {analysis.title}"
-        made = scatter.panel(heading, points, x_title=title, y_title="gain T, per cent")
+        made = scatter.panel(heading, points, x_title=measure.title, y_title="gain T, per cent")
         panels += [made] if made else []
     return panels
 
@@ -380,7 +384,10 @@ def _json(analysis: Analysis) -> dict[str, Any]:
         "fusion": analysis.fusion,
         "baseline": analysis.baseline,
         "verdict": verdict(analysis),
-        "pairs": [asdict(pair) for pair in analysis.pairs],
+        "pairs": [
+            asdict(pair) | {"overlap": overlaps.between(pair.source, pair.target)}
+            for pair in analysis.pairs
+        ],
         "distances": [
             {
                 "name": measure.label,

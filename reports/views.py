@@ -185,6 +185,8 @@ def _facts(made: Board) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield "Split", (f"{split.kind}: {SPLITS[split.kind]}; {split.folds} folds{share}",)
     if made.leaky:
         yield "Leak", (leaderboard.leak(made),)
+    if made.overlaps:
+        yield "Known overlaps", tuple(made.overlaps)
     yield "Seeds", (", ".join(map(str, made.seeds)),)
     yield "Headline", (leaderboard.metric_title(made.headline),)
     yield (

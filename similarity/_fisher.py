@@ -20,8 +20,11 @@ def per_image(
     generator: torch.Generator,
     draws: int | None = None,
     batch: int = 16,
+    shares: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     """Mean over images of E[(∂ log p(y|x)/∂w)²], averaged per filter; exact without `draws`.
+
+    `shares` (n,) of the mean, which add up to 1, if the images are not to count alike.
 
     The gradient is linear in that of the logits, e_y − p. Its covariance over y, diag(p) − ppᵀ, has
     rank C − 1, so C − 1 backward passes of a factor's columns give the exact sum over all C labels.
@@ -31,6 +34,7 @@ def per_image(
 
     totals = [w.new_zeros(len(w), dtype=torch.float64) for w in weights]
     chance = torch.rand(n, draws or 0, generator=generator)  # all at once: batches do not matter
+    roots = torch.full((n,), 1 / n).sqrt() if shares is None else shares.sqrt()
     for start in range(0, n, batch):
         leaves: list[torch.Tensor] = []
         with _recorder(weights, totals, leaves, passes=draws or classes - 1):
@@ -41,10 +45,10 @@ def per_image(
                 "Take a network without weight standardisation, as resnet50.",
             )
         p = z.detach().softmax(1)
-        drawn = chance[start : start + batch].to(p)
+        drawn, root = chance[start : start + batch].to(p), roots[start : start + batch, None].to(p)
         for column in _factor(p) if draws is None else _draws(p, drawn):
-            torch.autograd.grad(z, leaves, column, retain_graph=True)
-    return [total / n for total in totals]
+            torch.autograd.grad(z, leaves, column * root, retain_graph=True)
+    return totals
 
 
 def _factor(p: torch.Tensor) -> Iterator[torch.Tensor]:

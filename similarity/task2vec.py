@@ -7,9 +7,10 @@ for a linear head fitted on the task, averaged over the filter.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from functools import cache, partial
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 EXACT_CLASSES = 20  # up to here the expectation over labels is exact, beyond it takes as many draws
 BATCH = 64  # images of a step of the head, and of a gradient of the reference
+ALPHA = 0.15  # of the asymmetric distance, as in the paper
 EPOCH = 10_000  # class-balanced draws that the public code calls an epoch
 
 
@@ -64,12 +66,13 @@ def embed(
     """The diagonal Fisher of `network` on a task; the network itself is left as it is.
 
     images: (N, C, H, W) normalised as the network wants them, or anything that `prepare` makes so
-    from `images[rows]`; labels: (N,) of any kind. The expectation over labels is exact up to 20
-    classes; beyond, or where `draws` is given, so many labels per image are drawn from the model's
-    own softmax. `reference` does as the public code: batch norm in train mode, gradients of means
-    over 64 images, 10,000 class-balanced draws; such values compare only with their like. `head`:
-    (weight (classes, features), bias (classes,)), for the sorted classes, in place of a fitted one.
-    `batch`, the images at once, bounds the memory and changes no number.
+    from `images[rows]`; labels: (N,) of any kind. Classes count alike, in the head and in the mean
+    over images. The expectation over labels is exact up to 20 classes; beyond, or where `draws` is
+    given, so many labels per image are drawn from the model's own softmax. `reference` does as the
+    public code: batch norm in train mode, gradients of means over 64 images, 10,000 class-balanced
+    draws; such values compare only with their like. `head`: (weight (classes, features), bias
+    (classes,)), for the sorted classes, in place of a fitted one. `batch`, the images at once,
+    bounds the memory and changes no number.
     """
     import torch
 
@@ -105,6 +108,7 @@ def embed(
             generator=generator,
             draws=draws,
             batch=batch,
+            shares=torch.as_tensor(1 / classes / np.bincount(codes)[codes]),
         )
     values = torch.cat(totals).double().cpu().numpy()
     if not np.isfinite(values).all():
@@ -134,6 +138,20 @@ def cosine(a: Any, b: Any) -> float:
 def raw_cosine(a: Any, b: Any) -> float:
     """1 − cosine of the embeddings themselves: a few filters with a large Fisher decide it."""
     return _cosine_distance(*_pair(a, b))
+
+
+def trivial(embedding: Any) -> np.ndarray:
+    """A task that asks the same of every filter, as much in all as this one."""
+    values = np.asarray(getattr(embedding, "values", embedding), dtype=np.float64)
+    return np.full_like(values, values.mean())
+
+
+def asymmetric(a: Any, b: Any, alpha: float = ALPHA) -> float:
+    """From task a to task b: the cosine less `alpha` times a's own from the trivial task.
+
+    So of two sources equally near the more complex one is nearer; the value may be below zero.
+    """
+    return cosine(a, b) - alpha * cosine(a, trivial(a))
 
 
 def noise_floor(
@@ -292,17 +310,59 @@ def batch_means(
         yield [total / done for total in totals]
 
 
+# --- the component ----------------------------------------------------------------------------
+
+
+def subset(labels: np.ndarray, share: float, seed: tuple[int, int]) -> np.ndarray:
+    """Sorted rows of a part of the images: each class has its share, as far as whole images go."""
+    rng, n = np.random.default_rng(seed), len(labels)
+    order = rng.permutation(n)
+    order = order[np.argsort(labels[order], kind="stable")]
+    size = max(2, round(share * n))
+    return np.sort(order[((rng.random() + np.arange(size)) * n / size).astype(int)])
+
+
+def pairs_of(asked: Scalar, subsets: int, seed: int) -> list[tuple[int, int]]:
+    """Which subset of the source meets which of the target.
+
+    "": each its like; a number: so many drawn without repeats; "3-3,14-2": those.
+    """
+    text, rng = str(asked), np.random.default_rng(seed)
+    if text.isdigit():
+        one, other = (rng.permutation(subsets)[: int(text)].tolist() for _ in range(2))
+        return list(zip(one, other, strict=True))
+    if not text:
+        return [(k, k) for k in range(subsets)]
+    found = [tuple(part.strip().split("-")) for part in text.split(",")]
+    if not all(len(p) == 2 and all(k.isdigit() and int(k) < subsets for k in p) for p in found):
+        raise BenchError(
+            f"'{text}' are no pairs of the subsets 0 to {subsets - 1}.",
+            "Give how many to draw (5), or the pairs themselves (3-3,14-2).",
+        )
+    return [(int(one), int(other)) for one, other in found]
+
+
 class Task2Vec(Distance):
-    """The distance of two sets' embeddings by one probe; the variant names the cosine."""
+    """The distance of two sets' embeddings by one probe; the variant names what is compared."""
 
     card = DistanceCard(
         title="Task2Vec",
+        version=2,
         needs="network",
         reference="https://arxiv.org/abs/1902.03545",
-        # `floor`: repeats of the target's embedding against itself; 0 measures no noise.
-        options={"floor": 2, "conv_only": False, "reference": False, "draws": 0},
+        options={
+            "floor": 2,  # repeats of the target's embedding against itself; 0 measures no noise
+            "conv_only": False,
+            "reference": False,
+            "draws": 0,
+            "alpha": ALPHA,  # of task2vec:asymmetric
+            # The cats study: subsets=100, share=0.01, and the mean over pairs of subsets.
+            "subsets": 1,
+            "share": 1.0,
+            "pairs": "",
+        },
     )
-    variants = ("cosine", "raw")
+    variants = ("cosine", "raw", "asymmetric")
 
     def measure(
         self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]
@@ -312,9 +372,26 @@ class Task2Vec(Distance):
             "conv_only": bool(options["conv_only"]),
             "draws": int(options["draws"]) or None,
         }
-        between = raw_cosine if self.variant == "raw" else cosine
-
-        name = f"task2vec {sorted(how.items())} {seed}"
+        name = f"task2vec {self.card.version} {sorted(how.items())} {seed}"
+        symmetric = raw_cosine if self.variant == "raw" else cosine
+        between = symmetric
+        if self.variant == "asymmetric":
+            between = partial(asymmetric, alpha=float(options["alpha"]))
+        subsets, share = int(options["subsets"]), float(options["share"])
+        if subsets < 1 or not 0 < share <= 1:
+            raise BenchError(
+                f"{subsets} subsets of {share} of the images are none.",
+                "Give subsets of 1 or more, and a share above 0, at most 1.",
+            )
+        if subsets > 1 or share < 1:
+            pairs = pairs_of(options["pairs"], subsets, seed)
+            one, other = zip(*pairs, strict=True)
+            return _of_pairs(
+                _parts(source, one, name, share=share, seed=seed, how=how),
+                _parts(target, other, name, share=share, seed=seed, how=how),
+                between,
+                symmetric,
+            )
 
         def of(side: Side) -> np.ndarray:
             return side.cached(
@@ -325,13 +402,44 @@ class Task2Vec(Distance):
         def floor() -> np.ndarray:
             found = noise_floor(
                 target.network, target.images, target.labels, seeds=repeats, subsets=repeats,
-                seed=seed, distance=between, **how,
+                seed=seed, distance=symmetric, **how,
             )  # fmt: skip
             return np.array(found.value)
 
         facts = {}
         repeats = int(options["floor"])
         if repeats:  # a target has one floor, whatever the source
-            noise = target.cached(f"{name} {self.variant} floor {repeats}", floor)
+            noise = target.cached(f"{name} {symmetric.__name__} floor {repeats}", floor)
             facts = {"floor": float(noise)}
         return Measured(between(of(source), of(target)), facts=facts)
+
+
+def _parts(
+    side: Side, numbers: Sequence[int], name: str, *, share: float, seed: int, how: dict[str, Any]
+) -> list[np.ndarray]:
+    """The embeddings of the numbered subsets of a side, each made once."""
+    images = cache(lambda: side.images)
+    labels = side.labels
+
+    def of(number: int) -> np.ndarray:
+        rows = subset(labels, share, (seed, number))
+        return embed(side.network, images()[rows], labels[rows], seed=seed, **how).values
+
+    return [side.cached(f"{name} subset {k} of {share}", partial(of, k)) for k in numbers]
+
+
+def _of_pairs(
+    source: list[np.ndarray],
+    target: list[np.ndarray],
+    between: Callable[[Any, Any], float],
+    symmetric: Callable[[Any, Any], float],
+) -> Measured:
+    """The mean over pairs of subsets, its interval from their spread, their noise as the floor."""
+    found = [between(a, b) for a, b in zip(source, target, strict=True)]
+    mean, facts = float(np.mean(found)), {}
+    if len(found) < 2:
+        return Measured(mean)
+    half = 1.96 * float(np.std(found, ddof=1)) / len(found) ** 0.5
+    itself = [symmetric(a, b) for a, b in pairwise(target) if a is not b]
+    facts = {"floor": float(np.mean(itself)), "deviation": half * len(found) ** 0.5 / 1.96}
+    return Measured(mean, mean - half, mean + half, facts)

@@ -112,8 +112,10 @@ def run(
     return finish(store, spec, **((numbers if facts.get("status", "ok") == "ok" else {}) | facts))
 
 
-def distance(store: Store, source: str, value: float, method: str = "task2vec") -> Outcome:
-    spec = DistanceSpec(source=source, target="isic", method=method)
+def distance(
+    store: Store, source: str, value: float, method: str = "task2vec", target: str = "isic"
+) -> Outcome:
+    spec = DistanceSpec(source=source, target=target, method=method)
     return finish(store, spec, metrics={"distance": Estimate(value, math.nan, math.nan, 500)})
 
 
@@ -351,6 +353,35 @@ def test_a_run_for_each_distance_has_the_numbers_of_the_transfer_report(store: S
     assert len(runs(store, "correlation")) == 2
     assert again["task2vec"].info.run_id == found["task2vec"].info.run_id
     assert again["task2vec"].data.metrics["spearman"] == pytest.approx(-1)
+
+
+def test_the_pooled_correlation_has_a_run_of_its_own_with_every_pair(store: Store):
+    from reports import leaderboard, transfer
+
+    for target, order in (("isic", (0.1, 0.2, 0.4, 0.3)), ("dtd", (0.2, 0.0, 0.1, 0.3))):
+        for source, value in zip(("imagenet", "dtd", "stl10", "kimia"), order, strict=True):
+            distance(store, source, value, target=target)
+        for source in GAINS:
+            run(store, source, folds=1, target=target)
+    tracking.sync(store)
+    where = client(store).get_experiment_by_name("distance and gain")
+    (pooled,) = (
+        r for r in runs(store, "correlation") if r.info.experiment_id == where.experiment_id
+    )
+    (analysis,) = transfer.analyse(store, leaderboard.boards(store, fusions=("none",)))
+    expected = {
+        f"{line.pairs}/{name}": value
+        for line in analysis.lines
+        if line.kind == "distance"
+        for name, value in line.correlation._asdict().items()
+    }
+    assert pooled.data.metrics == pytest.approx(expected)
+    assert pooled.data.metrics["all/n"] == 8
+    assert pooled.data.metrics["without_self/n"] == 7
+    assert pooled.data.params["target"] == "dtd, isic"
+    assert pooled.data.params["direction"] == "less is nearer"
+    assert files(store, pooled.info.run_id) == {"scatter.svg"}
+    assert tracking.sync(store).written == 0
 
 
 # --- what never gets there --------------------------------------------------------------------

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # raise it when runs are to hold other things: the next sync makes them anew
 PRETRAINING = "pretraining"  # the experiment of the sources
+POOLED = "distance and gain"  # the experiment of correlations over several targets
 ARRAYS = {"labels", "scores", "groups", "draws"}  # of predictions; a file with another stays
 PRIVATE = ("--data", "--store", "--metadata")  # options whose values are paths
 
@@ -250,24 +251,29 @@ def of_grid(facts: Mapping[str, Any], statuses: Counter[str]) -> Entry:
     )
 
 
-def of_correlation(target: str, place: "Place", pairs: "Sequence[Pair]", how: "Measure") -> Entry:
-    """How a distance goes with the gains on one target; less is nearer, as in `bench transfer`."""
+def of_correlation(where: str, place: "Place", pairs: "Sequence[Pair]", how: "Measure") -> Entry:
+    """How a distance goes with the gains on one target, or pooled; signs as in `bench transfer`."""
     from reports import scatter, transfer
 
-    values = [how.values[pair.source, target] for pair in pairs]
+    values = [how.values[pair.source, pair.target] for pair in pairs]
     near = np.array([value.value for value in values]) * (-1 if how.more_is_near else 1)
-    sources = [pair.source for pair in pairs]
     gains = np.array([pair.gain.value for pair in pairs])
-    targets = [target] * len(pairs)
-    numbers = transfer.correlated(near, gains, targets, sources, pairs="all")._asdict()
+    names = [pair.target for pair in pairs], [pair.source for pair in pairs]
+    sets = {f"{name}/": name for name in transfer.SETS} if where == POOLED else {"": "all"}
+    numbers = {
+        start + name: float(value)
+        for start, which in sets.items()
+        for name, value in transfer.correlated(near, gains, *names, pairs=which)._asdict().items()
+    }
     points = [
-        scatter.Point(pair.source, target, value, pair.gain)
+        scatter.Point(pair.source, pair.target, value, pair.gain)
         for pair, value in zip(pairs, values, strict=True)
     ]
-    plot = scatter.panel(how.label, points, x_title=how.label, y_title="gain T, per cent")
-    params = {"target": target, "distance": how.label, **place._asdict()}
-    params |= {"fusion": "none", "baseline": "scratch", "pairs": "without self"}
-    params |= {"negated": canonical(how.more_is_near)}
+    plot = scatter.panel(how.label, points, x_title=how.title, y_title="gain T, per cent")
+    shown = ", ".join(transfer.SETS.values()) if where == POOLED else "without self"
+    params = {"target": ", ".join(dict.fromkeys(names[0])), "distance": how.label}
+    params |= {**place._asdict(), "fusion": "none", "baseline": "scratch", "pairs": shown}
+    params |= {"direction": how.direction}
     now = int(1000 * time.time())
     return Entry(
         name=f"{how.label} and gain",
@@ -275,7 +281,7 @@ def of_correlation(target: str, place: "Place", pairs: "Sequence[Pair]", how: "M
         began=now,
         ended=now,
         params=params,
-        metrics=[(name, float(value), 0) for name, value in numbers.items()],
+        metrics=[(name, value, 0) for name, value in numbers.items()],
         texts={"scatter.svg": scatter.document([plot])} if plot else {},
     )
 

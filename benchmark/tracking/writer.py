@@ -91,7 +91,7 @@ class Writer:
             self._correlations()
 
     def _correlations(self) -> None:
-        """A run for each target and distance, and each protocol, mode and network of its gains."""
+        """A run for each distance and each protocol, mode and network: by target, and pooled."""
         from reports import gains, leaderboard, measures
 
         try:
@@ -99,29 +99,29 @@ class Writer:
         except BenchError:  # no run of the image alone yet
             return
         outcomes = self.store.outcomes("distance")
-        for board in boards:
-            for place, group in gains.gather([board], "none", "scratch").items():
+        for where, part in [*((made.target, [made]) for made in boards), (entries.POOLED, boards)]:
+            pooled = where == entries.POOLED
+            for place, group in gains.gather(part, "none", "scratch").items():
                 hows, _ = measures.measured(self.store, outcomes, place.arch, group.weights, ())
                 for how in hows:
                     pairs = [
                         pair
                         for pair in group.pairs
-                        if pair.source != pair.target and (pair.source, pair.target) in how.values
+                        if (pair.source, pair.target) in how.values
+                        and (pooled or pair.source != pair.target)
                     ]
-                    if pairs:
-                        self._correlation(board.target, place, pairs, how)
+                    if len({pair.target for pair in pairs}) > pooled:
+                        self._correlation(where, place, pairs, how)
 
-    def _correlation(
-        self, target: str, place: "Place", pairs: "list[Pair]", how: "Measure"
-    ) -> None:
-        name = "/".join((target, how.label, *place)).replace("'", "_")
-        values = [[*pair.gain, *how.values[pair.source, target]] for pair in pairs]
-        state = entries.digest_of([pair.source for pair in pairs], repr(values), how.about)
+    def _correlation(self, where: str, place: "Place", pairs: "list[Pair]", how: "Measure") -> None:
+        name = "/".join((where, how.label, *place)).replace("'", "_")
+        values = [[*pair.gain, *how.values[pair.source, pair.target]] for pair in pairs]
+        names = [(pair.source, pair.target) for pair in pairs]
         self._put(
-            target,
+            where,
             (CORRELATION, name),
-            state,
-            lambda: entries.of_correlation(target, place, pairs, how),
+            entries.digest_of(names, repr(values), how.about),
+            lambda: entries.of_correlation(where, place, pairs, how),
             lasting=True,
         )
 

@@ -78,6 +78,23 @@ def test_the_best_run_to_explain_is_not_one_that_leaks(store: Store):
     assert best_with("standard", "dtd") == ("standard", "dtd")
 
 
+def test_known_overlaps_bar_a_source_and_stand_below_the_board(store: Store):
+    for source in ("none", "imagenet", "stl10", "folder:HAM10000", "isic"):
+        arm(store, 0.7, source=source)
+    (made,) = json.loads(leaderboard.show(store, format="json"))
+    rows = {row["source"]: row for row in made["rows"]}
+    assert rows["folder:HAM10000"]["rank"] is None
+    assert (
+        "LEAKY: folder:HAM10000 and isic are known to share images"
+        in rows["folder:HAM10000"]["why_no_rank"]
+    )
+    assert rows["isic"]["rank"] is None
+    assert rows["stl10"]["rank"] == 1
+    assert "Known overlap: imagenet and stl10 share images." in made["overlaps"]
+    text = " ".join(leaderboard.show(store).split())
+    assert "Known overlap: imagenet and stl10 share images." in text
+
+
 # --- numbers ----------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from benchmark.errors import BenchError
 from benchmark.spec import Cell, DistanceSpec, Outcome, Recipe
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import leaderboard, page, transfer
+from reports import distances, leaderboard, page, transfer
 from reports.transfer import Analysis
 
 SOURCES = ("imagenet", "dtd", "stl10", "kimia", "pcam")
@@ -149,7 +149,57 @@ def test_a_score_is_negated_and_the_table_says_so(tmp_path: Path):
     assert lines(found, "all")["scores:logme"].correlation.spearman < -0.8
     text = transfer.show(store)
     assert "−scores:logme" in text
-    assert "negated so that less is nearer" in text
+    assert "scores:logme (more is nearer)" in text
+
+
+@pytest.mark.parametrize(("method", "word"), [("scores:logme", "more"), ("task2vec", "less")])
+def test_a_method_points_one_way_wherever_it_is_shown(tmp_path: Path, method: str, word: str):
+    store = grid(tmp_path)
+    measured(store, method=method)
+    (found,) = analyse(store)
+    (panel,) = transfer.panels_of(found)
+    shown = [
+        " ".join(transfer.show(store).split()),
+        distances.show(store, list(store.outcomes("distance"))),
+        page.write(store, tmp_path / "out").read_text(),
+        panel.x_title,
+    ]
+    other = {"more": "less", "less": "more"}[word]
+    for text in shown:
+        assert f"{method} ({word} is nearer)" in text
+        assert f"{other} is nearer" not in text
+
+
+def test_sets_known_to_share_images_are_flagged_in_tables_pages_and_json(tmp_path: Path):
+    store = grid(tmp_path)
+    measured(store)
+    measure(store, "isic", "isic", 0.0)
+    measure(store, "folder:HAM10000", "isic", 0.01)
+    flags = {"isic": "source = target", "dtd": "",
+             "folder:HAM10000": "folder:HAM10000 and isic are known to share images"}  # fmt: skip
+    rows = json.loads(distances.show(store, list(store.outcomes("distance")), format="json"))
+    found = {row["source"]: row["overlap"] for row in rows if row["target"] == "isic"}
+    assert {name: found[name] for name in flags} == flags
+    known = "Known overlap: imagenet and stl10 share images."
+    for text in (
+        distances.show(store, list(store.outcomes("distance"))),
+        page.write(store, tmp_path / "out").read_text(),
+    ):
+        assert "† 0.01" in text
+        assert known in " ".join(text.split())
+    assert known in " ".join(transfer.show(store).split())
+    (analysis,) = json.loads(transfer.show(store, format="json"))
+    assert {pair["overlap"] for pair in analysis["pairs"]} == {""}
+
+
+def test_a_self_pair_is_marked_beside_its_gain(tmp_path: Path):
+    store = grid(tmp_path, sources=("imagenet", "isic"))
+    measured(store, ("imagenet", "isic"))
+    assert "† isic" in transfer.show(store)
+    (analysis,) = json.loads(transfer.show(store, format="json"))
+    found = {(p["source"], p["target"]): p["overlap"] for p in analysis["pairs"]}
+    assert found["isic", "isic"] == "source = target"
+    assert found["isic", "ptbxl"] == ""
 
 
 def test_self_pairs_are_counted_with_and_without(tmp_path: Path):

@@ -2,7 +2,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn import functional as F
 
+from benchmark.api import Measured
 from benchmark.errors import BenchError, NotFinite
 from similarity import _fisher, task2vec
 from similarity.task2vec import Embedding, cosine, embed, noise_floor, raw_cosine
@@ -75,22 +76,24 @@ def random_head(classes: int, channels: int, seed: int = 2) -> tuple[torch.Tenso
     return weight * 2, torch.randn(classes, generator=generator, dtype=torch.float64)
 
 
-def by_hand(net: nn.Module, images: torch.Tensor, head: Any, modules: Any = None) -> np.ndarray:
-    """The sum over images and classes that the embedding stands for, one backward for each."""
+def by_hand(net: nn.Module, images: torch.Tensor, labels: Any, head: Any) -> np.ndarray:
+    """The sum over images and classes that the embedding stands for, one backward for each; the
+    mean over images is that over classes of their own means."""
     net = copy.deepcopy(net).eval()
     run: Any = getattr(net, "pooled", net)
     kinds = (nn.Conv2d, nn.BatchNorm2d)
-    weights = [m.weight for m in modules or net.modules() if isinstance(m, kinds)]
+    weights = [m.weight for m in net.modules() if isinstance(m, kinds)]
+    share = 1 / np.bincount(labels)[labels] / len(set(labels.tolist()))
     totals = [torch.zeros(len(w), dtype=torch.float64) for w in weights]
-    for image in images:
+    for image, part in zip(images, share, strict=True):
         log_p = torch.log_softmax(run(image[None]).flatten(1) @ head[0].T + head[1], 1)[0]
         for value in log_p:
             grads = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
             for total, g in zip(totals, grads, strict=True):
                 if g is not None:
                     squared = g.detach().double().square().reshape(len(g), -1).mean(1)
-                    total += value.detach().exp() * squared
-    return torch.cat(totals).numpy() / len(images)
+                    total += part * value.detach().exp() * squared
+    return torch.cat(totals).numpy()
 
 
 # --- the Fisher -------------------------------------------------------------------------------
@@ -101,13 +104,22 @@ def by_hand(net: nn.Module, images: torch.Tensor, head: Any, modules: Any = None
 def test_the_exact_fisher_is_the_sum_over_images_and_classes(classes: int, size: int):
     net, (images, labels) = awkward(), task(7, classes, size)
     head = random_head(classes, net.channels)
-    expected = by_hand(net, images, head)
+    expected = by_hand(net, images, labels, head)
     found = embed(net, images, labels, head=head, batch=3)
     assert found.values.dtype == np.float64
     assert (found.values[-2:] == 0).all()  # a layer that never ran
     np.testing.assert_allclose(found.values, expected, rtol=1e-9, atol=1e-14 * expected.max())
     assert found.meta["method"] == "exact"
     assert (found.meta["n"], found.meta["classes"]) == (7, classes)
+
+
+def test_classes_count_alike_however_many_images_they_have():
+    """As in the head and in the reference: a rare class is as much of the task as a common one."""
+    net, (images, labels) = awkward(), task(4, 2)
+    often = np.array([0, 1, 2, 3, 0, 2, 0, 2, 0, 2])  # class 0 has four times the images of class 1
+    head = random_head(2, net.channels)
+    once, again = (embed(net, images[r], labels[r], head=head).values for r in (range(4), often))
+    np.testing.assert_allclose(again, once, rtol=1e-9)
 
 
 def test_a_resnet_in_single_precision_agrees_to_1e_5():
@@ -118,7 +130,7 @@ def test_a_resnet_in_single_precision_agrees_to_1e_5():
     images = images.float()
     weight, bias = random_head(2, 512)
     head = weight.float(), bias.float()
-    expected = by_hand(net, images, head)
+    expected = by_hand(net, images, labels, head)
     found = embed(net, images, labels, head=head).values
     assert len(found) == 4800 + 4800
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())
@@ -135,7 +147,7 @@ def test_activations_inside_a_batch_norm_do_no_harm():
     net = timm.create_model("mobilenetv3_small_050", num_classes=0).double().eval()
     images, labels = task(2, 2, 32)
     head = random_head(2, net(images).shape[1])
-    expected = by_hand(net, images, head)
+    expected = by_hand(net, images, labels, head)
     found = embed(net, images, labels, head=head).values
     np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-12 * expected.max())
 
@@ -298,6 +310,86 @@ def test_distances_are_symmetric_bounded_and_without_a_unit(a: Any, b: Any, unit
         assert distance(a * unit, b * unit) == pytest.approx(value, abs=1e-9)
         assert distance(a, a) == pytest.approx(0, abs=1e-15)
     assert cosine(a, np.zeros(6) + b) == pytest.approx(cosine(np.append(a, 0), np.append(b, 0)))
+
+
+def test_the_asymmetric_distance_is_the_papers_formula():
+    rng = np.random.default_rng(0)
+    a, b = rng.lognormal(0, 2, size=(2, 300))
+    even = np.full(300, a.mean())
+    x, y = a / (a + even), even / (a + even)
+    from_trivial = 1 - x @ y / np.sqrt((x @ x) * (y @ y))
+    expected = cosine(a, b) - 0.15 * from_trivial
+    assert task2vec.asymmetric(a, b) == pytest.approx(expected, abs=1e-12)
+    assert task2vec.asymmetric(a, b, 0.5) == pytest.approx(cosine(a, b) - 0.5 * from_trivial)
+    assert task2vec.asymmetric(a, b) != task2vec.asymmetric(b, a)
+    assert task2vec.asymmetric(7 * a, 7 * b) == pytest.approx(expected, abs=1e-12)
+    assert task2vec.asymmetric(even, b) == cosine(even, b), "the trivial task is nothing complex"
+
+
+class Images(NamedTuple):
+    """A side as a distance sees it."""
+
+    network: nn.Module
+    images: torch.Tensor
+    labels: np.ndarray
+    kept: dict[str, np.ndarray]
+
+    def cached(self, name: str, make: Any) -> np.ndarray:
+        if name not in self.kept:
+            self.kept[name] = make()
+        return self.kept[name]
+
+
+def measured(variant: str = "", **options: Any) -> tuple[Measured, Images, Images]:
+    sides = []
+    for seed in (1, 2):
+        images, labels = task(40, 2, 10, seed)
+        sides.append(Images(awkward(), images * seed, labels, {}))
+    method = task2vec.Task2Vec(variant)
+    asked = {**method.card.options, "floor": 0, **options}
+    found = method.measure(*sides, seed=3, options=asked)
+    return found, sides[0], sides[1]
+
+
+def test_the_mean_over_subsets_meets_each_with_its_like_or_as_told(monkeypatch: Any):
+    monkeypatch.setattr(task2vec, "EPOCH", 128)
+    study = {"subsets": 4, "share": 0.25}
+    every, one, other = measured(**study)
+    assert len(one.kept) == len(other.kept) == 4
+    apart = [cosine(a, b) for a, b in zip(one.kept.values(), other.kept.values(), strict=True)]
+    assert every.value == pytest.approx(np.mean(apart), abs=1e-15)
+    half = 1.96 * np.std(apart, ddof=1) / 2
+    assert (every.low, every.high) == pytest.approx((every.value - half, every.value + half))
+    assert 0 < every.facts["floor"] < every.value
+    told, one, other = measured(**study, pairs="0-1,3-1")
+    (c,), (a, b) = other.kept.values(), one.kept.values()
+    assert told.value == pytest.approx((cosine(a, c) + cosine(b, c)) / 2, abs=1e-15)
+    drawn, one, _ = measured(**study, pairs=2)
+    assert len(one.kept) == 2
+    assert drawn.value != told.value
+    for bad in ({"pairs": "0-4"}, {"pairs": "twice"}, {"share": 0.0}, {"subsets": 0}):
+        with pytest.raises(BenchError, match=r"pairs of the subsets|are none"):
+            measured(**{**study, **bad})
+
+
+def test_the_variants_differ_by_how_embeddings_are_compared(monkeypatch: Any):
+    monkeypatch.setattr(task2vec, "EPOCH", 128)
+    plain, one, other = measured()
+    (a,), (b,) = one.kept.values(), other.kept.values()
+    assert plain.value == cosine(a, b)
+    assert measured("raw")[0].value == pytest.approx(raw_cosine(a, b))
+    assert measured("asymmetric")[0].value == pytest.approx(task2vec.asymmetric(a, b))
+    assert measured("asymmetric", alpha=0.0)[0].value == pytest.approx(plain.value)
+
+
+def test_a_subset_holds_each_class_by_its_share():
+    labels = np.repeat([0, 1, 2], (600, 300, 100))
+    parts = [task2vec.subset(labels, 0.01, (0, k)) for k in range(100)]
+    assert {len(set(rows.tolist())) for rows in parts} == {10}
+    assert {tuple(np.bincount(labels[rows])) for rows in parts} == {(6, 3, 1)}
+    assert len({rows.tobytes() for rows in parts}) == 100
+    assert np.unique(np.concatenate(parts)).size > 500
+    assert len(task2vec.subset(labels[:30], 0.01, (0, 0))) == 2
 
 
 def test_a_noise_floor_has_what_seeds_and_what_subsets_do():
