@@ -115,6 +115,7 @@ class SourceCard(Card):
     steps: str = ""  # how to get it where it lies behind an account
     overlaps: tuple[str, ...] = ()  # sets known to share images with it
     show: bool = False  # the licence allows sample images in a report
+    cannot_bear: Mapping[str, str] = field(default_factory=dict)  # augmentation -> why not
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """From what is asked to cells: every combination, each after what it builds on."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -18,6 +18,7 @@ from benchmark.spec import (
     Cell,
     DistanceSpec,
     PretrainSpec,
+    Protocol,
     Recipe,
     RunSpec,
     Runtime,
@@ -82,6 +83,7 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
         if types and any(_component("fusion", f, runtime).card.record for f in request.fusions):
             shown = ", ".join(f"{column} ({kind or 'inferred'})" for column, kind in types.items())
             notes.append(f"The record of {target}: {shown}.")
+        notes.extend(_bears(request, target, runtime))
         version = _version("target", target, runtime)  # of a folder: a look at every file
         for name, fusion in product(request.protocols, request.fusions):
             reads = _component("fusion", fusion, runtime).card.record
@@ -214,14 +216,35 @@ def _run_cell(
         base=base,
         headline=protocol.headline,
         split=protocol.split,
-        recipe=_recipe(arm.protocol, arm.target, arm.mode, canonical(request.recipe)),
+        recipe=_recipe(
+            arm.protocol,
+            arm.target,
+            arm.mode,
+            canonical(request.recipe),
+            tuple(_spared(protocol, arm.target, runtime)),
+        ),
     )
     return Cell.of(spec, versions)
 
 
 @cache
-def _recipe(protocol: str, target: str, mode: str, changes: str) -> Recipe:
-    return protocols.recipe_for(protocols.load(protocol), target, mode, json.loads(changes))
+def _recipe(protocol: str, target: str, mode: str, changes: str, spared: tuple[str, ...]) -> Recipe:
+    return protocols.recipe_for(protocols.load(protocol), target, mode, json.loads(changes), spared)
+
+
+def _spared(protocol: Protocol, target: str, runtime: Runtime) -> Mapping[str, str]:
+    """What the target's images cannot bear, under a protocol that heeds it."""
+    return _component("target", target, runtime).card.cannot_bear if protocol.by_card else {}
+
+
+def _bears(request: Request, target: str, runtime: Runtime) -> Iterator[str]:
+    """What of a protocol's augmentation is left out of the target's recipe, and why."""
+    for name in request.protocols:
+        protocol = protocols.load(name)
+        spared = _spared(protocol, target, runtime)
+        out = [protocols.left_out(protocol, target, mode, spared) for mode in request.modes]
+        for reason, names in {r: names for found in out for r, names in found.items()}.items():
+            yield f"{name} on {target}: no augmentation by {', '.join(names)}: {reason}."
 
 
 def distances(request: DistanceRequest, runtime: Runtime) -> Iterator[tuple[Cell, str]]:

@@ -1,5 +1,6 @@
 """Reads evaluation protocols: one YAML each in protocols/, or a file of the user's."""
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from benchmark.errors import BenchError
 from benchmark.registry import did_you_mean
-from benchmark.spec import Protocol, Recipe
+from benchmark.spec import Augment, Protocol, Recipe
 
 FOLDER = Path(__file__).parent / "protocols"
 
@@ -33,13 +34,38 @@ def load(name: str) -> Protocol:
         ) from error
 
 
-def recipe_for(protocol: Protocol, target: str, mode: str, changes: dict[str, Any]) -> Recipe:
-    """The recipe of a cell: the protocol's, changed by target, by mode, then by the user."""
+def recipe_for(
+    protocol: Protocol,
+    target: str,
+    mode: str,
+    changes: dict[str, Any],
+    cannot_bear: Iterable[str] = (),
+) -> Recipe:
+    """The recipe of a cell: the protocol's, changed by target, by mode, then by the user.
+
+    Augmentations that the target's images cannot bear are left out before the user speaks.
+    """
     base = protocol.recipe.model_dump()
     base.update(protocol.by_target.get(target.partition(":")[0], {}))
     if mode in ("frozen", "tuned"):
         base.update(protocol.frozen)
+    none = {name: Augment.model_fields[name].default for name in cannot_bear}
+    for name in ("augment", "test_augment") if none else ():
+        base[name] = base[name] and {**base[name], **none}
     return change(base, changes)
+
+
+def left_out(
+    protocol: Protocol, target: str, mode: str, cannot_bear: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """By reason, the augmentations of a protocol's recipe that the target's images cannot bear."""
+    usual = recipe_for(protocol, target, mode, {}).augment
+    bare = recipe_for(protocol, target, mode, {}, cannot_bear).augment
+    found: dict[str, list[str]] = {}
+    for name, reason in cannot_bear.items():
+        if getattr(usual, name) != getattr(bare, name):
+            found.setdefault(reason, []).append(name)
+    return found
 
 
 def change(base: dict[str, Any], changes: dict[str, Any]) -> Recipe:

@@ -104,6 +104,7 @@ class Protocol(Frozen):
     by_target: dict[str, dict[str, Any]] = {}  # what a target changes in the recipe
     fusion: dict[str, dict[str, Scalar]] = {}  # options of an arm
     record: RecordMap = RecordMap()
+    by_card: bool = False  # leaves out augmentations that a target's card says it cannot bear
     headline: str = "auroc"
     notes: tuple[str, ...] = ()
 

@@ -55,6 +55,9 @@ class ChestXray(Target):
             ),
         ),
         show=True,
+        cannot_bear=dict.fromkeys(
+            ("horizontal", "vertical"), "the heart lies on the left and the diaphragm below"
+        ),
     )
 
     def records(self, root: Path) -> Iterator[Record]:

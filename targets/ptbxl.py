@@ -57,6 +57,19 @@ class PTBXL(Target):
                 note="no hash of the whole is published; SHA256SUMS.txt inside has one per file",
             ),
         ),
+        cannot_bear=dict.fromkeys(
+            (
+                "rotation",
+                "shift",
+                "scale",
+                "horizontal",
+                "vertical",
+                "brightness",
+                "contrast",
+                "saturation",
+            ),
+            "a place in the montage is a lead, a time and a frequency, a colour is an amplitude",
+        ),
         # PTB-XL writes ages above 89 as 300: so they stay, and the map of the record may clip.
         columns={"age": "numeric", "sex": "categorical", "height": "numeric", "weight": "numeric"},
         forbidden={

@@ -1,14 +1,15 @@
 """Cells are planned once each, know their state and why, and share what they can."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmark import archs, network, plan, protocol
+from benchmark import archs, network, plan, protocol, registry
 from benchmark.errors import BenchError
 from benchmark.options import failure_kinds
-from benchmark.spec import Failure, Outcome, PretrainSpec, RunSpec, Runtime
+from benchmark.spec import Augment, Failure, Outcome, PretrainSpec, RunSpec, Runtime
 from benchmark.store import Store
 
 
@@ -177,6 +178,46 @@ def test_every_protocol_is_valid_and_takes_changes():
         assert recipe.augment.rotation == 3
         assert recipe.lr == 0.1
         assert recipe.augment.horizontal == found.recipe.augment.horizontal
+
+
+BEARS = [
+    ("ptbxl", "standard", ["horizontal", "rotation", "shift"]),
+    ("chest_xray", "standard", ["horizontal"]),
+    ("chest_xray", "demo", ["horizontal"]),
+    ("chest_xray", "cats", []),
+    ("isic", "standard", []),
+]
+
+
+@pytest.mark.parametrize(("target", "name", "out"), BEARS)
+def test_what_the_images_cannot_bear_is_left_out_of_the_recipe(runtime, target, name, out):
+    usual = protocol.load(name).recipe.augment
+    asked = plan.Request(targets=(target,), protocols=(name,), folds=(0,))
+    made = plan.make(asked, runtime)
+    (spec,) = runs(made)
+    changed = [k for k, v in spec.recipe.augment if v != getattr(usual, k)]
+    assert sorted(changed) == out
+    assert all(getattr(spec.recipe.augment, k) == getattr(Augment(), k) for k in changed)
+    told = [note for note in made.notes if note.startswith(f"{name} on {target}: no augmentation")]
+    assert bool(told) == bool(out)
+    if out:
+        assert all(k in told[0] for k in out)
+        forced = replace(asked, recipe={"augment.horizontal": True})
+        assert runs(plan.make(forced, runtime))[0].recipe.augment.horizontal, "the user's word"
+    frozen = plan.make(replace(asked, modes=("frozen",)), runtime)
+    assert not any("no augmentation" in note for note in frozen.notes), "it has none"
+
+
+def test_a_card_names_augmentations_that_there_are():
+    found = {
+        name: registry.load("source", name).card.cannot_bear
+        for kind in ("source", "target")
+        for name in registry.names(kind)
+    }
+    assert set(found["ptbxl"]) == set(Augment.model_fields) - {"fill"}
+    for name, reasons in found.items():
+        assert set(reasons) <= set(Augment.model_fields), name
+        assert all(reasons.values()), name
 
 
 def test_ten_thousand_cells_are_planned_in_three_seconds(runtime, request_tiny):

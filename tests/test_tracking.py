@@ -362,7 +362,7 @@ def test_the_pooled_correlation_has_a_run_of_its_own_with_every_pair(store: Stor
         for source, value in zip(("imagenet", "dtd", "stl10", "kimia"), order, strict=True):
             distance(store, source, value, target=target)
         for source in GAINS:
-            run(store, source, folds=1, target=target)
+            run(store, source, folds=1, spec={"target": target})
     tracking.sync(store)
     where = client(store).get_experiment_by_name("distance and gain")
     (pooled,) = (
