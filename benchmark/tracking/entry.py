@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmark import weights
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, RunSpec, canonical
-from benchmark.stats import Estimate
+from benchmark.stats import Estimate, Pairs
 from benchmark.store import Store
 
 if TYPE_CHECKING:
@@ -259,7 +259,9 @@ def of_correlation(where: str, place: "Place", pairs: "Sequence[Pair]", how: "Me
     near = np.array([value.value for value in values]) * (-1 if how.more_is_near else 1)
     gains = np.array([pair.gain.value for pair in pairs])
     names = [pair.target for pair in pairs], [pair.source for pair in pairs]
-    sets = {f"{name}/": name for name in transfer.SETS} if where == POOLED else {"": "all"}
+    sets: dict[str, Pairs] = {"": "all"}
+    if where == POOLED:
+        sets = {f"{name}/": name for name in transfer.SETS}
     numbers = {
         start + name: float(value)
         for start, which in sets.items()
