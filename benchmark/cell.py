@@ -76,7 +76,7 @@ def _distance(work: Work, spec: DistanceSpec) -> Outcome:
     from benchmark import distance
 
     with work.timed("measure"):
-        found, facts = distance.measure(spec, work.runtime, work.device, work.memory.get)
+        found, facts = distance.measure(work, spec)
     n = int(facts.get("target_images", 0))
     numbers = {"distance": Estimate(found.value, found.low, found.high, n)}
     numbers.update({k: Estimate(v, math.nan, math.nan, n) for k, v in found.facts.items()})

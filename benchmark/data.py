@@ -45,6 +45,7 @@ class Prepared:
     hashes: np.ndarray  # str (N,), of the decoded pixels before resizing
     metadata: dict[str, np.ndarray]  # column -> str (N,), as written in the source
     digest: str
+    made: tuple[str, ...] = ()  # version of what decoded it, and what was done to its colours
 
     def frame(self, columns: Sequence[str], rows: np.ndarray):
         """The patient's record as a table of text."""
@@ -86,19 +87,21 @@ def prepare(
     height, width = (size, size) if isinstance(size, int) else size
     # The place is part of the cache's name, never of a key: two copies do not mix. So is what is
     # done to the colours, by a word that changes with how it is done.
-    place = {
+    made = {
         "version": registry.version(
             "source", name, path=runtime.paths.get(name), given=runtime.inputs.get(name)
         ),
-        "root": str(root.resolve()),
         "constancy": CONSTANCY[constancy],
     }
+    place = {**made, "root": str(root.resolve())}
     mark = hashlib.sha256(canonical(place).encode()).hexdigest()[:8]
     label = "".join(c if c.isalnum() else "-" for c in name)[:60]
     final = Store(runtime.store).root / "prepared" / f"{label}-{height}x{width}-{mark}"
 
     def build(folder: Path) -> None:
-        _decode_all(folder, component, root, (height, width), runtime, name, constancy, progress)
+        _decode_all(
+            folder, component, root, (height, width), runtime, name, made, constancy, progress
+        )
 
     return load(build_folder(final, build), name)
 
@@ -121,6 +124,7 @@ def load(folder: Path, name: str) -> Prepared:
         hashes=columns["hash"],
         metadata={k.removeprefix(META): v for k, v in columns.items() if k.startswith(META)},
         digest=meta["digest"],
+        made=tuple(meta.get(name, "") for name in ("version", "constancy")),
     )
 
 
@@ -152,6 +156,7 @@ def _decode_all(
     size: tuple[int, int],
     runtime: Runtime,
     name: str,
+    made: dict[str, str],
     constancy: bool,
     progress: Progress | None,
 ) -> None:
@@ -176,7 +181,7 @@ def _decode_all(
         if progress:
             progress(done, len(records))
     pixels.flush()
-    _write_table(folder, component, records, hashes, constancy)
+    _write_table(folder, component, records, hashes, made)
     if component.card.show:
         _write_samples(folder, component, name, pixels)
 
@@ -267,7 +272,7 @@ def _check(records: list[Record], name: str) -> None:
 
 
 def _write_table(
-    folder: Path, component: Source, records: list[Record], hashes: list[str], constancy: bool
+    folder: Path, component: Source, records: list[Record], hashes: list[str], made: dict[str, str]
 ) -> None:
     seen = {record.label for record in records}
     order = tuple(getattr(component.card, "labels", ()))
@@ -286,6 +291,5 @@ def _write_table(
             row = [record.name, index[record.label], group, record.part, hashes[i], *values]
             out.writerow(row)
             digest.update(canonical([str(cell) for cell in row]).encode())
-    meta = {"classes": classes, "digest": digest.hexdigest()[:16], "images": len(records),
-            "constancy": CONSTANCY[constancy]}  # fmt: skip
-    write(folder / "meta.json", json.dumps(meta))
+    facts = {"digest": digest.hexdigest()[:16], "images": len(records), **made}
+    write(folder / "meta.json", json.dumps({"classes": classes, **facts}))

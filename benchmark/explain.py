@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark import data, fold, gains, metrics, pictures, stats
+from benchmark import data, features, fold, gains, metrics, pictures, stats
 from benchmark.errors import BenchError
 from benchmark.gains import arm_title, digest_of, fold_of
 from benchmark.metadata import Encoder
@@ -335,7 +335,11 @@ def _answers(tested: Tested) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     pixels = np.asarray(tested.prepared.images[tested.rows])
     if trained.head is None:  # the record acts inside: the images must pass each time
         return lambda order, record: trained.probabilities(trained.inputs(pixels[order], record))
-    values = trained.features(trained.inputs(pixels, None))
+    values = (
+        trained.features(trained.inputs(pixels, None))
+        if trained.spec.mode == "finetune"
+        else features.pooled(trained.work, tested.prepared, trained.recipe, tested.rows)
+    )
     return lambda order, record: trained.decide(values[order], trained.work.tensor(record))
 
 

@@ -4,21 +4,18 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from benchmark import data, metrics, registry, split, train, weights
+from benchmark import data, features, metrics, registry, split, train, weights
 from benchmark.api import Fusion, Source
 from benchmark.errors import BenchError
 from benchmark.metadata import OneHotEncoder, OrdinalEncoder, words
 from benchmark.spec import Outcome, PretrainSpec, RunSpec, canonical, seed_of
 from benchmark.store import build_folder, write
 from benchmark.work import Work, bootstrap_seed, facts_of
-
-if TYPE_CHECKING:
-    from benchmark.network import Backbone
 
 #: A run keeps the fitted map of its record: the encoder, and mean and deviation of its columns.
 ENCODER, SCALE = "encoder.json", "record.json"
@@ -98,13 +95,13 @@ def _trained(work: Work, fold: Fold) -> Answer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("head", init))
         if spec.mode == "finetune":
-            backbone = backbone_of(work, spec, init)
+            backbone = features.Extractor.of(spec)._replace(seed=init).build(work)
             model = arm.network(
                 backbone, fold.width, classes, dropout=recipe.dropout, options=spec.options
             )
             inputs = work.pixels(prepared, backbone, recipe, fold.record)
         else:
-            values = _features(work, spec, prepared)
+            values = features.pooled(work, prepared, recipe)
             model = arm.head(
                 values.shape[1], fold.width, classes, dropout=recipe.dropout, options=spec.options
             )
@@ -136,7 +133,7 @@ def _solved(work: Work, fold: Fold) -> Answer:
     from benchmark.softmax import softmax_optimum
 
     spec, parts, labels = fold.spec, fold.parts, fold.prepared.labels
-    values = _features(work, spec, fold.prepared).cpu().numpy()
+    values = features.pooled(work, fold.prepared, spec.recipe).cpu().numpy()
     if fold.record is not None:
         values = np.concatenate([values, fold.record], axis=1)
     classes = len(fold.prepared.classes)
@@ -311,66 +308,6 @@ def standardised(encoded: np.ndarray, scale: Mapping[str, Sequence[float]]) -> n
 def _forced(work: Work, target: str) -> dict[str, str]:
     given = work.runtime.inputs.get(target)
     return given.forced if given is not None else {}
-
-
-def _features(work: Work, spec: RunSpec, prepared: data.Prepared) -> torch.Tensor:
-    """Pooled features (N, C) of the frozen network, extracted once and shared by all heads."""
-    recipe = spec.recipe
-    seed = seed_of("init", spec.seed)  # of a network without weights: one for all folds
-    identity = {
-        "weights": spec.base or spec.weights or f"random:{seed}",
-        "arch": spec.arch,
-        "data": prepared.digest,
-        "size": recipe.size,
-        "crop": recipe.crop,
-        "constancy": recipe.constancy,
-        "augment": recipe.test_augment and recipe.test_augment.model_dump(mode="json"),
-        "precision": recipe.precision,
-        "threads": recipe.threads,
-    }
-    name = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
-    path = work.store.root / "features" / name / "pooled.npy"
-
-    def build(folder: Path) -> None:
-        backbone = backbone_of(work, spec, seed)
-        work.put(backbone).eval()
-        inputs = work.pixels(prepared, backbone, recipe)
-        found = pooled_features(work, backbone, inputs, len(prepared.labels))
-        np.save(folder / path.name, found.numpy())
-
-    def make() -> torch.Tensor:
-        build_folder(path.parent, build)
-        return torch.from_numpy(np.load(path)).to(work.device)
-
-    with work.timed("features"):
-        return work.memory.get(("features", name), make)
-
-
-@torch.inference_mode()
-def pooled_features(work: Work, backbone: "Backbone", inputs: train.Pixels, n: int) -> torch.Tensor:
-    """Pooled features float32 (n, C) of the first n images, on the CPU."""
-    found, generator = [], torch.Generator().manual_seed(train.TEST_SEED)
-    for rows in torch.arange(n).split(max(inputs.recipe.batch, 64)):
-        work.report.check()
-        x, _ = inputs.batch(rows, generator, training=False)
-        with train.autocast(work.device, inputs.recipe):
-            found.append(backbone.pooled(x).float().cpu())
-    return torch.cat(found)
-
-
-def backbone_of(work: Work, spec: RunSpec, seed: int) -> "Backbone":
-    """The image network, with the source's weights where there are any."""
-    from benchmark import network  # brings timm: seconds that heads on cached features need not pay
-
-    backbone = network.build(spec.arch, seed=seed, init=spec.recipe.init)
-    if spec.mode == "tuned":
-        assert spec.base is not None
-        network.load_backbone(backbone, weights.load(work.store, spec.base, kind="run"))
-    elif spec.weights is not None:
-        key = spec.weights
-        state = work.memory.get(("weights", key), lambda: weights.load(work.store, key))
-        network.load_backbone(backbone, state)
-    return backbone
 
 
 def _overlap(work: Work, spec: RunSpec, prepared: data.Prepared, parts: split.Parts) -> int | str:

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark import fold, network, registry, train, weights
+from benchmark import features, fold, network, registry, train, weights
 from benchmark.api import Record, read_table
 from benchmark.errors import BenchError
 from benchmark.metadata import Encoder
-from benchmark.spec import Cell, Outcome, Recipe, RunSpec, Runtime, seed_of
+from benchmark.spec import Cell, Outcome, Recipe, RunSpec, Runtime
 from benchmark.store import Store
 from benchmark.work import Memory, Work, device_of
 
@@ -74,7 +74,7 @@ class Trained:
         backbone = self.model.backbone
         assert isinstance(backbone, network.Backbone)
         backbone.eval()
-        return fold.pooled_features(self.work, backbone, inputs, len(inputs.images))
+        return features.extract(self.work, backbone, inputs, np.arange(len(inputs.images)))
 
     def decide(self, values: torch.Tensor, record: torch.Tensor | None) -> np.ndarray:
         """Probabilities (n, K) of pooled features; only where there is a `head`."""
@@ -151,7 +151,7 @@ def load(store: Store, outcome: Outcome, runtime: Runtime) -> Trained:
         model = arm.network(network.build(spec.arch, seed=0), width, classes, **how)
         model.load_state_dict(state)
     else:
-        backbone = fold.backbone_of(work, spec, seed_of("init", spec.seed))
+        backbone = features.Extractor.of(spec).build(work)
         head = arm.head(backbone.channels, width, classes, **how)
         head.load_state_dict(state)
         model = network.Classifier(backbone, head)

@@ -37,6 +37,16 @@ def load(store: Store, key: str, *, kind: str = "pretrain") -> "dict[str, torch.
     return read(path)
 
 
+def sha256(folder: Path) -> str:
+    """The digest of the weights in a cell's folder, as its card has it."""
+    try:
+        return json.loads((folder / CARD).read_text())["sha256"]
+    except FileNotFoundError as error:
+        raise BenchError(
+            f"The weights {folder.name} are not in the store.", "Run `bench run` to make them."
+        ) from error
+
+
 def read(path: Path) -> "dict[str, torch.Tensor]":
     """Tensors of a file, never by unpickling objects."""
     import pickle

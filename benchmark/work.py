@@ -99,7 +99,7 @@ class Work:
         """The images of a set as a network takes them, with the record beside them."""
         return train.Pixels(
             images=self.memory.get(
-                ("pixels", prepared.digest, recipe.size, recipe.constancy),
+                ("pixels", prepared.digest, prepared.made, recipe.size),
                 lambda: train.on_device(prepared.images, self.device),
             ),
             record=self.tensor(record),
