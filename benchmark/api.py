@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from benchmark import ecg, images, synthetic
+from benchmark import archs, ecg, images, synthetic
 from benchmark.download import File, locate
 from benchmark.errors import BenchError, DataMissing
 from benchmark.metadata import FORBIDDEN, WARN, is_missing, kind_of
@@ -60,9 +60,6 @@ __all__ = [
 
 #: Networks whose bottleneck or basic blocks an arm can reach into, by their timm names.
 RESNET = re.compile(r"(wide_)?resnet\d+[cdstw]*(_\d)?(\.\w+)?$")
-
-#: Networks that flatten their last maps: a change of the maps is none of the features.
-FLATTENING = re.compile(r"alexnet|vgg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +297,11 @@ class Fusion(Component):
             return (
                 f"{self.card.title} works inside the network, and mode {mode} keeps only features"
             )
-        if self.needs == "maps" and mode != "finetune" and FLATTENING.match(arch):
-            return f"{self.card.title} works on the last maps, which {arch} flattens into features"
+        if self.needs == "maps" and mode != "finetune" and not archs.mean_pooled(arch):
+            return (
+                f"{self.card.title} changes the last maps, of which the features of {arch} are "
+                f"not the mean, and mode {mode} keeps only features"
+            )
         return ""
 
     def gate(

@@ -26,6 +26,14 @@ OTHERS = re.compile(
 )
 ALONE = ("dino", "fb_dino", "mae", "fcmae")
 
+#: Networks whose features are the mean of their last maps, and some whose features are more than
+#: that (a norm or a layer after the pooling, a token, the flattened maps); others are built to see.
+MEAN = re.compile(
+    r"(wide_)?resnet\d+[cdstw]*(_\d)?|(resnext|densenet)\d+\w*|regnet[xy]_\d+|efficientnet_b\d"
+    r"|mobilenet_?v2\w*|googlenet|inception_resnet_v2|legacy_senet154|pnasnet5large"
+)
+MORE = re.compile(r"(alexnet|vgg|convnext|mobilenetv3|vit|deit|beit|eva)\w*")
+
 
 def known(arch: str) -> str:
     """The name that timm or torchvision have for it, or a sentence that it is unknown."""
@@ -36,6 +44,17 @@ def known(arch: str) -> str:
     close = difflib.get_close_matches(arch, names, n=3)
     hint = f"Did you mean {' or '.join(close)}?" if close else "Take any name timm lists."
     raise BenchError(f"No network named '{arch}'.", hint)
+
+
+@cache
+def mean_pooled(arch: str) -> bool:
+    """Whether changing the last maps channel by channel is changing the features alike."""
+    name = known(arch).partition(".")[0]
+    if MEAN.fullmatch(name) or MORE.fullmatch(name):
+        return not MORE.fullmatch(name)
+    from benchmark import network  # seconds that the usual networks need not pay
+
+    return network.build(arch).maps_commute
 
 
 def need_imagenet(arch: str) -> None:

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from benchmark import network
+from benchmark import archs, network
 from benchmark.errors import BenchError, DataMissing
 from benchmark.network import Classifier, Head, build, he_init, load_backbone
 
@@ -49,6 +49,7 @@ def test_the_papers_networks_have_the_papers_features(arch: str, channels: int, 
     assert (backbone.channels, backbone.size) == (channels, size)
     flattens = arch == "alexnet" or arch.startswith("vgg")
     assert backbone.maps_commute is not flattens
+    assert archs.mean_pooled(arch) is not flattens
     with torch.no_grad():
         maps = backbone.maps(pictures(1, 96))
         assert maps.ndim == 4
@@ -92,8 +93,23 @@ def test_a_resnet_takes_32_pixels_and_alexnet_does_not(resnet: network.Backbone)
         build("alexnet").maps(pictures())
 
 
-def test_pooling_that_is_more_than_a_mean_does_not_commute():
-    assert not build("mobilenetv3_small_050").maps_commute
+@pytest.mark.parametrize(
+    "arch",
+    ["resnet10t", "regnetx_002", "efficientnet_b0", "mobilenetv2_050", "ghostnet_050",
+     "mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"],
+)  # fmt: skip
+def test_whether_gating_maps_is_gating_features_is_known_by_name(arch: str):
+    """Gate, then pool, beside pool, then gate; the gate looks at pooled maps, as DAFT's does."""
+    backbone = build(arch).eval()
+    size = 224 if arch.startswith("vit") else 64
+    with torch.no_grad():
+        maps = backbone.maps(pictures(2, size))
+        pooled, seen = backbone.pool(maps), maps.mean((2, 3))
+        factor = torch.rand(maps.shape[1], generator=torch.Generator().manual_seed(2))
+        gated = backbone.pool(maps * (factor * seen.sigmoid())[:, :, None, None])
+    same = pooled.shape == seen.shape
+    same = same and torch.allclose(gated, pooled * factor * pooled.sigmoid(), atol=1e-5)
+    assert archs.mean_pooled(arch) is same
 
 
 @pytest.mark.parametrize("arch", ["resnett50", "mobilenetV3x", "zzzz"])
