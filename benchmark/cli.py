@@ -157,7 +157,10 @@ def run(
 
 @app.command()
 def distance(
-    source: Annotated[list[str], typer.Option(autocompletion=complete("source"))],
+    source: Annotated[
+        list[str],
+        typer.Option(help="all: every set at hand.", autocompletion=complete("source")),
+    ],
     target: Targets,
     method: Annotated[
         list[str],

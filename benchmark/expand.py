@@ -247,10 +247,43 @@ def _bears(request: Request, target: str, runtime: Runtime) -> Iterator[str]:
             yield f"{name} on {target}: no augmentation by {', '.join(names)}: {reason}."
 
 
-def distances(request: DistanceRequest, runtime: Runtime) -> Iterator[tuple[Cell, str]]:
+def every(kind: str, needs: set[str], runtime: Runtime) -> list[str]:
+    """The listed sets that methods with these needs can use on this machine.
+
+    Synthetic ones are among them only where there is no other.
+    """
+    found: list[tuple[str, SourceCard]] = []
+    for name in [*registry.names(kind), *(registry.names("target") if kind == "source" else ())]:
+        with suppress(BenchError, ImportError, SyntaxError):  # not here, or broken
+            component = _component(kind, name, runtime)
+            looked_at = needs & {"features", "network"} or (kind == "target" and needs != {"card"})
+            trained_on = "weights" in needs and kind == "source" and not component.card.given
+            if component.variants[:1] == ("*",):  # a user's own, which has to be named
+                continue
+            if looked_at or trained_on:
+                find_root(component, runtime.data, offline=True)
+            found.append((name, component.card))
+    if not found:
+        raise BenchError(
+            f"No {kind} can be read on this machine.", "`bench data list` says what is missing."
+        )
+    real = [name for name, card in found if card.origin != "synthetic"]
+    return real or [name for name, _ in found]
+
+
+def distances(
+    request: DistanceRequest, runtime: Runtime, notes: list[str]
+) -> Iterator[tuple[Cell, str]]:
+    """Each distance after the pretraining of the network it looks with; `all` names every set."""
     archs.known(request.arch)
+    needs = {_component("distance", name, runtime).card.needs for name in request.methods}
+    sides = {"source": list(request.sources), "target": list(request.targets)}
+    for kind, names in sides.items():
+        if "all" in names:
+            sides[kind] = every(kind, needs, runtime)
+            notes.append(f"All {kind}s: {', '.join(sides[kind])}.")
     for name, source, target, seed in product(
-        request.methods, request.sources, request.targets, request.seeds
+        request.methods, sides["source"], sides["target"], request.seeds
     ):
         method = _component("distance", name, runtime)
         assert isinstance(method, Distance)

@@ -65,7 +65,8 @@ def make_distances(
     request: DistanceRequest, runtime: Runtime, *, retry: Sequence[str] = ()
 ) -> Plan:
     """Every distance asked for, each once, after the pretraining of the network it looks with."""
-    return _plan(expand.distances(request, runtime), Store(runtime.store), retry, [])
+    notes = list[str]()
+    return _plan(expand.distances(request, runtime, notes), Store(runtime.store), retry, notes)
 
 
 def _plan(

@@ -150,7 +150,7 @@ class DistanceSpec(Frozen):
     method: str
     arch: str = "resnet50"
     seed: int = 0
-    size: Size = 224
+    size: Size | Literal[0] = 224  # 0 where nothing but the cards is looked at
     limit: int | None = None
     options: dict[str, Scalar] = {}
     weights: str | None = None  # of the probe network, where the method uses one

@@ -8,8 +8,9 @@ import pytest
 
 from benchmark import archs, network, plan, protocol, registry
 from benchmark.errors import BenchError
+from benchmark.expand import DistanceRequest
 from benchmark.options import failure_kinds
-from benchmark.spec import Augment, Failure, Outcome, PretrainSpec, RunSpec, Runtime
+from benchmark.spec import Augment, DistanceSpec, Failure, Outcome, PretrainSpec, RunSpec, Runtime
 from benchmark.store import Store
 
 
@@ -178,6 +179,35 @@ def test_every_protocol_is_valid_and_takes_changes():
         assert recipe.augment.rotation == 3
         assert recipe.lr == 0.1
         assert recipe.augment.horizontal == found.recipe.augment.horizontal
+
+
+@pytest.mark.parametrize(
+    ("method", "sources", "targets"),
+    [
+        ("rivals:frechet", {"dtd", "chest_xray"}, {"chest_xray"}),  # what can be read here
+        ("scores:logme", {"dtd", "chest_xray", "imagenet"}, {"chest_xray"}),
+    ],
+)
+def test_all_names_every_set_that_can_be_read_here(runtime, method, sources, targets):
+    for name in ("dtd", "chest_xray"):
+        (runtime.data / name).mkdir(parents=True)
+    asked = DistanceRequest(sources=("all",), targets=("all",), methods=(method,))
+    made = plan.make_distances(asked, runtime)
+    specs = [p.cell.spec for p in made.cells if isinstance(p.cell.spec, DistanceSpec)]
+    assert {spec.source for spec in specs} == sources
+    assert {spec.target for spec in specs} == targets
+    assert f"All targets: {', '.join(targets)}." in made.notes
+
+
+def test_all_of_a_method_on_cards_is_every_set_listed(runtime):
+    asked = DistanceRequest(sources=("all",), targets=("isic",), methods=("expert",))
+    specs = [p.cell.spec for p in plan.make_distances(asked, runtime).cells]
+    sources = {spec.source for spec in specs if isinstance(spec, DistanceSpec)}
+    listed = {*registry.names("source"), *registry.names("target")}
+    assert sources == listed - {"folder", "weights", "patterns", "demo"}
+    asked = replace(asked, methods=("rivals:frechet",))
+    specs = [p.cell.spec for p in plan.make_distances(asked, runtime).cells]
+    assert {s.source for s in specs if isinstance(s, DistanceSpec)} == {"demo", "patterns"}
 
 
 BEARS = [
