@@ -18,7 +18,8 @@ from pydantic import Field
 
 from benchmark import trust
 from benchmark.download import RATIO, SMALL
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, Damaged
+from benchmark.files import remove, replacing
 from benchmark.spec import (
     Cell,
     DistanceSpec,
@@ -30,7 +31,7 @@ from benchmark.spec import (
     Scalar,
     canonical,
 )
-from benchmark.store import Store, remove, replacing
+from benchmark.store import Store
 from benchmark.trust import Unusable
 
 #: Of the file itself; an outcome has a schema version of its own.
@@ -166,7 +167,7 @@ def _packed(store: Store, key: str) -> bytes:
     try:
         found = store.predictions(key)
         arrays: dict[str, Any] = {n: found[n].astype(kind) for n, (kind, _) in trust.ARRAYS.items()}
-    except (*trust.DAMAGE, KeyError) as error:
+    except (*trust.DAMAGE, KeyError, Damaged) as error:
         raise BenchError(
             f"The run {key} has lost its predictions.", "Delete its folder and run it again."
         ) from error

@@ -8,7 +8,7 @@ import warnings
 import torch
 
 from benchmark import train
-from benchmark.errors import BenchError, Interrupted
+from benchmark.errors import FULL, BenchError, Damaged, Interrupted
 from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, RunSpec, Runtime
 from benchmark.stats import Estimate
 from benchmark.store import Store
@@ -41,8 +41,18 @@ def run(
         store.finish(cell, outcome)
     except Exception as error:  # one failure costs one cell: its cause is written down
         work.log(traceback.format_exc())
+        if isinstance(error, Damaged):
+            _spoil_upstream(store, cell)
         return store.fail(cell, failure_of(error, store.log_tail(cell)), seconds=work.seconds)
     return outcome
+
+
+def _spoil_upstream(store: Store, cell: Cell) -> None:
+    """What this cell builds on is damaged: it counts as not done, and the next run makes it."""
+    for kind, key in cell.upstream():
+        outcome = store.outcome(kind, key)
+        if outcome is not None and store.damage(outcome):
+            store.spoil(outcome)
 
 
 def _dispatch(work: Work, spec: PretrainSpec | RunSpec | DistanceSpec) -> Outcome:
@@ -63,6 +73,8 @@ def failure_of(error: Exception, log_tail: str = "") -> Failure:
         return Failure(kind="interrupted", message=str(error))
     if isinstance(error, BenchError):
         return Failure.model_validate({"kind": error.kind, "message": str(error)})
+    if isinstance(error, OSError) and error.errno in FULL:
+        return Failure(kind="disk_full", message="The disk is full. Free space, then run again.")
     text = f"{type(error).__name__}: {error}"
     memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in text.lower()
     if memory and (isinstance(error, MemoryError) or "memory" in text.lower()):

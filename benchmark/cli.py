@@ -251,8 +251,9 @@ def _carry_out(
 ) -> int:
     """Run a plan and mirror what comes of it; the exit code."""
     from benchmark import grid
+    from benchmark.store import Store as Results
 
-    with _mirror(runtime.store, mlflow) as add:
+    with Results(runtime.store).in_use(), _mirror(runtime.store, mlflow) as add:
         return grid.run(make, runtime, dry=dry, executor=where, done=add, command=_command())
 
 

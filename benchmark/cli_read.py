@@ -259,9 +259,9 @@ def predict(
 ) -> None:
     """Class probabilities of new images by a finished run, with its own preprocessing."""
     from benchmark import predict as predicting
+    from benchmark.files import replacing
     from benchmark.spec import Runtime
     from benchmark.store import Store as Results
-    from benchmark.store import replacing
 
     results = Results(store)
     outcome = predicting.find(results, run)

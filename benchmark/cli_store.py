@@ -262,12 +262,38 @@ def store_gc(
     store: Store = Path("store"),
 ) -> None:
     """Drop caches and left-overs; no number, prediction or weight is lost."""
+    from benchmark.errors import BenchError
+    from benchmark.files import remove
     from benchmark.store import Store as Results
-    from benchmark.store import remove
 
-    found = Results(store).garbage()
-    for path in found:
-        sys.stdout.write(f"{path}\n")
-    if yes:
-        remove(found)
+    with Results(store).in_use(alone=True) as free:
+        if yes and not free:
+            raise BenchError(f"A run is using {store}.", "Wait for it, or stop it.")
+        found = Results(store).garbage()
+        for path in found:
+            sys.stdout.write(f"{path}\n")
+        if yes:
+            remove(found)
     sys.stderr.write(f"{len(found)} {'deleted' if yes else 'would go; add --yes'}\n")
+
+
+@store_app.command("verify")
+def store_verify(
+    mend: Annotated[
+        bool,
+        typer.Option("--mend", help="Set aside what is damaged: the next run makes it again."),
+    ] = False,
+    store: Store = Path("store"),
+) -> None:
+    """Check everything in the store against its checksums; exit code 2 where something differs."""
+    from benchmark.store import Store as Results
+
+    results, found = Results(store), 0
+    for path, why, outcome in results.verify():
+        found += 1
+        sys.stdout.write(f"{path}: {why}\n")
+        if mend:
+            results.mend(path, outcome)
+    done = "set aside" if mend else "damaged; set it aside with --mend, and run again"
+    sys.stderr.write(f"{found} {done}\n" if found else "Everything is as it was written.\n")
+    raise typer.Exit(2 if found and not mend else 0)

@@ -18,8 +18,9 @@ from benchmark import images, registry
 from benchmark.api import Record, Source
 from benchmark.download import find_root
 from benchmark.errors import BenchError
+from benchmark.files import cached_folder, write
 from benchmark.spec import Runtime, Size, canonical, seed_of
-from benchmark.store import Store, build_folder, write
+from benchmark.store import Store
 
 #: Below this many images one process decodes faster than several start.
 FEW = 1500
@@ -103,7 +104,7 @@ def prepare(
             folder, component, root, (height, width), runtime, name, made, constancy, progress
         )
 
-    return load(build_folder(final, build), name)
+    return load(cached_folder(final, build), name)
 
 
 def load(folder: Path, name: str) -> Prepared:

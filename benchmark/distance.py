@@ -10,8 +10,8 @@ import torch
 from benchmark import data, features, registry, split
 from benchmark.api import Distance, Measured, SourceCard
 from benchmark.errors import BenchError
+from benchmark.files import cached_folder
 from benchmark.spec import DistanceSpec, Recipe, seed_of
-from benchmark.store import build_folder
 from benchmark.work import Work
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class _Side:
             np.save(folder / "array.npy", make())
 
         final = self.work.store.root / "features" / f"side-{mark}"
-        return np.load(build_folder(final, build) / "array.npy")
+        return np.load(cached_folder(final, build) / "array.npy")
 
 
 def _classifier(

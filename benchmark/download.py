@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, cast
 
 from benchmark.errors import BenchError, DataMissing
-from benchmark.store import build_folder
+from benchmark.files import build_folder
 
 if TYPE_CHECKING:
     from benchmark.api import Source

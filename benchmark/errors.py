@@ -1,5 +1,8 @@
 """Errors a user can mend: one sentence what is wrong, one sentence what to do."""
 
+import errno
+from pathlib import Path
+
 
 class BenchError(Exception):
     """What is wrong and what to do about it; the command line prints both and exits 2."""
@@ -23,6 +26,30 @@ class NotFinite(BenchError):
     """A loss or a score became NaN or infinite."""
 
     kind = "not_finite"
+
+
+class DiskFull(BenchError):
+    """There is no room for what was to be written."""
+
+    kind = "disk_full"
+
+
+class Damaged(BenchError):
+    """A file of the store is not what was written."""
+
+    kind = "damaged"
+
+
+#: Error numbers of a disk or a quota that is full.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def cannot_write(path: Path, error: OSError) -> BenchError:
+    """What to tell where the disk refuses."""
+    return (DiskFull if error.errno in FULL else BenchError)(
+        f"Could not write {path}: {error.strerror or error}.",
+        "Free space or fix the permission, then run the same command again.",
+    )
 
 
 class Interrupted(Exception):

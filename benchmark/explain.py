@@ -17,12 +17,13 @@ from torch import nn
 
 from benchmark import data, features, fold, gains, metrics, pictures, stats
 from benchmark.errors import BenchError
+from benchmark.files import write
 from benchmark.gains import arm_title, digest_of, fold_of
 from benchmark.metadata import Encoder
 from benchmark.predict import Trained, find, load
 from benchmark.spec import Outcome, Runtime
 from benchmark.stats import Estimate
-from benchmark.store import Store, write
+from benchmark.store import Store
 from benchmark.work import bootstrap_seed
 from reports import formats
 

@@ -9,8 +9,9 @@ import torch
 
 from benchmark import data, train, weights
 from benchmark.expand import CORE_VERSION
+from benchmark.files import cached_folder
 from benchmark.spec import DistanceSpec, Recipe, RunSpec, canonical, seed_of
-from benchmark.store import Store, build_folder
+from benchmark.store import Store
 from benchmark.work import Work
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def pooled(
         np.save(folder / _file(work, name).name, found.numpy())
 
     def make() -> torch.Tensor:
-        build_folder(_file(work, name).parent, build)
+        cached_folder(_file(work, name).parent, build)
         return torch.from_numpy(np.load(_file(work, name))).to(work.device)
 
     with work.timed("features"):

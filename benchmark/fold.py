@@ -12,9 +12,9 @@ import torch
 from benchmark import data, features, metrics, registry, split, train, weights
 from benchmark.api import Fusion, Source
 from benchmark.errors import BenchError
+from benchmark.files import cached_folder, write
 from benchmark.metadata import OneHotEncoder, OrdinalEncoder, words
 from benchmark.spec import Outcome, PretrainSpec, RunSpec, canonical, seed_of
-from benchmark.store import build_folder, write
 from benchmark.work import Work, bootstrap_seed, facts_of
 
 #: A run keeps the fitted map of its record: the encoder, and mean and deviation of its columns.
@@ -248,7 +248,7 @@ def parts_of(work: Work, prepared: data.Prepared, spec: RunSpec) -> split.Parts:
         np.savez(folder / path.name, **found._asdict())
 
     def make() -> split.Parts:
-        build_folder(path.parent, build)
+        cached_folder(path.parent, build)
         with np.load(path, allow_pickle=False) as file:
             train_, val, test = (file[part] for part in ("train", "val", "test"))
             return split.Parts(train_, val, test, float(file["siblings"]))

@@ -118,6 +118,7 @@ def run(
     """
     store = Store(runtime.store)
     store.prepare()
+    store.sweep()
     made = make()  # not before the store is known to be ours
     for note in made.notes:
         say(f"Note: {note}")

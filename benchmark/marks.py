@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.errors import BenchError
-from benchmark.store import born, write
+from benchmark.files import write
+from benchmark.store import born
 
 NAME = "running.json"
 

@@ -146,7 +146,7 @@ def load(store: Store, outcome: Outcome, runtime: Runtime) -> Trained:
     encoder, scale = _record_map(folder) if spec.record is not None else (None, {})
     width, classes = len(encoder.columns_out) if encoder else 0, len(outcome.classes)
     how = {"dropout": spec.recipe.dropout, "options": spec.options}
-    state = weights.read(folder / weights.FILE)
+    state = weights.read(store.kept(outcome, weights.FILE))
     if spec.mode == "finetune":
         model = arm.network(network.build(spec.arch, seed=0), width, classes, **how)
         model.load_state_dict(state)

@@ -11,8 +11,8 @@ from benchmark import data, images
 from benchmark.api import Experts
 from benchmark.download import find_root
 from benchmark.errors import BenchError
+from benchmark.files import replacing
 from benchmark.spec import Runtime, seed_of
-from benchmark.store import replacing
 
 SIDE, GAP, ROWS = 224, 8, 3
 QUESTIONS = {

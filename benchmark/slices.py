@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmark.api import read_table
 from benchmark.errors import BenchError
+from benchmark.files import write
 from benchmark.images import to_png_bytes
-from benchmark.store import write
 
 ENDINGS = (".nii", ".nii.gz", ".img", ".img.gz")
 AXES = ("sagittal", "coronal", "axial")  # of a volume whose axes run to the right, front and top

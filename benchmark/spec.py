@@ -171,7 +171,9 @@ class Input(Frozen):
 
 
 #: Failures whose cause lies outside the cell: a plain `bench run` tries these again.
-UNFINISHED = ("killed", "interrupted", "data_missing", "bad_input", "upstream")
+UNFINISHED = (
+    "killed", "interrupted", "data_missing", "bad_input", "upstream", "disk_full", "damaged",
+)  # fmt: skip
 
 
 class Runtime(Frozen):
@@ -225,6 +227,8 @@ FailureKind = Literal[
     "not_finite",
     "interrupted",
     "upstream",
+    "disk_full",
+    "damaged",
     "bug",
 ]
 
@@ -271,6 +275,7 @@ class Outcome(Frozen):
     history: list[dict[str, float | int | None]] = []
     data: dict[str, Scalar] = {}  # digest, counts, sibling rate, overlap
     warnings: list[str] = []
+    files: dict[str, str] = {}  # size and checksum of what lies beside it
     seconds: dict[str, float] = {}
     joules: float | None = None
     environment: dict[str, str] = {}

@@ -3,20 +3,38 @@
 import hashlib
 import json
 import os
-import shutil
 import socket
 import time
-import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, Damaged
+from benchmark.files import (
+    broken,
+    leftovers,
+    read_json,
+    remove,
+    replacing,
+    sealed,
+    sum_of,
+    unsealed,
+    write,
+    write_json,
+)
 from benchmark.spec import SCHEMA_VERSION, Cell, Failure, Outcome
+
+#: Folders of what can be made again.
+CACHES = ("features", "prepared", "splits")
+
+#: Files of a cell's folder that are no part of its result.
+OTHERS = ("outcome.json", "outcome.damaged.json", "spec.json", "running.json", "log.txt", "last.pt")
 
 #: The part of the store that holds a kind of cell.
 PARTS = {"run": "runs", "pretrain": "weights", "distance": "distances"}
@@ -38,29 +56,54 @@ class Store:
 
     def prepare(self) -> None:
         """Make the store, or refuse one that a newer version wrote or that cannot be written."""
-        mark = self.root / "store.json"
+        mark, found = self.root / "store.json", None
         try:
-            found = json.loads(mark.read_text())["schema_version"] if mark.is_file() else None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BenchError(
-                f"{mark} is damaged.", "Restore it or choose another --store."
-            ) from error
+            found = int(read_json(mark)["schema_version"]) if mark.is_file() else None
+        except (Damaged, KeyError, TypeError, ValueError):  # each outcome has its own version
+            warnings.warn(f"{mark} was damaged and is written anew.", stacklevel=2)
         if found is not None and found > SCHEMA_VERSION:
             raise BenchError(
                 f"The store {self.root} has schema {found}; this version knows {SCHEMA_VERSION}.",
                 "Upgrade transfer-bench or choose another --store.",
             )
         if found is None:
-            write(mark, json.dumps({"schema_version": SCHEMA_VERSION}))
+            write_json(mark, {"schema_version": SCHEMA_VERSION})
 
     def outcome(self, kind: str, key: str) -> Outcome | None:
         """The outcome of a cell, if it is done: the one answer for planner and worker alike."""
         path = self.folder(kind, key) / "outcome.json"
         try:
             text = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return _parse(path, text)
+
+    def kept(self, outcome: Outcome, name: str) -> Path:
+        """A file of a finished cell, if it is as it was when the cell ended."""
+        path = self.folder(outcome.spec.kind, outcome.key) / name
+        expected = outcome.files.get(name)
+        with suppress(OSError):
+            if expected is None or sum_of(path) == expected:
+                path.stat()
+                return path
+        raise _gone(name, outcome.spec.kind, outcome.key)
+
+    def damage(self, outcome: Outcome) -> list[str]:
+        """The files of a finished cell that are gone or not what was written."""
+        folder, wrong = self.folder(outcome.spec.kind, outcome.key), []
+        for name, expected in outcome.files.items():
+            try:
+                right = sum_of(folder / name) == expected
+            except OSError:
+                right = False
+            wrong += [] if right else [name]
+        return wrong
+
+    def spoil(self, outcome: Outcome) -> None:
+        """Take back the done mark of a cell that was damaged, so that it is run again."""
+        path = self.folder(outcome.spec.kind, outcome.key) / "outcome.json"
+        with suppress(OSError):
+            path.replace(path.with_name("outcome.damaged.json"))
 
     def keys(self, kind: str) -> Iterator[str]:
         """The keys of every cell of a kind that has an outcome."""
@@ -81,7 +124,8 @@ class Store:
             "versions": cell.versions,
             "spec": cell.spec.model_dump(mode="json"),
         }
-        write(folder / "spec.json", json.dumps(spec, indent=1), durable=False)
+        remove(leftovers(folder))
+        write_json(folder / "spec.json", spec)
         mark = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         mark["born"] = born(os.getpid())
         write(folder / "running.json", json.dumps(mark), durable=False)
@@ -90,7 +134,11 @@ class Store:
     def finish(self, cell: Cell, outcome: Outcome) -> None:
         """Write the outcome, the last thing a cell does; a success needs its checkpoint no more."""
         folder = self.of(cell)
-        write(folder / "outcome.json", outcome.model_dump_json(indent=1))
+        if outcome.status == "ok" and folder.is_dir():
+            kept = [p for p in folder.iterdir() if p.is_file() and p.name not in OTHERS]
+            kept = sorted(p for p in kept if ".tmp-" not in p.name)
+            outcome = outcome.model_copy(update={"files": {p.name: sum_of(p) for p in kept}})
+        write(folder / "outcome.json", sealed(outcome.model_dump_json(indent=1)))
         if outcome.status == "ok":
             (folder / "last.pt").unlink(missing_ok=True)
         (folder / "running.json").unlink(missing_ok=True)
@@ -131,10 +179,14 @@ class Store:
             )
 
     def predictions(self, key: str, kind: str = "run") -> dict[str, np.ndarray]:
-        """What `save_predictions` wrote."""
-        path = self.folder(kind, key) / "predictions.npz"
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        """What `save_predictions` wrote; raises Damaged where it is not that any more."""
+        outcome, name = self.outcome(kind, key), "predictions.npz"
+        path = self.folder(kind, key) / name if outcome is None else self.kept(outcome, name)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise _gone(name, kind, key) from error
 
     def log_tail(self, cell: Cell, lines: int = 20) -> str:
         """The last lines of a cell's log."""
@@ -148,14 +200,79 @@ class Store:
         keys = sorted(f"{cell.spec.kind}/{cell.key}" for cell in cells)
         name = hashlib.sha256(" ".join(keys).encode()).hexdigest()[:16]
         path = self.root / "grids" / f"{name}.json"
-        facts = {"grid": name, "command": command, "began": time.time(), "cells": keys}
-        write(path, json.dumps(facts, indent=1), durable=False)
+        write_json(path, {"grid": name, "command": command, "began": time.time(), "cells": keys})
         return name
 
     def grids(self) -> list[dict[str, Any]]:
         """Every request that was run, the latest first: grid, command, began, cells (kind/key)."""
-        found = [json.loads(p.read_text()) for p in (self.root / "grids").glob("*.json")]
-        return sorted(found, key=lambda facts: -facts["began"])
+        found = []
+        for path in (self.root / "grids").glob("*.json"):
+            try:
+                facts = read_json(path)
+                facts["cells"] = [str(text) for text in facts["cells"]]
+                found.append((float(facts["began"]), str(facts["command"]), facts))
+            except (Damaged, OSError, KeyError, TypeError, ValueError):
+                warnings.warn(f"{path} is damaged: this request is not shown.", stacklevel=2)
+        return [facts for *_, facts in sorted(found, key=lambda row: -row[0])]
+
+    @contextmanager
+    def in_use(self, *, alone: bool = False) -> Iterator[bool]:
+        """Be one of the store's users, or the only one; False where that cannot be.
+
+        Where the file system has no locks nobody can tell, and it is taken for granted.
+        """
+        import fcntl
+
+        try:
+            file = (self.root / "in-use").open("a")
+        except OSError:
+            yield True
+            return
+        with file:
+            free = True
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+            except BlockingIOError:
+                free = False
+            except OSError:
+                pass
+            yield free
+
+    def sweep(self) -> None:
+        """Remove what killed writers left."""
+        for part in ("", "prepared", "features", "splits", "grids", "batches", "outputs"):
+            with suppress(OSError):
+                remove(leftovers(self.root / part))
+
+    def verify(self) -> Iterator[tuple[Path, str, Outcome | None]]:
+        """Everything that is not as it was written: where, what, and the outcome it concerns."""
+        for part, kind in ((part, kind) for kind, part in PARTS.items()):
+            for folder in sorted((self.root / part).glob("??/*")):
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    outcome = self.outcome(kind, folder.name)
+                if caught:
+                    yield folder / "outcome.json", "it cannot be read", None
+                for name in self.damage(outcome) if outcome is not None else ():
+                    yield folder / name, "it is gone or was changed", outcome
+        for cache in CACHES:
+            for folder in sorted((self.root / cache).glob("*")):
+                if ".tmp-" not in folder.name and (why := broken(folder)):
+                    yield folder, why, None
+        for path in (self.root / "store.json", *sorted((self.root / "grids").glob("*.json"))):
+            try:
+                read_json(path)
+            except (Damaged, OSError) as error:
+                yield path, str(error), None
+
+    def mend(self, path: Path, outcome: Outcome | None) -> None:
+        """Take away what `verify` found, so that the next run makes it again."""
+        if outcome is not None:
+            self.spoil(outcome)
+        elif path.name == "outcome.json":
+            path.replace(path.with_name("outcome.damaged.json"))
+        else:
+            remove([path])
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """Files and bytes by part of the store."""
@@ -167,45 +284,17 @@ class Store:
 
     def garbage(self) -> list[Path]:
         """What can go without losing a number: caches and left-over temporaries."""
-        caches = [self.root / name for name in ("features", "prepared", "splits", "workers")]
+        caches = [self.root / name for name in (*CACHES, "workers")]
         found = [path for cache in caches if cache.is_dir() for path in sorted(cache.iterdir())]
         for part in PARTS.values():
-            for path in sorted((self.root / part).glob("??/*/*.tmp-*")):
-                found.append(path)
+            found.extend(sorted((self.root / part).glob("??/*/*.tmp-*")))
         return found
 
 
-def write(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a text file so that readers see the old one or the new one, never a part."""
-    with replacing(path, durable=durable) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its name at the end, flushed if it must last."""
-    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if durable:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise cannot_write(path, error) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def cannot_write(path: Path, error: OSError) -> BenchError:
-    """What to tell where the disk refuses."""
-    return BenchError(
-        f"Could not write {path}: {error.strerror or error}.",
-        "Free space or fix the permission, then run the same command again.",
+def _gone(name: str, kind: str, key: str) -> Damaged:
+    return Damaged(
+        f"{name} of the {kind} {key} is gone or damaged.",
+        "Run `bench store verify --mend`, then the command that made it: it is made again.",
     )
 
 
@@ -222,44 +311,17 @@ def born(pid: int) -> str:
     return f"{boot}/{facts[19]}"  # the name before the last bracket may hold anything
 
 
-def build_folder(final: Path, build: Callable[[Path], None]) -> Path:
-    """Make a folder whole or not at all; two builders at once do not meet, the first one wins."""
-    if final.is_dir():
-        return final
-    temporary = final.with_name(f"{final.name}.tmp-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir(parents=True)
-        build(temporary)
-        try:
-            temporary.rename(final)
-        except OSError:
-            if not final.is_dir():
-                raise
-    except OSError as error:
-        raise cannot_write(final, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return final
-
-
-def remove(paths: Iterable[Path]) -> None:
-    """Delete files and folders."""
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def _parse(path: Path, text: bytes) -> Outcome | None:
     try:
-        raw = json.loads(text)
+        raw = json.loads(unsealed(text))
         found = raw["schema_version"]
         if found > SCHEMA_VERSION:
             raise BenchError(
                 f"{path} has schema {found}; this version knows {SCHEMA_VERSION}.",
                 "Upgrade transfer-bench or choose another --store.",
             )
+        if raw["key"] != path.parent.name:
+            raise ValueError(f"it is that of the cell {raw['key']}")
         return Outcome.model_validate(raw)
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]

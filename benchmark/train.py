@@ -1,7 +1,11 @@
 """The training loop: one for pretraining, fine-tuning and heads on frozen features."""
 
+import copy
+import io
 import math
 import time
+import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +18,8 @@ from torch import nn
 from benchmark import metrics
 from benchmark.augment import augment, normalise
 from benchmark.errors import NotFinite
+from benchmark.files import replacing
 from benchmark.spec import Augment, Recipe, seed_of
-from benchmark.store import replacing
 
 #: A checkpoint is written after an epoch if the last one is older than this: heads on cached
 #: features have epochs of milliseconds. Which epoch a resumed run starts from changes no number.
@@ -109,10 +113,8 @@ def fit(
     rows = torch.as_tensor(train)
     result, best, start = Fit(), {"score": -math.inf, "epoch": -1, "state": None}, 0
     select = recipe.select == "validation" and len(val) > 0
-    if checkpoint is not None and checkpoint.is_file():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+    saved = None if checkpoint is None else _saved(checkpoint, model, optimizer, device)
+    if saved is not None:
         result.history, best, start = saved["history"], saved["best"], saved["epoch"]
         result.resumed = start
     written = time.monotonic()
@@ -284,6 +286,27 @@ def _copy(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
+def _saved(path: Path, model, optimizer, device: torch.device) -> dict[str, Any] | None:
+    """Go on from a checkpoint; one that is damaged, or of another network, is dropped."""
+    first = _copy(model), copy.deepcopy(optimizer.state_dict())
+    try:
+        check, content = path.read_bytes().split(b"\n", 1)
+        if int(check, 16) != zlib.crc32(content):
+            raise ValueError("its checksum is not that of its content")
+        saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        return {name: saved[name] for name in ("history", "best", "epoch")}
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # whatever it holds, the cell can do without it
+        warnings.warn(f"The checkpoint was not used: {type(error).__name__}.", stacklevel=2)
+        model.load_state_dict(first[0])
+        optimizer.load_state_dict(first[1])
+        path.unlink(missing_ok=True)
+        return None
+
+
 def _save(path: Path, model, optimizer, history, best, epoch: int) -> None:
     state = {
         "model": model.state_dict(),
@@ -292,5 +315,9 @@ def _save(path: Path, model, optimizer, history, best, epoch: int) -> None:
         "best": best,
         "epoch": epoch,
     }
+    content = io.BytesIO()
+    torch.save(state, content)  # in memory: its errors on a full disk are no OSError
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(f"{zlib.crc32(content.getbuffer()):08x}\n".encode())
+        with temporary.open("ab") as file:
+            file.write(content.getbuffer())

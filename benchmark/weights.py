@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import BenchError
+from benchmark.files import read_json, replacing, write_json
 from benchmark.spec import Cell, Outcome, PretrainSpec
-from benchmark.store import Store, replacing, write
+from benchmark.store import Store
 
 if TYPE_CHECKING:
     import torch
@@ -19,12 +20,13 @@ CARD = "card.json"
 
 def save(folder: Path, state: "dict[str, torch.Tensor]", card: dict[str, Any]) -> None:
     """Write the tensors, then the card that describes them."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialise
 
     tensors = {name: value.detach().contiguous().cpu() for name, value in state.items()}
+    content = serialise(tensors)  # in memory: its errors on a full disk are no OSError
     with replacing(folder / FILE) as temporary:
-        save_file(tensors, temporary)
-    write(folder / CARD, json.dumps({**card, "sha256": digest(folder / FILE)}, indent=1))
+        temporary.write_bytes(content)
+    write_json(folder / CARD, {**card, "sha256": hashlib.sha256(content).hexdigest()})
 
 
 def load(store: Store, key: str, *, kind: str = "pretrain") -> "dict[str, torch.Tensor]":
@@ -34,7 +36,8 @@ def load(store: Store, key: str, *, kind: str = "pretrain") -> "dict[str, torch.
         raise BenchError(
             f"The weights {key} are not in the store.", "Run `bench run` to make them."
         )
-    return read(path)
+    outcome = store.outcome(kind, key)
+    return read(path if outcome is None else store.kept(outcome, FILE))
 
 
 def sha256(folder: Path) -> str:
@@ -124,7 +127,7 @@ def export(store: Store, key: str, out: Path) -> Path:
 def import_(store: Store, folder: Path) -> str:
     """Take an exported folder into the store, if its tensors are the ones its card names."""
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = read_json(folder / CARD)
         outcome = Outcome.model_validate_json((folder / "outcome.json").read_text())
     except (OSError, ValueError) as error:
         raise BenchError(
@@ -138,7 +141,7 @@ def import_(store: Store, folder: Path) -> str:
     to = store.begin(cell)
     with replacing(to / FILE) as temporary:
         shutil.copyfile(folder / FILE, temporary)
-    write(to / CARD, json.dumps(card, indent=1))
+    write_json(to / CARD, card)
     store.finish(cell, outcome)
     return cell.key
 

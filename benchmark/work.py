@@ -4,7 +4,7 @@ import platform
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ class Work:
 
     def log(self, text: str) -> None:
         """A line for whoever opens the cell's folder."""
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+        with suppress(OSError), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
     def outcome(self, **facts: Any) -> Outcome:

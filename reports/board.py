@@ -1,6 +1,7 @@
 """Boards: the arms of one target under one protocol, measured, ranked, or told why they are not."""
 
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark import metrics, stats
+from benchmark.errors import Damaged
 from benchmark.spec import RunSpec, Split
 from benchmark.stats import Comparison, Estimate
 from benchmark.store import Store
@@ -169,7 +171,7 @@ def _undecidable(row: Row, usual: int) -> Row:
     if row.headline is None or np.isnan(row.headline.value):
         return replace(row, why=("the headline is undefined on a fold",))
     if row.draws is None:
-        return replace(row, why=("its predictions are gone from the store",))
+        return replace(row, why=("its predictions are gone or damaged: see `bench store verify`",))
     if len(row.draws) != usual:
         return replace(row, why=(f"{len(row.draws)} bootstrap draws, not {usual}",))
     if np.isnan(row.headline.low):
@@ -280,9 +282,9 @@ def draws_of(store: Store, runs: Sequence[Run]) -> Array | None:
     cells: dict[int, list[Array]] = {}
     try:
         for run in runs:
-            path = store.folder("run", run.outcome.key) / "predictions.npz"
+            path = store.kept(run.outcome, "predictions.npz")
             cells.setdefault(run.spec.seed, []).append(_read_draws(path))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, Damaged):
         return None
     if not cells or len({len(draws) for part in cells.values() for draws in part}) > 1:
         return None

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark import stats
+from benchmark.errors import Damaged
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports.arms import Run
@@ -38,7 +39,7 @@ def class_pairs(store: Store, first: Sequence[Run], second: Sequence[Run]) -> It
     for one, other in zip(first, second, strict=True):
         try:
             a, b = (store.predictions(run.outcome.key) for run in (one, other))
-        except OSError:
+        except Damaged:
             return
         if any(not np.array_equal(a[name], b[name]) for name in ("labels", "groups")):
             return

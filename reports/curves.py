@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.errors import Damaged
 from benchmark.metrics import BINS
 from benchmark.store import Store
 from reports import charts
@@ -83,7 +84,7 @@ def _predictions(store: Store, row: Row) -> Iterator[Tested]:
         if run.outcome.status == "ok":
             try:
                 found = store.predictions(run.outcome.key)
-            except OSError:
+            except Damaged:
                 continue
             yield found["labels"], found["scores"].astype(float)
 

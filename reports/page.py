@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import registry
+from benchmark.files import write as write_file
 from benchmark.store import Store
-from benchmark.store import write as write_file
 from reports import (
     charts,
     distances,

@@ -14,8 +14,9 @@ import numpy as np
 
 from benchmark import stats
 from benchmark.errors import BenchError
+from benchmark.files import write
 from benchmark.stats import Correlation, Estimate, Pairs
-from benchmark.store import Store, write
+from benchmark.store import Store
 from reports import formats, leaderboard, overlaps, scatter
 from reports.board import Array, Baseline, Board
 from reports.gains import OVER, Pair, Place, gather

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, Damaged
+from benchmark.files import build_folder, replacing
 from benchmark.spec import Cell, Failure, Outcome, RunSpec
 from benchmark.stats import Estimate
-from benchmark.store import Store, build_folder, replacing
+from benchmark.store import Store
 
 
 def a_cell(fold: int = 0) -> Cell:
@@ -84,7 +85,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path):
 import resource, sys
 from pathlib import Path
 from benchmark.errors import BenchError
-from benchmark.store import write
+from benchmark.files import write
 path = Path(sys.argv[1])
 write(path, "old")
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -164,3 +165,65 @@ def test_garbage_is_never_a_result(tmp_path: Path):
     (folder / "outcome.json.tmp-12345678").write_text("half")
     (tmp_path / "features" / "abc").mkdir(parents=True)
     assert {p.name for p in store.garbage()} == {"outcome.json.tmp-12345678", "abc"}
+
+
+def finished(store: Store, fold: int = 0) -> Outcome:
+    cell = a_cell(fold)
+    store.begin(cell)
+    store.save_predictions(
+        cell, labels=np.array([0, 1]), scores=np.eye(2), groups=np.arange(2), draws=np.zeros(5)
+    )
+    store.finish(cell, Outcome(key=cell.key, spec=cell.spec, status="ok"))
+    found = store.outcome("run", cell.key)
+    assert found is not None
+    return found
+
+
+def test_a_result_that_was_damaged_is_told_and_made_again(tmp_path: Path):
+    store = Store(tmp_path)
+    store.prepare()
+    one, other = finished(store), finished(store, fold=1)
+    assert not list(store.verify())
+    ours, theirs = (store.folder("run", o.key) / "predictions.npz" for o in (one, other))
+    ours.write_bytes(theirs.read_bytes() + b"\0")  # whole as a zip, but not ours
+    with pytest.raises(Damaged, match="gone or damaged"):
+        store.predictions(one.key)
+    ((path, _, outcome),) = store.verify()
+    assert path == ours
+    store.mend(path, outcome)
+    assert store.outcome("run", one.key) is None  # a plain run makes it again
+    assert store.outcome("run", other.key) == other
+
+
+def test_an_outcome_in_another_cells_folder_is_refused(tmp_path: Path):
+    store = Store(tmp_path)
+    one, other = finished(store), finished(store, fold=1)
+    path = store.folder("run", one.key) / "outcome.json"
+    path.write_bytes((store.folder("run", other.key) / "outcome.json").read_bytes())
+    with pytest.warns(UserWarning, match="is that of the cell"):
+        assert store.outcome("run", one.key) is None
+
+
+def test_damaged_notes_of_the_store_cost_a_note(tmp_path: Path):
+    store = Store(tmp_path)
+    store.prepare()
+    cell = a_cell()
+    store.record_grid([cell], "bench run --target b")
+    store.record_grid([cell, a_cell(fold=1)], "bench run --target c")
+    (tmp_path / "store.json").write_text('{"schema')
+    with pytest.warns(UserWarning, match="written anew"):
+        store.prepare()
+    next((tmp_path / "grids").iterdir()).write_bytes(b"\0\0")
+    with pytest.warns(UserWarning, match="not shown"):
+        assert len(store.grids()) == 1
+
+
+def test_a_store_in_use_is_not_cleaned(tmp_path: Path):
+    store = Store(tmp_path)
+    store.prepare()
+    with store.in_use(), store.in_use() as free:
+        assert free
+        with store.in_use(alone=True) as free:
+            assert not free
+    with store.in_use(alone=True) as free:
+        assert free

@@ -21,8 +21,9 @@ from benchmark import marks
 from benchmark.engine.local import GRACE, Listener, shared, without_upstream
 from benchmark.engine.worker import decode, encode, settled, stamp, stopped
 from benchmark.errors import BenchError
+from benchmark.files import remove, write
 from benchmark.spec import Cell, Failure, Runtime
-from benchmark.store import Store, born, remove, write
+from benchmark.store import Store, born
 
 #: Cells of a batch at most: what a lost node can hold up.
 MOST = 50

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.engine.worker import CANNOT_WRITE, encode, stopped
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, cannot_write
 from benchmark.spec import Cell, Failure, Outcome, RunSpec, Runtime
-from benchmark.store import Store, cannot_write
+from benchmark.store import Store
 
 Listener = Callable[[str, Cell, dict[str, Any]], None]
 

@@ -20,8 +20,8 @@ from benchmark.engine.batches import Batch
 from benchmark.engine.local import Listener
 from benchmark.engine.worker import stopped
 from benchmark.errors import BenchError
+from benchmark.files import write
 from benchmark.spec import Cell, Runtime
-from benchmark.store import write
 
 #: How often a job may reach its time limit; each time it goes on where it was.
 REQUEUES = 100

@@ -83,6 +83,8 @@ def serve(runtime: Runtime, lines: Iterable[str] = sys.stdin) -> int:
     from benchmark import cell as cells
 
     memory = cells.Memory()
+    held = Store(runtime.store).in_use()
+    held.__enter__()  # until this process ends, however it does
     tell("ready")
     while (line := inbox.get()) is not None:
         busy.set()

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark import weights
+from benchmark.errors import Damaged
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, RunSpec, canonical
 from benchmark.stats import Estimate, Pairs
 from benchmark.store import Store
@@ -216,7 +216,7 @@ def _tested(store: Store, outcome: Outcome) -> dict[str, np.ndarray] | None:
         return None
     try:
         found = store.predictions(outcome.key, outcome.spec.kind)
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except Damaged:
         return None
     numbers = all(array.dtype.kind in "iuf" for array in found.values())
     return found if numbers and set(found) == ARRAYS and len(found["labels"]) else None
