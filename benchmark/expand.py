@@ -308,7 +308,7 @@ def distances(
             method=name,
             arch="none" if cards_only else request.arch,
             seed=0 if cards_only else seed,
-            size=0 if cards_only else request.size,
+            size=DistanceSpec.model_fields["size"].default if cards_only else request.size,
             limit=None if cards_only else request.limit,
             options=_options(method, {}, request.options),
             weights=weights,

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, Damaged
 from benchmark.files import read_json, replacing, write_json
 from benchmark.spec import Cell, Outcome, PretrainSpec
 from benchmark.store import Store
@@ -128,8 +128,8 @@ def import_(store: Store, folder: Path) -> str:
     """Take an exported folder into the store, if its tensors are the ones its card names."""
     try:
         card = read_json(folder / CARD)
-        outcome = Outcome.model_validate_json((folder / "outcome.json").read_text())
-    except (OSError, ValueError) as error:
+        outcome = Outcome.model_validate(read_json(folder / "outcome.json"))
+    except (OSError, ValueError, Damaged) as error:
         raise BenchError(
             f"{folder} is not a whole export of weights.",
             "Export it again with `bench weights export`.",
