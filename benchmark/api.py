@@ -184,9 +184,8 @@ class Side(Protocol):
         """Class probabilities (n, K) that the source's own network gives."""
         ...
 
-    @property
-    def images(self) -> "torch.Tensor":
-        """Normalised images float32 (n, 3, H, W)."""
+    def images(self, rows: np.ndarray) -> "torch.Tensor":
+        """Normalised images float32 (len(rows), 3, H, W), by their places in `labels`."""
         ...
 
     @property

@@ -82,14 +82,13 @@ class _Side:
             )
         return (pooled @ weight.double().T + bias.double()).softmax(1).numpy()
 
-    @property
-    def images(self) -> torch.Tensor:
+    def images(self, rows: np.ndarray) -> torch.Tensor:
         who = features.Extractor.of(self.spec)
         known = "probe", who.arch, who.identity(self.work.store)
         backbone = self.work.memory.get(known, lambda: self.network)
         pixels = self.work.pixels(self.prepared, backbone, self.recipe)
-        rows = torch.from_numpy(self.rows)
-        return pixels.batch(rows, torch.Generator(), training=False)[0]
+        chosen = torch.from_numpy(self.rows[rows])
+        return pixels.batch(chosen, torch.Generator(), training=False)[0]
 
     @property
     def network(self) -> "Backbone":

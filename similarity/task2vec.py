@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -373,10 +373,10 @@ class Task2Vec(Distance):
             "draws": int(options["draws"]) or None,
         }
         name = f"task2vec {self.card.version} {sorted(how.items())} {seed}"
-        symmetric = raw_cosine if self.variant == "raw" else cosine
-        between = symmetric
-        if self.variant == "asymmetric":
-            between = partial(asymmetric, alpha=float(options["alpha"]))
+        alpha = float(options["alpha"])
+        between = {"raw": raw_cosine, "asymmetric": partial(asymmetric, alpha=alpha)}.get(
+            self.variant, cosine
+        )
         subsets, share = int(options["subsets"]), float(options["share"])
         if subsets < 1 or not 0 < share <= 1:
             raise BenchError(
@@ -384,62 +384,52 @@ class Task2Vec(Distance):
                 "Give subsets of 1 or more, and a share above 0, at most 1.",
             )
         if subsets > 1 or share < 1:
+
+            def part(side: Side, number: int) -> np.ndarray:
+                rows = subset(side.labels, share, (seed, number))
+                known = f"{name} subset {number} of {share}"
+                return side.cached(known, lambda: _embedding(side, rows, seed, how))
+
             pairs = pairs_of(options["pairs"], subsets, seed)
-            one, other = zip(*pairs, strict=True)
-            return _of_pairs(
-                _parts(source, one, name, share=share, seed=seed, how=how),
-                _parts(target, other, name, share=share, seed=seed, how=how),
-                between,
-                symmetric,
-            )
+            one = {k: part(source, k) for k in dict.fromkeys(k for k, _ in pairs)}
+            other = {k: part(target, k) for k in dict.fromkeys(k for _, k in pairs)}
+            return _of_pairs([(one[a], other[b]) for a, b in pairs], [*other.values()], between)
 
         def of(side: Side) -> np.ndarray:
-            return side.cached(
-                name,
-                lambda: embed(side.network, side.images, side.labels, seed=seed, **how).values,
-            )
+            return side.cached(name, lambda: _embedding(side, slice(None), seed, how))
 
         def floor() -> np.ndarray:
             found = noise_floor(
-                target.network, target.images, target.labels, seeds=repeats, subsets=repeats,
-                seed=seed, distance=symmetric, **how,
+                target.network, np.arange(len(target.labels)), target.labels, seeds=repeats,
+                subsets=repeats, seed=seed, distance=between, prepare=target.images, **how,
             )  # fmt: skip
             return np.array(found.value)
 
         facts = {}
         repeats = int(options["floor"])
         if repeats:  # a target has one floor, whatever the source
-            noise = target.cached(f"{name} {symmetric.__name__} floor {repeats}", floor)
+            noise = target.cached(f"{name} {self.variant} {alpha} floor {repeats}", floor)
             facts = {"floor": float(noise)}
         return Measured(between(of(source), of(target)), facts=facts)
 
 
-def _parts(
-    side: Side, numbers: Sequence[int], name: str, *, share: float, seed: int, how: dict[str, Any]
-) -> list[np.ndarray]:
-    """The embeddings of the numbered subsets of a side, each made once."""
-    images = cache(lambda: side.images)
-    labels = side.labels
-
-    def of(number: int) -> np.ndarray:
-        rows = subset(labels, share, (seed, number))
-        return embed(side.network, images()[rows], labels[rows], seed=seed, **how).values
-
-    return [side.cached(f"{name} subset {k} of {share}", partial(of, k)) for k in numbers]
+def _embedding(side: Side, rows: Any, seed: int, how: dict[str, Any]) -> np.ndarray:
+    """Of some images of a side; they are looked at batch by batch, so a side may be large."""
+    places = np.arange(len(side.labels))[rows]
+    labels = side.labels[rows]
+    return embed(side.network, places, labels, seed=seed, prepare=side.images, **how).values
 
 
 def _of_pairs(
-    source: list[np.ndarray],
-    target: list[np.ndarray],
-    between: Callable[[Any, Any], float],
-    symmetric: Callable[[Any, Any], float],
+    pairs: Sequence[tuple[Any, Any]], target: Sequence[Any], between: Callable[[Any, Any], float]
 ) -> Measured:
-    """The mean over pairs of subsets, its interval from their spread, their noise as the floor."""
-    found = [between(a, b) for a, b in zip(source, target, strict=True)]
-    mean, facts = float(np.mean(found)), {}
+    """The mean over pairs of subsets and its interval; the floor is that of the target's own."""
+    found = np.array([between(a, b) for a, b in pairs])
     if len(found) < 2:
-        return Measured(mean)
-    half = 1.96 * float(np.std(found, ddof=1)) / len(found) ** 0.5
-    itself = [symmetric(a, b) for a, b in pairwise(target) if a is not b]
-    facts = {"floor": float(np.mean(itself)), "deviation": half * len(found) ** 0.5 / 1.96}
+        return Measured(float(found[0]))
+    deviation = float(found.std(ddof=1))
+    mean, half = float(found.mean()), 1.96 * deviation / len(found) ** 0.5
+    facts = {"deviation": deviation}
+    if len(target) > 1:
+        facts["floor"] = float(np.mean([between(a, b) for a, b in pairwise(target)]))
     return Measured(mean, mean - half, mean + half, facts)

@@ -62,7 +62,7 @@ def test_a_fused_run_is_explained_beside_the_image_alone(
 def test_the_pixels_are_those_of_the_runs_own_colours(
     runtime: Runtime, request_tiny: Any, constancy: bool
 ):
-    recipe = {"epochs": 0, "constancy": constancy}
+    recipe = {"epochs": 1, "constancy": constancy}
     outcome = finished(runtime, request_tiny, folds=(0,), recipe=recipe)["none", 0]
     shutil.rmtree(runtime.store / "prepared")
     other = data.prepare("tiny", 32, runtime, constancy=not constancy)  # the only one at hand
