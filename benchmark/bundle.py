@@ -326,9 +326,16 @@ def _merge(store: Store, content: _Content, note: str, found: Imported) -> None:
     store.begin(cell)
     if content.arrays is not None:
         store.save_predictions(cell, **content.arrays)
-    environment = {**outcome.environment, "imported": note}
+    environment = {**outcome.environment, "imported": f"{note}; {_unverified(content)}"}
     store.finish(cell, outcome.model_copy(update={"environment": environment}))
     (found.added if ours is None else found.replaced).append(place)
+
+
+def _unverified(content: _Content) -> str:
+    """What no prediction that came along can show."""
+    if content.arrays is None:
+        return "not verified"
+    return "not verified: subgroups, times, and intervals other than the headline's"
 
 
 def _numbers(outcome: Outcome) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from benchmark import cli_read, cli_store, registry
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, plain
 from benchmark.options import (
     Data,
     Device,
@@ -373,7 +373,7 @@ def main() -> NoReturn:
     except BenchError as error:
         if debug:
             raise
-        sys.stderr.write(f"Error: {error.what}\n{error.todo}\n")
+        sys.stderr.write(plain(f"Error: {error.what}\n{error.todo}\n", "\n"))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

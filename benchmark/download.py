@@ -6,8 +6,10 @@ import http.client
 import lzma
 import shutil
 import stat
+import sys
 import tarfile
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -28,6 +30,10 @@ TIMEOUT = 30.0  # seconds without a byte
 #: What an archive may unpack to: this many times its own size, but always SMALL bytes.
 RATIO = 200
 SMALL = 10 << 20
+#: Members of an archive at most: ImageNet has 1.3 million images.
+MEMBERS = 3_000_000
+#: Only these may be asked without encryption.
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _DAMAGE = (
     tarfile.TarError,
@@ -50,6 +56,8 @@ class File:
     hash: str = ""  # "md5:…" or "sha256:…"; empty where none is published
     unpack: bool = False
     note: str = ""
+    limit: int = 20 << 30  # bytes at most
+    sums: str = ""  # of an archive: its member that has the sha256 of every other
 
 
 def fetch(file: File, folder: Path, *, progress: Progress | None = None) -> Path:
@@ -61,7 +69,7 @@ def fetch(file: File, folder: Path, *, progress: Progress | None = None) -> Path
     target = folder / file.name
     if target.exists():
         return _checked(target, target, file)
-    if not file.url.startswith(("https://", "http://")):
+    if not _secure(file.url):
         raise DataMissing(
             f"{file.name} cannot be fetched automatically.",
             file.note or f"Put it into {folder} yourself.",
@@ -75,11 +83,11 @@ def fetch(file: File, folder: Path, *, progress: Progress | None = None) -> Path
     return target
 
 
-def unpack(archive: Path, into: Path) -> Path:
+def unpack(archive: Path, into: Path, *, sums: str = "") -> Path:
     """Unpack a zip, tar or gz into a new folder, which appears only when it is whole.
 
-    Refused are members that lead out of the folder, links, devices, and archives that grow
-    beyond RATIO times their size.
+    Refused are members that lead out of the folder, links, devices, more of them than MEMBERS,
+    archives that grow beyond RATIO times their size, and members that are not what `sums` says.
     """
     if into.exists():
         raise BenchError(f"{into} is already there.", "Move it away and try again.")
@@ -87,7 +95,9 @@ def unpack(archive: Path, into: Path) -> Path:
     def build(folder: Path) -> None:
         left = max(RATIO * archive.stat().st_size, SMALL)
         try:
-            for name, stream in _members(archive):
+            for count, (name, stream) in enumerate(_members(archive), start=1):
+                if count > MEMBERS:
+                    raise _unsafe(archive, name, f"is one of more than {MEMBERS:,}")
                 with stream:
                     left -= _write(stream, _inside(folder, name, archive), left, archive)
         except _DAMAGE as error:
@@ -95,6 +105,8 @@ def unpack(archive: Path, into: Path) -> Path:
                 f"The archive {archive} cannot be unpacked: {error}.",
                 "Delete it and download it again.",
             ) from error
+        if sums:
+            _check_members(folder, sums, archive)
 
     return build_folder(into, build)
 
@@ -145,7 +157,7 @@ def _obtain(files: tuple[File, ...], root: Path, progress: Progress | None) -> P
             if not file.unpack:
                 shutil.copy2(path, folder / file.name)
                 continue
-            inner = unpack(path, folder / f"{file.name}.inner")
+            inner = unpack(path, folder / f"{file.name}.inner", sums=file.sums)
             for child in inner.iterdir():
                 child.rename(folder / child.name)
             inner.rmdir()
@@ -181,7 +193,7 @@ def _resume(file: File, part: Path, progress: Progress | None) -> None:
         headers["Range"] = f"bytes={start}-"
     request = urllib.request.Request(file.url, headers=headers)
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = urllib.request.build_opener(_Encrypted).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         size = error.headers.get("Content-Range", "").rpartition("/")[2]
         if error.code == 416 and size == str(start):  # all of it is here already
@@ -194,15 +206,40 @@ def _resume(file: File, part: Path, progress: Progress | None) -> None:
             start = 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
+        if (total or 0) > file.limit:
+            raise _too_large(file)
         with part.open("ab" if start else "wb") as out:
             done = start
             while chunk := _read(response, file, part):
                 out.write(chunk)
                 done += len(chunk)
+                if done > file.limit:
+                    raise _too_large(file)
                 if progress:
                     progress(done, total)
     if total is not None and done < total:
         raise _unreachable(file, part, f"the connection ended after {done} of {total} bytes")
+
+
+class _Encrypted(urllib.request.HTTPRedirectHandler):
+    """Follows no server that leads to an open connection."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if not _secure(newurl):
+            raise urllib.error.HTTPError(newurl, code, "leads away from https", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _secure(url: str) -> bool:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+
+
+def _too_large(file: File) -> DataMissing:
+    return DataMissing(
+        f"{file.name} is larger than the {file.limit:,} bytes it may have.",
+        "It is not what its card describes: get it from its official page.",
+    )
 
 
 def _read(response: http.client.HTTPResponse, file: File, part: Path) -> bytes:
@@ -248,8 +285,27 @@ def _alone(folder: Path) -> Iterator[None]:
         with suppress(ImportError):  # Windows has no such locks
             import fcntl
 
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                sys.stderr.write(f"Another process writes into {folder}; waiting for it.\n")
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _check_members(folder: Path, sums: str, archive: Path) -> None:
+    """Hold every file against the list that came with it."""
+    (listing,) = sorted(folder.rglob(sums))[:1] or (None,)
+    if listing is None:
+        raise _unsafe(archive, sums, "is not there")
+    for line in listing.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.strip().partition(" ")
+        path = listing.parent / name.strip().lstrip("*")
+        if not path.is_relative_to(listing.parent) or not path.is_file():
+            raise _unsafe(archive, name.strip(), f"is named in {sums} and not there")
+        with path.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != digest.lower():
+                raise _unsafe(archive, name.strip(), f"is not the file that {sums} names")
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -40,6 +40,11 @@ class Damaged(BenchError):
     kind = "damaged"
 
 
+def plain(text: str, keep: str = "") -> str:
+    """Names come from users and files: nothing in them may steer a terminal or turn a line."""
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 #: Error numbers of a disk or a quota that is full.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmark import data, plan, registry
 from benchmark.engine import local
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, plain
 from benchmark.spec import (
     Cell,
     DistanceSpec,
@@ -27,7 +27,7 @@ from benchmark.store import Store
 
 def say(text: str = "") -> None:
     """A line for the user; results go to stdout, everything else goes here."""
-    _write("stderr", text + "\n")
+    _write("stderr", plain(text, "\n") + "\n")
 
 
 def show(text: str) -> None:

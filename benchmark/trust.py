@@ -116,9 +116,10 @@ def check_predictions(outcome: Outcome, arrays: dict[str, np.ndarray]) -> None:
         raise Unusable("its predictions are out of range")
     try:
         with warnings.catch_warnings(action="ignore"):
-            found = metrics.evaluate(labels, scores, groups, draws=0, seed=0).overall
+            evaluation = metrics.evaluate(labels, scores, groups, draws=0, seed=0)
     except BenchError as error:  # labels beyond the classes, scores that are not finite
         raise Unusable(error.what.rstrip(".")) from error
+    found = evaluation.overall
     if headline not in found or headline not in outcome.metrics:
         raise Unusable("it does not have its headline metric")
     told, given = outcome.metrics[headline], found[headline].value
@@ -126,6 +127,13 @@ def check_predictions(outcome: Outcome, arrays: dict[str, np.ndarray]) -> None:
         raise Unusable(f"its {headline} is {told.value:.4f}, but its predictions give {given:.4f}")
     if not np.allclose(told[1:3], interval(draws), rtol=0, atol=1e-6, equal_nan=True):
         raise Unusable(f"the interval of its {headline} is not that of its draws")
+    pairs = [(outcome.metrics, found), *zip(outcome.per_class, evaluation.per_class, strict=False)]
+    for told_, given_ in pairs:
+        for name in told_:
+            ours = given_[name].value if name in given_ else math.nan
+            # A rounded score may move one image across a threshold.
+            if not np.isclose(told_[name].value, ours, rtol=0.01, atol=1 / n, equal_nan=True):
+                raise Unusable(f"its {name} is not that of its predictions")
 
 
 def _leaves(value: Any) -> Iterator[Any]:

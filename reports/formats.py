@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, plain
 from benchmark.registry import did_you_mean
 from benchmark.stats import Comparison, Estimate
 
@@ -95,7 +95,7 @@ def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(defined(list(rows)))
+    writer.writerows({k: _field(v) for k, v in row.items()} for row in defined(list(rows)))
     return out.getvalue()
 
 
@@ -110,11 +110,6 @@ def numbers(prefix: str, estimate: Estimate | None) -> dict[str, float | None]:
     return dict(zip(names, estimate[:3] if estimate else [None] * 3, strict=True))
 
 
-def plain(text: str) -> str:
-    """Names come from users and files: nothing in them may steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def defined(value: Any) -> Any:
     """Plain data without NaN; a named tuple becomes an object with its names."""
     if isinstance(value, float):
@@ -126,6 +121,14 @@ def defined(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: defined(item) for name, item in value.items()}
     return [defined(item) for item in value]
+
+
+def _field(value: Any) -> Any:
+    """A text as a spreadsheet shows it: none of them may begin a formula."""
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _escaped(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import registry
+from benchmark.errors import plain
 from benchmark.files import write as write_file
 from benchmark.store import Store
 from reports import (
@@ -118,6 +119,7 @@ def _environment() -> "Environment":
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: plain(value, "\n\t") if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

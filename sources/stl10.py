@@ -45,7 +45,7 @@ class STL10(Source):
         files=(
             File(
                 "stl10_binary.tar.gz",
-                "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+                "https://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
                 "md5:91f7769df0f17e558f3565bffb0c7dfb",
                 unpack=True,
             ),

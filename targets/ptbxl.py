@@ -54,6 +54,7 @@ class PTBXL(Target):
                 "ptb-xl-1.0.3.zip",
                 "https://physionet.org/content/ptb-xl/get-zip/1.0.3/",
                 unpack=True,
+                sums="SHA256SUMS.txt",
                 note="no hash of the whole is published; SHA256SUMS.txt inside has one per file",
             ),
         ),

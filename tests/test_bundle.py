@@ -174,7 +174,9 @@ def test_round_trip(ours: Store, theirs: Store, made: Path, tmp_path: Path):
             here = ours.outcome(kind, there.key)
             assert here is not None
             note = there.environment.pop("imported")
-            assert note.startswith("from bundle ") and note.endswith("of transfer-bench 0.1.0")
+            assert (
+                note.startswith("from bundle ") and "of transfer-bench 0.1.0; not verified" in note
+            )
             assert there.model_dump_json() == here.model_dump_json()
     for key in theirs.keys("run"):
         here, there = ours.predictions(key), theirs.predictions(key)
@@ -489,6 +491,20 @@ def test_an_outcome_that_cannot_be_trusted(
     changes: dict[str, Any], match: str, theirs: Store, made: Path
 ):
     left_out(theirs, rewrite(made, edit(a_run(), same_key=True, **changes)), match)
+
+
+@pytest.mark.parametrize("where", ["metrics", "per_class"])
+def test_every_number_must_come_out_of_the_predictions(
+    where: str, ours: Store, theirs: Store, made: Path
+):
+    outcome = ours.outcome("run", a_run().key)
+    assert outcome is not None
+    raw = outcome.model_dump(mode="json")
+    table = raw["metrics"] if where == "metrics" else raw["per_class"][1]
+    name = sorted(table)[-1]
+    table[name][0] += 0.1
+    changed = rewrite(made, edit(a_run(), same_key=True, **{where: raw[where]}))
+    left_out(theirs, changed, f"its {name} is not that of its predictions")
 
 
 JSON = st.recursive(

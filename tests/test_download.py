@@ -35,6 +35,7 @@ class Server:
     ranges: bool = True
     cuts: list[int] = field(default_factory=list)  # bytes to send before cutting, per request
     asked: list[str | None] = field(default_factory=list)  # the Range of each request
+    leads: dict[str, str] = field(default_factory=dict)  # path -> where it redirects
 
     def file(self, name: str, body: bytes, **more: Any) -> File:
         self.files[f"/{name}"] = body
@@ -48,6 +49,12 @@ def server() -> Iterator[Server]:
             wanted = self.headers.get("Range")
             state.asked.append(wanted)
             body = state.files.get(self.path)
+            if self.path in state.leads:
+                self.send_response(302)
+                self.send_header("Location", state.leads[self.path])
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             if body is None:
                 self.send_error(404)
                 return
@@ -376,3 +383,58 @@ def test_two_archives_that_overlap_leave_nothing(server: Server, tmp_path: Path)
 def test_locate_names_what_is_lost(tmp_path: Path) -> None:
     with pytest.raises(DataMissing, match=r"does not hold a\.csv and images"):
         locate(tmp_path, "a.csv", "images")
+
+
+def test_an_open_connection_is_never_asked(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataMissing, match="cannot be fetched automatically"):
+        fetch(File("a.bin", "http://example.org/a.bin"), tmp_path)
+    assert not server.asked
+
+
+def test_a_server_that_leads_to_an_open_connection_is_not_followed(
+    server: Server, tmp_path: Path
+) -> None:
+    server.leads["/a.bin"] = "http://example.org/a.bin"
+    with pytest.raises(DataMissing, match="leads away from https"):
+        fetch(File("a.bin", f"{server.url}/a.bin"), tmp_path)
+    server.leads["/b.bin"] = f"{server.url}/there.bin"
+    server.files["/there.bin"] = BODY
+    assert fetch(File("b.bin", f"{server.url}/b.bin"), tmp_path).read_bytes() == BODY
+
+
+def test_a_file_larger_than_it_may_be_is_not_kept_coming(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DataMissing, match="larger than the 1,000 bytes"):
+        fetch(server.file("a.bin", BODY, limit=1000), tmp_path)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def summed_zip(path: Path, *, wrong: str = "", named: str = "SHA256SUMS.txt") -> Path:
+    files = {"set/a.dat": b"one", "set/sub/b.dat": b"two"}
+    lines = [
+        f"{hashlib.sha256(b'other' if name == wrong else body).hexdigest()} {name[4:]}"
+        for name, body in files.items()
+    ]
+    with zipfile.ZipFile(path, "w") as box:
+        for name, body in files.items():
+            box.writestr(name, body)
+        box.writestr(f"set/{named}", "\n".join(lines) + "\n")
+    return path
+
+
+def test_every_member_is_held_against_the_list_that_came_along(tmp_path: Path) -> None:
+    whole = unpack(summed_zip(tmp_path / "a.zip"), tmp_path / "a", sums="SHA256SUMS.txt")
+    assert (whole / "set" / "sub" / "b.dat").read_bytes() == b"two"
+    for name, more in (("b", {"wrong": "set/sub/b.dat"}), ("c", {"named": "SUMS"})):
+        archive = summed_zip(tmp_path / f"{name}.zip", **more)
+        with pytest.raises(BenchError, match=r"b\.dat|SHA256SUMS"):
+            unpack(archive, tmp_path / name, sums="SHA256SUMS.txt")
+        assert not (tmp_path / name).exists()
+
+
+def test_an_archive_of_too_many_members_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.download.MEMBERS", 2)
+    with pytest.raises(BenchError, match="one of more than 2"):
+        unpack(summed_zip(tmp_path / "a.zip"), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
