@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from benchmark import archs, ecg, images, synthetic
+from benchmark import archs, dicom, ecg, images, leaks, synthetic
 from benchmark.download import File, locate
 from benchmark.errors import BenchError, DataMissing
+from benchmark.leaks import Look
 from benchmark.metadata import FORBIDDEN, WARN, is_missing, kind_of
 from benchmark.spec import Augment, Input, Recipe, Scalar, Size
 
@@ -39,6 +40,7 @@ __all__ = [
     "Fusion",
     "FusionCard",
     "Input",
+    "Look",
     "Measured",
     "Recipe",
     "Record",
@@ -51,8 +53,11 @@ __all__ = [
     "check_pairs",
     "class_folders",
     "column_types",
+    "dicom",
     "ecg",
     "images",
+    "is_missing",
+    "leaks",
     "locate",
     "read_table",
     "synthetic",
@@ -249,6 +254,11 @@ class Source(Component):
 
     def check(self, arch: str) -> None:
         """Refuse, before anything runs, a network that this source can give no weights of."""
+
+    def look(self) -> Look:
+        """Which columns are no inputs, and what else a user must hear before a run."""
+        card = self.card
+        return Look({**getattr(card, "forbidden", {}), **getattr(card, "warned", {})})
 
     def pretrained(self, arch: str) -> "dict[str, torch.Tensor] | None":
         """Weights made by others, where this source is such; None trains on the records."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Larger pictures are refused before their pixels are decoded: a small file can claim any size.
 MAX_PIXELS = 80_000_000
 
+#: How the files are called that `decode` reads.
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm")
+
 # Named ones only: PIL's full list starts other programs (EPS), and its JPEG 2000 takes cut files.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 

@@ -5,7 +5,8 @@ number of observations is asked for, and are never on both sides of the cross-va
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import lgamma
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.metadata import is_missing, kind_of, words
+from benchmark.metadata import FORBIDDEN, WARN, is_missing, kind_of, matches, words
 
 Codes = NDArray[np.int64]
 
@@ -31,7 +32,27 @@ _WHO = {"patient", "subject", "person", "participant", "individual", "lesion", "
 _NUMBER = {"id", "ids", "pid", "mrn", "uid", "no", "nr", "num", "number", "key", "index", "name",
            "accession", "unnamed"}  # fmt: skip
 _ALSO = {"study", "exam", "visit", "series", "scan", "image", "img", "file", "record", "sample"}
+#: Where on the body: a column `site` with one of these is no site of acquisition.
+_BODY = {
+    "abdomen", "acral", "ankle", "anterior", "arm", "axilla", "back", "bone", "brain", "breast",
+    "buttock", "cheek", "chest", "chin", "colon", "ear", "elbow", "extremity", "eye", "face",
+    "finger", "foot", "forehead", "genital", "groin", "hand", "head", "hip", "kidney", "knee",
+    "leg", "lip", "liver", "lobe", "lung", "mouth", "nail", "neck", "nose", "oral", "palm",
+    "pelvis", "prostate", "scalp", "shoulder", "skin", "spine", "stomach", "thigh", "thorax",
+    "toe", "torso", "trunk", "wrist",
+}  # fmt: skip
 _CODE = re.compile(r"[A-Za-z]+[-_ ]?\d{2,}[A-Za-z0-9_-]*")  # P07, subj-0012
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a set's record before anything runs; names are columns of its table."""
+
+    left_out: Mapping[str, str] = field(default_factory=dict)  # no input unless asked for -> why
+    refused: Mapping[str, str] = field(default_factory=dict)  # input that tells the label -> how
+    notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()  # of each image, where they are known
+    groups: tuple[str, ...] = ()  # of each image; "": it stands alone
 
 
 class Cells:
@@ -110,6 +131,34 @@ class Rows:
     @cached_property
     def all_enough(self) -> NDArray[np.bool_]:
         return self.enough(np.ones(len(self.y), bool))
+
+
+def judge(
+    columns: Mapping[str, Cells], labels: Sequence[str], groups: Sequence[str] | None
+) -> Look:
+    """What may not enter a record, and why; without groups a column that looks like them serves."""
+    like = grouping(list(columns.values())) if groups is None else ""
+    alone = np.arange(-len(labels), 0)
+    units = np.where(columns[like].codes < 0, alone, columns[like].codes) if like else alone
+    rows = Rows(labels, units if groups is None else groups)
+    left_out, refused, notes = dict[str, str](), dict[str, str](), list[str]()
+    if groups is None:
+        hint = f"; {like} looks as if it did: --group {like}" if like else ""
+        notes.append(f"No --group says which images are of one patient{hint}.")
+        left_out |= {like: f"it looks as if it named patients: --group {like}"} if like else {}
+    for name, column in columns.items():
+        why = _by_name(column) or nothing(column) or identifies(column, rows)
+        if name in left_out or why:
+            left_out.setdefault(name, why)
+            continue
+        found = told(column, rows)
+        if found.refused:
+            refused[name] = str(found)
+        elif found.doubted:
+            notes.append(f"The column {name} is doubtful: {found}.")
+        elif name.casefold() == "site":
+            notes.append(f"The column {name} is used: its values are places on the body.")
+    return Look(left_out, refused, tuple(notes))
 
 
 def told(column: Cells, rows: Rows) -> Told:
@@ -259,3 +308,10 @@ def _log_factorial(counts: Codes) -> NDArray[np.float64]:
 
 def _share(value: float) -> str:
     return f"{100 * value:.3g} %"
+
+
+def _by_name(column: Cells) -> str:
+    """Why the name alone keeps a column out, or an empty text."""
+    why = [reason for _, reason in matches([column.name], {**FORBIDDEN, **WARN})]
+    anatomical = column.name.casefold() == "site" and any(words(v) & _BODY for v in column.values)
+    return "" if anatomical or not why else why[0]

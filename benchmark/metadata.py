@@ -77,10 +77,10 @@ def check_columns(
 ) -> list[str]:
     """Refuse input columns that match a forbidden pattern; return warnings about the others."""
     columns = list(columns)
-    if refused := _matches(columns, forbidden):
+    if refused := matches(columns, forbidden):
         reasons = "; ".join(f"{name} may not be an input: {reason}" for name, reason in refused)
         raise BenchError(f"The column {reasons}.", "Leave it out of --column.")
-    return [f"The column {name} is used: {reason}." for name, reason in _matches(columns, warn)]
+    return [f"The column {name} is used: {reason}." for name, reason in matches(columns, warn)]
 
 
 def infer_types(frame: "pd.DataFrame", missing_extra: Iterable[str] = ()) -> dict[str, Kind]:
@@ -314,7 +314,8 @@ def _missing_words(extra: Iterable[str]) -> frozenset[str]:
     return frozenset((*MISSING, *(str(word).strip().casefold() for word in extra)))
 
 
-def _matches(columns: Iterable[str], patterns: Mapping[str, str]) -> list[tuple[str, str]]:
+def matches(columns: Iterable[str], patterns: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The columns that fit a pattern, in any case, each with the pattern's reason."""
     return [
         (name, reason)
         for name in columns

@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
@@ -14,7 +14,9 @@ from torch import nn
 
 from benchmark import features, fold, network, registry, train, weights
 from benchmark.api import Record, read_table
+from benchmark.dicom import ENDINGS
 from benchmark.errors import BenchError
+from benchmark.matching import spellings
 from benchmark.metadata import Encoder
 from benchmark.spec import Cell, Outcome, Recipe, RunSpec, Runtime
 from benchmark.store import Store
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Endings of files taken for images; what else lies in the folder is passed over.
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".dcm")
 CHUNK = 256  # images decoded at a time
 
 
@@ -242,14 +243,14 @@ def _matched(
     """The row of each image."""
     index: dict[str, set[str]] = {}
     for name in names:
-        for spelling in _spellings(name):
+        for spelling in spellings(name):
             index.setdefault(spelling, set()).add(name)
     if not column:
-        hits = {c: sum(_spellings(row[c])[0] in index for row in rows) for c in rows[0]}
+        hits = {c: sum(spellings(row[c])[0] in index for row in rows) for c in rows[0]}
         column = max(hits, key=lambda c: hits[c])
     found: dict[str, dict[str, str]] = {}
     for row in rows:
-        whole, plain, *_ = _spellings(row[column])
+        whole, plain, *_ = spellings(row[column])
         fits = index.get(whole) or index.get(plain) or set()
         if len(fits) > 1 or fits & found.keys():
             why = f"fits {len(fits)} images" if len(fits) > 1 else "names an image a second time"
@@ -266,10 +267,3 @@ def _matched(
     if more := len(rows) - len(found):
         warnings.warn(f"{more} rows of {table} belong to no image given.", stacklevel=2)
     return found
-
-
-def _spellings(name: str) -> tuple[str, ...]:
-    """How a table may spell an image: path or name, with or without ending."""
-    path = PurePosixPath(name.strip().replace("\\", "/").removeprefix("./"))
-    plain = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
-    return path.as_posix(), plain.as_posix(), path.name, plain.name

@@ -3,10 +3,11 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,24 +16,37 @@ from benchmark.api import (
     WARN,
     BenchError,
     Input,
+    Look,
     Recipe,
     Record,
     Size,
     Target,
     TargetCard,
-    check_pairs,
-    class_folders,
-    column_types,
+    dicom,
     images,
+    is_missing,
+    leaks,
     read_table,
     synthetic,
 )
+from benchmark.matching import image_column, pair
 
-FLAT = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm")
+FLAT = dicom.ENDINGS
 VOLUMES = (".nii", ".nii.gz", ".npy", ".npz", ".mha", ".mhd", ".nrrd", ".mgz")
 PARTS = {"train", "val", "valid", "validation", "test"}
 #: More numbers than this as labels are a measurement, not classes.
 MOST = 30
+
+
+class Rows(NamedTuple):
+    """The images with a label, in the order of the table or of the files."""
+
+    paths: list[Path]
+    labels: list[str]
+    columns: list[dict[str, str]]  # the rows less image, label and group
+    groups: list[str]
+    parts: list[str]
+    unlabelled: int = 0  # rows of the table that were left out
 
 
 class Folder(Target):
@@ -60,40 +74,55 @@ class Folder(Target):
 
     def records(self, root: Path) -> Iterator[Record]:
         """Every image below `root`, with its label and its row of the table."""
-        given = self.given or Input(path=root)
-        if given.metadata is None:
-            if given.label or given.group or given.image:
-                raise BenchError(
-                    "A column was named, but no table.", "Name the table with --metadata FILE."
-                )
-            _files(root)
-            for path, label, part in _by_folder(root):
-                yield Record(path, label, path.relative_to(root).as_posix(), part=part)
-            return
-        for path, label, row, group in _by_table(given, root):
-            if given.group and not group:
-                raise BenchError(
-                    f"The row of {path.name} has no {given.group}.",
-                    "Fill it in: images of one group must not be on both sides of the split.",
-                )
-            yield Record(path, label, path.relative_to(root).as_posix(), group, row)
+        rows = _read(self.given or Input(path=root), root)
+        for path, label, row, group, part in zip(*rows[:5], strict=True):
+            yield Record(path, label, path.relative_to(root).as_posix(), group, row, part)
 
     def read(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
         if isinstance(record.image, Path) and record.image.suffix.lower() == ".dcm":
-            image = _dicom(record.image)
+            image = dicom.read(record.image)
             return image, images.pixel_hash(image)
         return super().read(record, size)
 
     def columns(self) -> dict[str, str]:
-        """The table's other columns, less those that leak, are doubtful, or only name the row."""
+        """The table's other columns, less those that leak by name, are doubtful, or say nothing."""
+        left_out = self.look().left_out
+        return {n: column.kind for n, column in self._columns.items() if n not in left_out}
+
+    def look(self) -> Look:
+        return self._look
+
+    @cached_property
+    def _rows(self) -> Rows:
+        assert self.given is not None
+        return _read(self.given, self.given.path)
+
+    @cached_property
+    def _columns(self) -> dict[str, leaks.Cells]:
         if self.given is None or self.given.metadata is None:
             return {}
-        _, labels, rows, _ = zip(*_by_table(self.given, self.given.path), strict=True)
-        return {
-            name: kind
-            for name, kind in column_types(list(rows)).items()
-            if _is_input(name, kind, [row[name] for row in rows], labels)
-        }
+        rows = self._rows.columns
+        return {name: leaks.Cells(name, [row[name] for row in rows]) for name in rows[0]}
+
+    @cached_property
+    def _look(self) -> Look:
+        if self.given is None:
+            return Look()
+        rows, notes = self._rows, _unread(self.given)
+        if rows.unlabelled:
+            notes.append(f"{rows.unlabelled} rows have no {self.given.label} and are left out.")
+        groups = rows.groups if self.given.group else None
+        found = leaks.judge(self._columns, rows.labels, groups)
+        if not self.given.label:
+            again = {
+                name: "it is the class folder once more"
+                for name in self._columns
+                if [row[name].strip() for row in rows.columns] == rows.labels
+            }
+            refused = {name: why for name, why in found.refused.items() if name not in again}
+            found = replace(found, left_out={**found.left_out, **again}, refused=refused)
+        everyone = {"labels": tuple(rows.labels), "groups": tuple(rows.groups)}
+        return replace(found, notes=(*notes, *found.notes), **everyone)
 
     def fingerprint(self) -> str:
         """Names and sizes of the images, the table's bytes, and how both are read."""
@@ -117,63 +146,118 @@ class Folder(Target):
             synthetic.save(image, root / kind / f"image_{i:02d}.png")
             smoker = ("yes", "no", "")[i % 3]
             lines.append(
-                f"image_{i:02d},{kind},P{i // 4:02d},{40 + 9 * labels[i] + i % 8},{smoker}"
+                f"image_{i:02d},{kind},P{i // 4:02d},{40 + 9 * labels[i] + 7 * i % 31},{smoker}"
             )
         (root / "table.csv").write_text("\n".join(lines) + "\n")
 
 
 def _files(root: Path) -> dict[str, Path]:
-    """Every image by its path below `root`; volumes are refused."""
+    """Every image by its path below `root`; volumes and what is no plain file are refused."""
+    found = {name: path for name, path in _all_files(root) if path.suffix.lower() in FLAT}
+    for name, path in found.items():
+        if not path.is_file():
+            what = "a link to nothing" if path.is_symlink() else "no plain file"
+            raise BenchError(f"{name} below {root} is {what}.", "Mend it or take it out.")
+    if not found:
+        raise BenchError(f"There are no images below {root}.", f"Known endings: {' '.join(FLAT)}.")
+    return found
+
+
+def _all_files(root: Path) -> Iterator[tuple[str, Path]]:
     if not root.is_dir():
         raise BenchError(f"{root} is not a folder.", "Give the folder that holds the images.")
-    found = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
-        if path.name.startswith(".") or "__MACOSX" in name:
+        if path.name.startswith(".") or "__MACOSX" in name or path.is_dir():
             continue
         if path.name.lower().endswith(VOLUMES):
             raise BenchError(
                 f"{path} is a volume or an array, and only flat images can be classified.",
                 "Cut it into slices with `bench data slices`, or save it as PNG.",
             )
-        if path.suffix.lower() in FLAT:
-            found[name] = path
-    if not found:
-        raise BenchError(f"There are no images below {root}.", f"Known endings: {' '.join(FLAT)}.")
-    return found
+        yield name, path
+
+
+def _unread(given: Input) -> list[str]:
+    """A note on the files that are no images by their endings, the table aside."""
+    table = given.metadata and given.metadata.resolve()
+    others = [
+        path.suffix.lower() or "no ending"
+        for _, path in _all_files(given.path)
+        if path.suffix.lower() not in FLAT and path.resolve() != table
+    ]
+    listed = ", ".join(f"{ending} ({n})" for ending, n in sorted(Counter(others).items()))
+    files = "1 file is" if len(others) == 1 else f"{len(others)} files are"
+    return [f"{files} not read, by their endings: {listed}."] if others else []
+
+
+def _read(given: Input, root: Path) -> Rows:
+    """The labelled images, by the table where there is one, else by the folders they lie in."""
+    if given.metadata is not None:
+        return _by_table(given, root)
+    if given.label or given.group or given.image:
+        raise BenchError(
+            "A column was named, but no table.", "Name the table with --metadata FILE."
+        )
+    paths, labels, parts = zip(*_by_folder(root), strict=True)
+    nothing = [""] * len(paths)
+    return Rows(list(paths), list(labels), [{} for _ in paths], nothing, list(parts))
 
 
 def _by_folder(root: Path) -> Iterator[tuple[Path, str, str]]:
     """Image, class and official part: CLASS/… or, where the top folders are parts, PART/CLASS/…"""
-    tops = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-    named = {path.name.lower() for path in tops}
-    parted = len(tops) > 1 and named <= PARTS
-    for place in tops if parted else [root]:
-        bare = [path for path in sorted(place.iterdir()) if path.suffix.lower() in FLAT]
-        if bare:
+    files = _files(root)
+    tops = [path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"]
+    parted = len(tops) > 1 and {path.name.lower() for path in tops} <= PARTS
+    split = {name: name.split("/") for name in files}
+    bare = [name for name, steps in split.items() if len(steps) < 2 + parted]
+    if bare:
+        raise BenchError(
+            f"{len(bare)} images lie in no class folder, {bare[0]} first.",
+            "Put each into a folder named by its class, or give a table by --metadata.",
+        )
+    labels = {steps[parted] for steps in split.values()}
+    folders = [path for top in tops for path in (top.iterdir() if parted else [top])]
+    for path in sorted(folders):
+        if path.is_dir() and path.name[0] not in "._" and path.name not in labels:
             raise BenchError(
-                f"{len(bare)} images lie in no class folder, {bare[0]} first.",
-                "Put each into a folder named by its class, or give a table by --metadata.",
+                f"The class folder {path.name} holds no image that can be read.",
+                f"Known endings: {' '.join(FLAT)}; move the folder away if it is no class.",
             )
-        for path, label in class_folders(place, endings=FLAT):
-            yield path, label, place.name.lower() if parted else ""
+    for name, path in files.items():
+        yield path, split[name][parted], split[name][0].lower() if parted else ""
 
 
-def _by_table(given: Input, root: Path) -> list[tuple[Path, str, dict[str, str], str]]:
-    """Image, label, the other columns and group of each row."""
+def _by_table(given: Input, root: Path) -> Rows:
+    """The rows of the table that have a label, each with its image."""
     assert given.metadata is not None
     files, columns = _files(root), _label_columns(given)
     named = [name for name in (given.image, given.group) if name]
     rows = read_table(given.metadata, need=(*named, *columns))
     if not rows:
         raise BenchError(f"{given.metadata.name} has no rows.", "Write one for each image.")
-    column = given.image or _image_column(rows, files)
-    paths = _pair(rows, column, files, given.metadata.name)
+    column = given.image or image_column(rows, files)
+    paths = pair(rows, column, files, given.metadata.name)
     labels = _labels(rows, columns, paths, root)
-    groups = [row[given.group].strip() if given.group else "" for row in rows]
+    keep = [i for i, label in enumerate(labels) if label]
+    if not keep:
+        raise BenchError(f"No row of {given.metadata.name} has a {given.label}.", "Label them.")
+    groups = [rows[i][given.group].strip() if given.group else "" for i in keep]
+    if given.group and not all(groups):
+        name = paths[keep[groups.index("")]].name
+        raise BenchError(
+            f"The row of {name} has no {given.group}.",
+            "Fill it in: images of one group must not be on both sides of the split.",
+        )
     left_out = {column, given.group, *columns}
-    others = [{k: v for k, v in row.items() if k not in left_out} for row in rows]
-    return list(zip(paths, labels, others, groups, strict=True))
+    return Rows(
+        [paths[i] for i in keep],
+        [labels[i] for i in keep],
+        [{k: v for k, v in rows[i].items() if k not in left_out} for i in keep],
+        groups,
+        [""] * len(keep),
+        len(rows) - len(keep),
+    )
 
 
 def _labels(
@@ -190,82 +274,10 @@ def _labels(
         return [folders[path] for path in paths]
     if len(columns) > 1:
         return [_hot(row, columns, path.name) for row, path in zip(rows, paths, strict=True)]
-    labels = [row[columns[0]].strip() for row in rows]
-    _check_labels(labels, columns[0], paths)
+    cells = [row[columns[0]].strip() for row in rows]
+    labels = ["" if is_missing(cell) else cell for cell in cells]
+    _check_labels([label for label in labels if label], columns[0])
     return labels
-
-
-def _keys(name: str) -> tuple[str, ...]:
-    """How a table may spell an image: path or name, with or without ending."""
-    path = PurePosixPath(name.strip().replace("\\", "/").removeprefix("./"))
-    plain = path.with_suffix("") if path.suffix.lower() in FLAT else path
-    return path.as_posix(), plain.as_posix(), path.name, plain.name
-
-
-def _index(files: Mapping[str, Path]) -> dict[str, set[Path]]:
-    index: dict[str, set[Path]] = {}
-    for name, path in files.items():
-        for key in _keys(name):
-            index.setdefault(key, set()).add(path)
-    return index
-
-
-def _find(cell: str, index: Mapping[str, set[Path]]) -> set[Path]:
-    path, plain = _keys(cell)[:2]
-    return index.get(path) or index.get(plain) or set()
-
-
-def _cells(rows: list[dict[str, str]], column: str, index: Mapping[str, set[Path]]) -> list[str]:
-    """How the rows name their images, less the folders above ours that all of them begin with."""
-    cells = [row[column] for row in rows]
-    while not any(_find(cell, index) for cell in cells):
-        tops = {cell.replace("\\", "/").partition("/")[:2] for cell in cells}
-        if len(tops) != 1 or not next(iter(tops))[1]:
-            return [row[column] for row in rows]
-        cells = [cell.replace("\\", "/").partition("/")[2] for cell in cells]
-    return cells
-
-
-def _image_column(rows: list[dict[str, str]], files: Mapping[str, Path]) -> str:
-    """The first column with the most cells that name an image."""
-    index = _index(files)
-    hits = {
-        name: sum(bool(_find(cell, index)) for cell in _cells(rows, name, index))
-        for name in rows[0]
-    }
-    best = max(hits, key=lambda name: hits[name])
-    if not hits[best]:
-        raise BenchError(
-            f"No column of the table names the images (columns: {', '.join(hits)}).",
-            "Name the column of the file names with --image.",
-        )
-    return best
-
-
-def _pair(
-    rows: list[dict[str, str]], column: str, files: Mapping[str, Path], table: str
-) -> list[Path]:
-    """The image of each row; every row has one image and every image one row."""
-    index, names = _index(files), {path: name for name, path in files.items()}
-    named: dict[str, str] = {}  # path below the root, or the cell where there is none -> cell
-    paths = list[Path]()
-    for cell in _cells(rows, column, index):
-        found = _find(cell, index)
-        if len(found) > 1:
-            raise BenchError(
-                f"'{cell}' in {table} fits {len(found)} images.",
-                "Name them by their path below the folder, with the ending.",
-            )
-        place = next((names[path] for path in found), cell)
-        if place in named:
-            raise BenchError(
-                f"{table} has two rows for {place} ('{named[place]}' and '{cell}').",
-                "Keep one row for each image.",
-            )
-        named[place] = cell
-        paths += found
-    check_pairs(named, files, table)
-    return paths
 
 
 def _label_columns(given: Input) -> list[str]:
@@ -281,14 +293,8 @@ def _hot(row: dict[str, str], columns: list[str], image: str) -> str:
     raise BenchError(f"{image} has no label: no column of {', '.join(columns)} is 1.", "Label it.")
 
 
-def _check_labels(labels: list[str], column: str, pairs: list[Path]) -> None:
-    """Refuse what is no single class: nothing, several classes, or a measurement."""
-    bare = [path for path, label in zip(pairs, labels, strict=True) if not label]
-    if bare:
-        raise BenchError(
-            f"{len(bare)} rows have no {column}, that of {bare[0].name} first.",
-            "Label them or take them out.",
-        )
+def _check_labels(labels: list[str], column: str) -> None:
+    """Refuse what is no single class: several classes, or a measurement."""
     for label in labels:
         if re.search(r"[|;]", label):
             raise _several(f"the {column} '{label}' names several classes")
@@ -308,36 +314,3 @@ def _several(what: str) -> BenchError:
         f"An image can have one label only, but {what}.",
         "Make one class of each combination, or a table for each label.",
     )
-
-
-def _is_input(name: str, kind: str, cells: Sequence[str], labels: Sequence[str]) -> bool:
-    if any(fnmatch(name.casefold(), pattern.casefold()) for pattern in (*FORBIDDEN, *WARN)):
-        return False
-    if [cell.strip() for cell in cells] == list(labels):  # the class folders once more
-        return False
-    return kind != "categorical" or len(set(cells)) < len(cells)  # else it only names the row
-
-
-def _dicom(path: Path) -> np.ndarray:
-    """One flat DICOM image as its viewer would show it; needs the extra [dicom]."""
-    try:
-        import pydicom
-        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-    except ImportError as error:
-        raise BenchError(
-            f"{path.name} is a DICOM file, and pydicom is not installed.",
-            "Install transfer-bench[dicom], or save the images as PNG.",
-        ) from error
-    data = pydicom.dcmread(path)
-    if int(data.get("NumberOfFrames", 1) or 1) > 1:
-        raise BenchError(
-            f"{path} holds several frames, and only flat images can be classified.",
-            "Cut it into slices with `bench data slices`.",
-        )
-    if int(data.get("SamplesPerPixel", 1)) > 1:
-        return images.normalised_array(data.pixel_array, what=path.name)
-    x = np.asarray(apply_voi_lut(apply_modality_lut(data.pixel_array, data), data), float)
-    x = (x - x.min()) / max(float(x.max() - x.min()), 1e-12)
-    if data.get("PhotometricInterpretation") == "MONOCHROME1":  # small values are white
-        x = 1 - x
-    return images.normalised_array(x, what=path.name)

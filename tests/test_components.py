@@ -575,11 +575,12 @@ def test_folder_with_official_parts(own: Path) -> None:
 def test_folder_by_table_however_images_are_spelt(own: Path, spelling: str) -> None:
     lines = ["colour,pic,grade,who,age"]
     for i in reversed(range(6)):
-        lines.append(f"red,{spelling.format('xy'[i % 2], i)},{'ab'[i // 2 % 2]},P{i // 2},{30 + i}")
+        colour, grade = ("red", "blue")[i % 2], "ab"[i // 2 % 2]
+        lines.append(f"{colour},{spelling.format('xy'[i % 2], i)},{grade},P{i // 2},{30 + i}")
     component = _table(own, "\n".join(lines), label="grade", group="who")
     records = _rows(component, own)
     assert (records[0].name, records[0].label, records[0].group) == ("y/im5.png", "a", "P2")
-    assert records[0].metadata == {"colour": "red", "age": "35"}
+    assert records[0].metadata == {"colour": "blue", "age": "35"}
     assert component.columns() == {"colour": "categorical", "age": "numeric"}
 
 
@@ -622,7 +623,7 @@ HEAD = "image,grade,who,age,colour"
         (LINES, {"group": "patient"}, r"t\.csv has no column 'patient'"),
         (LINES, {"image": "file"}, r"t\.csv has no column 'file'"),
         (LINES, {"label": "age"}, "that is a measurement"),
-        ([*LINES[:-1], "im5.png,,P2,1,red"], {}, r"1 rows have no grade, that of im5\.png first"),
+        ([line.replace(",a,", ", NaN,").replace(",b,", ",,") for line in LINES], {}, "has a grade"),
         ([*LINES[:-1], "im5.png,a|b,P2,1,red"], {}, r"the grade 'a\|b' names several classes"),
         ([*LINES[:-1], "im5.png,a;b,P2,1,red"], {}, "names several classes"),
         ([*LINES[:-1], "im5.png,a,,1,red"], {"group": "who"}, r"row of im5\.png has no who"),
