@@ -102,7 +102,12 @@ def run(
         list[str] | None,
         typer.Option("--set", help="recipe.K=V, pretrain.K=V or fusion.K=V; part of the key."),
     ] = None,
-    column: Annotated[list[str] | None, typer.Option(help="Column of the record to use.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Column of the record to use, or a pattern: '*_val'.")
+    ] = None,
+    allow_column: Annotated[
+        list[str] | None, typer.Option(help="Column to use although it tells the label.")
+    ] = None,
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Every choice of the columns, as an ablation.")
     ] = False,
@@ -136,8 +141,8 @@ def run(
         "target": target, "source": source, "fusion": fusion, "arch": arch, "mode": mode,
         "protocol": protocol, "fold": fold, "seed": seed, "size": size, "epochs": epochs,
         "batch": batch, "lr": lr, "limit": limit, "precision": precision, "threads": threads,
-        "column": column, "subsets": subsets, "metadata": metadata, "label": label,
-        "group": group, "image": image,
+        "column": column, "allow-column": allow_column, "subsets": subsets,
+        "metadata": metadata, "label": label, "group": group, "image": image,
         "type": dict(pair(text, "--type") for text in type_ or ()),
         **changes_of(set_ or ()),
     }  # fmt: skip

@@ -1,19 +1,22 @@
 """From what is asked to cells: every combination, each after what it builds on."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cache
 from itertools import combinations, product
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from benchmark import archs, registry
+import numpy as np
+
+from benchmark import archs, registry, split
 from benchmark import protocol as protocols
-from benchmark.api import Distance, Fusion, SourceCard, Target, TargetCard
+from benchmark.api import Distance, Fusion, Look, Source, SourceCard, Target, TargetCard
 from benchmark.download import find_root
 from benchmark.errors import BenchError, DataMissing
-from benchmark.metadata import FORBIDDEN, WARN, check_columns
+from benchmark.metadata import FORBIDDEN, WARN, check_columns, matches
 from benchmark.spec import (
     Cell,
     DistanceSpec,
@@ -23,6 +26,7 @@ from benchmark.spec import (
     RunSpec,
     Runtime,
     Scalar,
+    Split,
     canonical,
 )
 
@@ -47,7 +51,8 @@ class Request:
     protocols: Sequence[str] = ("standard",)
     folds: Sequence[int] = ()  # empty: all of the protocol's
     seeds: Sequence[int] = (0,)
-    columns: Sequence[str] = ()  # empty: the inputs on the target's card
+    columns: Sequence[str] = ()  # names or patterns; empty: the inputs on the target's card
+    allow: Sequence[str] = ()  # columns to use although they tell the label
     subsets: bool = False  # every choice of the columns, as an ablation
     recipe: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)
@@ -75,21 +80,27 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
     for arch in request.archs:
         archs.known(arch)
     for target in request.targets:
-        card = _component("target", target, runtime).card
-        if not isinstance(card, TargetCard):
+        component = _component("target", target, runtime)
+        if not isinstance(component.card, TargetCard):
             raise BenchError(f"'{target}' is only a source.", "Name a target; see `bench list`.")
-        types, warnings = columns_of(target, request.columns, runtime)
-        notes.extend(warnings)
-        if types and any(_component("fusion", f, runtime).card.record for f in request.fusions):
+        types, said, left_out, allowed = columns_of(component, target, request, runtime)
+        notes.extend(said)
+        for name in request.protocols:
+            _check_classes(component.look(), protocols.load(name).split, target, notes)
+        reading = any(_component("fusion", f, runtime).card.record for f in request.fusions)
+        if reading and (types or left_out):
             shown = ", ".join(f"{column} ({kind or 'inferred'})" for column, kind in types.items())
-            notes.append(f"The record of {target}: {shown}.")
+            notes.append(f"The record of {target}: {shown or 'nothing'}.")
+        if reading and left_out:
+            reasons = "; ".join(f"{column} ({why})" for column, why in left_out.items())
+            notes.append(f"Left out of the record of {target}: {reasons}.")
         notes.extend(_bears(request, target, runtime))
-        version = _version("target", target, runtime)  # of a folder: a look at every file
+        one = (target, _version("target", target, runtime), allowed)
         for name, fusion in product(request.protocols, request.fusions):
             reads = _component("fusion", fusion, runtime).card.record
             every = request.subsets and reads and len(types) > 1
             for columns in _subsets(tuple(types)) if every else [tuple(types)]:
-                yield from _cells(request, runtime, (target, version), columns, name, fusion)
+                yield from _cells(request, runtime, one, columns, name, fusion)
 
 
 def _subsets(columns: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -109,6 +120,7 @@ class _Arm:
 
     target: str
     version: str  # of the target
+    allowed: tuple[str, ...]
     columns: tuple[str, ...]
     protocol: str
     fusion: str
@@ -119,7 +131,7 @@ class _Arm:
 def _cells(
     request: Request,
     runtime: Runtime,
-    versioned: tuple[str, str],
+    versioned: tuple[str, str, tuple[str, ...]],
     columns: tuple[str, ...],
     name: str,
     fusion: str,
@@ -210,6 +222,7 @@ def _run_cell(
         fold=fold,
         seed=seed,
         columns=arm.columns if reads else (),
+        allowed=tuple(c for c in arm.allowed if c in arm.columns) if reads else (),
         record=protocol.record if reads else None,
         options=_options(component, protocol.fusion.get(arm.fusion, {}), request.options),
         weights=weights,
@@ -330,30 +343,81 @@ def pretrain_cell(
     return Cell.of(spec, {"core": CORE_VERSION, "source": _version("source", source, runtime)})
 
 
-def columns_of(
-    target: str, asked: Sequence[str], runtime: Runtime
-) -> tuple[dict[str, str], list[str]]:
-    """The record's columns to use with their types, and warnings; refuses columns that leak."""
-    component = _component("target", target, runtime)
-    card = component.card
+class Columns(NamedTuple):
+    """The columns of a record: those to use, what to say, those left out, and those in spite."""
+
+    types: dict[str, str]
+    notes: list[str]
+    left_out: dict[str, str]  # with the reason
+    allowed: tuple[str, ...]  # used although they tell the label
+
+
+def columns_of(component: Source, target: str, request: Request, runtime: Runtime) -> Columns:
+    """The record's columns to use with their types; refuses columns that tell the label."""
+    card, look, usual = component.card, component.look(), component.columns()
     given = runtime.inputs.get(target)
-    known = {**component.columns(), **(given.forced if given is not None else {})}
-    if any(name not in known for name in asked) and isinstance(component, Target):
+    forced = given.forced if given is not None else {}
+    known = {**usual, **forced}
+    if any(name not in known for name in request.columns) and isinstance(component, Target):
         with suppress(DataMissing):  # the cells say what is missing
             root = find_root(component, runtime.data, offline=True)
             known = {**component.further(root), **known}
-    unknown = [name for name in asked if name not in known]
+    names = _named(target, request.columns, list(known), look.left_out) or list(usual)
+    allow = _named(target, request.allow, list(known), look.left_out)
+    names += [name for name in allow if name not in names]
     forbidden = {**FORBIDDEN, **getattr(card, "forbidden", {})}
-    own = getattr(card, "columns", {})  # a card that lists an input knows what it is
-    warned = {k: v for k, v in {**WARN, **getattr(card, "warned", {})}.items() if k not in own}
-    warnings = check_columns(asked or known, forbidden, warned)
-    unknown = [name for name in unknown if name not in getattr(card, "warned", {})]
-    if unknown:
+    warned = {**WARN, **getattr(card, "warned", {})}
+    # A card that lists an input knows what it is.
+    doubtful = {name: why for name, why in warned.items() if name not in usual}
+    notes = [*look.notes]
+    notes += check_columns([n for n in names if n not in allow], forbidden, doubtful)
+    said = {name for name, _ in matches(names, {**forbidden, **doubtful})}
+    notes += [
+        f"The column {name} is used: {look.left_out[name]}."
+        for name in names
+        if name in look.left_out and name not in said
+    ]
+    telling = {name: look.refused[name] for name in names if name in look.refused}
+    telling |= dict(matches([n for n in names if n in allow], forbidden))
+    if refused := [name for name in telling if name not in allow]:
+        listed = "; ".join(f"{name}: {telling[name]}" for name in refused)
         raise BenchError(
-            f"The target {target} has no column '{unknown[0]}'.",
-            registry.did_you_mean(unknown[0], list(known)) if known else "It has no metadata.",
+            f"The table of {target} tells the label ({listed}).",
+            "Take the column out, name those to use with --column, or use it all the same with "
+            f"--allow-column {refused[0]}, which the board will say.",
         )
-    return {name: known.get(name, "") for name in (asked or known)}, warnings
+    left_out = {} if request.columns else {
+        name: why for name, why in look.left_out.items() if name not in names
+    }  # fmt: skip
+    types = {name: known.get(name, "") for name in names}
+    return Columns(types, notes, left_out, tuple(telling))
+
+
+def _named(
+    target: str, asked: Sequence[str], known: Sequence[str], others: Iterable[str]
+) -> list[str]:
+    """The columns asked for by name, or by a pattern such as `*_val` among the usual inputs."""
+    found = list[str]()
+    for name in asked:
+        fits = [name] if name in (*known, *others) else [c for c in known if fnmatchcase(c, name)]
+        if not fits:
+            raise BenchError(
+                f"The target {target} has no column '{name}'.",
+                registry.did_you_mean(name, list(known)) if known else "It has no metadata.",
+            )
+        found += fits
+    return list(dict.fromkeys(found))
+
+
+def _check_classes(look: Look, how: Split, target: str, notes: list[str]) -> None:
+    """Refuse or note classes that are too rare for the folds, where the labels are at hand."""
+    if not look.labels or how.kind == "official" or how.test is not None:
+        return
+    units = [
+        group if group and how.kind == "grouped" else f"\0{i}"
+        for i, group in enumerate(look.groups)
+    ]
+    notes += split.check(np.array(look.labels), np.array(units), how.folds, target)
 
 
 def _options(

@@ -151,7 +151,7 @@ def _star(p: float) -> str:
 
 def _bare(spec: RunSpec, own: bool) -> RunSpec:
     """What two cells must share: all but the fold, and, of two arms, all that makes the arm."""
-    arm = {} if own else {"fusion": "", "options": {}, "columns": (), "record": None}
+    arm = {} if own else {"fusion": "", "options": {}, "columns": (), "allowed": (), "record": None}
     return spec.model_copy(update={"fold": 0, "base": None, **arm})
 
 

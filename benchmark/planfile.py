@@ -37,7 +37,7 @@ LISTS = {
 }
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
 CHANGES = {"recipe": "recipe", "pretrain": "pretrain", "fusion": "options"}
-SINGLE = ("column", "subsets")  # one value for the whole plan
+SINGLE = ("column", "allow-column", "subsets")  # one value for the whole plan
 OWN = ("metadata", "label", "group", "image", "type")  # of a folder of the user's own
 PROTOCOL = "$protocol"
 
@@ -127,8 +127,8 @@ def _request(options: dict[str, Any], names: Names) -> Request:
         elif "." in name and value != PROTOCOL:
             part, _, field = name.partition(".")
             facts[CHANGES[part]][field] = value
-    columns = options.get("column") or ()
-    facts["columns"] = tuple(listed(columns))
+    facts["columns"] = tuple(listed(options.get("column") or ()))
+    facts["allow"] = tuple(listed(options.get("allow-column") or ()))
     facts["subsets"] = bool(options.get("subsets", False))
     if any(options.get(name) for name in OWN if name != "type") and not names.inputs:
         raise BenchError(

@@ -132,6 +132,7 @@ class RunSpec(Frozen):
     fold: int = 0
     seed: int = 0
     columns: tuple[str, ...] = ()  # of the patient's record; empty where the arm reads none
+    allowed: tuple[str, ...] = ()  # of these, columns that tell the label and were asked for
     record: RecordMap | None = None  # None where the arm reads no record
     options: dict[str, Scalar] = {}  # of the fusion arm
     weights: str | None = None  # key of the PretrainSpec; None trains from scratch

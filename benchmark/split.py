@@ -101,25 +101,41 @@ def _folds(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    units = len(np.unique(held))
-    if units < folds:
-        raise BenchError(
-            f"{name} has {units} groups, fewer than the {folds} folds.",
-            "Take a protocol with fewer folds or add patients.",
-        )
-    alone = units == len(held)
+    check(labels, held, folds, name)
+    alone = len(np.unique(held)) == len(held)
     kind = StratifiedKFold if alone else StratifiedGroupKFold
     cut = kind(folds, shuffle=True, random_state=seed % 2**32)
-    rarest = int(np.bincount(labels)[np.unique(labels)].min())
-    if alone and rarest < folds:
-        raise BenchError(
-            f"{name} has a class with {rarest} images, fewer than the {folds} folds.",
-            "Take a protocol with fewer folds or leave that class out.",
-        )
     with warnings.catch_warnings():
         # A class rarer than the folds is told by the metrics, which leave it out where undefined.
         warnings.simplefilter("ignore", UserWarning)
         return list(cut.split(np.zeros(len(labels)), labels, held))
+
+
+def check(labels: np.ndarray, units: np.ndarray, folds: int, name: str) -> list[str]:
+    """Refuse labels that cannot be cut into folds of whole units; tell of classes too rare."""
+    classes, counts = np.unique(labels, return_counts=True)
+    groups = len(np.unique(units))
+    if groups < folds:
+        raise BenchError(
+            f"{name} has {groups} groups, fewer than the {folds} folds.",
+            "Take a protocol with fewer folds or add patients.",
+        )
+    # What stands alone is cut class by class, so even the rarest must reach every fold.
+    least = counts.min() if groups == len(units) else counts.max()
+    if least < folds:
+        rarest = f"'{classes[counts.argmin()]}' " if classes.dtype.kind == "U" else ""
+        raise BenchError(
+            f"{name} has {(counts < folds).sum()} of {len(classes)} classes with fewer images than "
+            f"the {folds} folds, {rarest}with {counts.min()}.",
+            "Take a protocol with fewer folds, or leave rare classes out or join them.",
+        )
+    each = [(c, len(np.unique(units[labels == c]))) for c in classes]
+    return [
+        f"The class '{c}' of {name} has {n} {'group' if n == 1 else 'groups'}, fewer than the "
+        f"{folds} folds: it is missing from some test or training parts."
+        for c, n in each
+        if n < folds
+    ]
 
 
 def _share(
@@ -127,7 +143,8 @@ def _share(
 ) -> tuple[np.ndarray, np.ndarray]:
     """About `share` of the rows, stratified by label and whole by group."""
     units = len(np.unique(held))
-    folds = max(2, min(round(1 / share), units))  # with few patients the share is coarser
+    # With few patients, or few images of every class, the share is coarser.
+    folds = max(2, min(round(1 / share), units, int(np.bincount(labels).max())))
     if units == len(held):
         from sklearn.model_selection import train_test_split
 

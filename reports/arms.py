@@ -24,6 +24,7 @@ class Identity(NamedTuple):
     fusion: str
     options: tuple[tuple[str, Scalar], ...]
     columns: tuple[str, ...]
+    allowed: tuple[str, ...]
     record: RecordMap | None
     arch: str
     mode: str
@@ -113,6 +114,7 @@ def _identity(run: Run, pretraining: Recipe | None) -> Identity:
         fusion=spec.fusion,
         options=tuple(sorted(spec.options.items())),
         columns=spec.columns,
+        allowed=spec.allowed,
         record=spec.record,
         arch=spec.arch,
         mode=spec.mode,
@@ -210,6 +212,8 @@ def _judged(arm: Arm, habits: _Habits, reference: Reference) -> Arm:
 
 
 def _leaks(arm: Arm) -> Iterator[str]:
+    if arm.identity.allowed:
+        yield f"LEAKY: {', '.join(arm.identity.allowed)} tells the label (--allow-column)"
     if arm.identity.source == arm.runs[0].spec.target:
         yield "LEAKY: pretrained on the target itself"
         return

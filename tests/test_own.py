@@ -1,11 +1,18 @@
 """Data of one's own: how tables are spelt, what a record may not hold, what is said of both."""
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmark.api import read_table
+from benchmark import cli, plan, registry, synthetic
+from benchmark.api import Input, Target, read_table
 from benchmark.errors import BenchError, DataMissing
+from benchmark.plan import Plan, Request
+from benchmark.spec import RunSpec, Runtime
 
 ROWS = [{"image": "a", "age": "3.5", "note": "x, y"}, {"image": "b", "age": "", "note": "1"}]
 
@@ -42,3 +49,189 @@ def test_other_tables_are_told_by_name(content: bytes, said: str, tmp_path: Path
         read_table(path)
     with pytest.raises(DataMissing, match="is not there"):
         read_table(tmp_path)
+
+
+N = 40
+RNG = np.random.default_rng(5)
+SEX = [("m", "f")[i] for i in RNG.integers(0, 2, N)]
+AGE = [str(i) for i in RNG.integers(30, 80, N)]
+KIND = [("ill", "well")[i // 2 % 2] for i in range(N)]  # two images of a patient
+
+
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images below one folder; tables name their classes."""
+    root = tmp_path_factory.mktemp("own") / "scans"
+    for i in range(N):
+        synthetic.save(np.full((4, 4, 3), i, np.uint8), root / f"im{i}.png")
+    return root
+
+
+@pytest.fixture
+def ask(scans: Path, tmp_path: Path) -> Callable[..., Plan]:
+    """Plans runs on the scans with a table of these columns."""
+
+    def make(
+        table: dict[str, list[str]], group: str | None = None, label: str = "kind", **more
+    ) -> Plan:
+        lines = [",".join(["image", *table])]
+        lines += [
+            ",".join([f"im{i}", *row]) for i, row in enumerate(zip(*table.values(), strict=True))
+        ]
+        (tmp_path / "t.csv").write_text("\n".join(lines))
+        own = Input(path=scans, metadata=tmp_path / "t.csv", label=label, group=group)
+        runtime = Runtime(store=tmp_path / "store", inputs={"folder:scans": own})
+        asked = {"targets": ["folder:scans"], "fusions": ["concat"], "modes": ["frozen"]}
+        return plan.make(Request(**{**asked, **more}), runtime)
+
+    return make
+
+
+def used(made: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    spec = made.cells[0].cell.spec
+    assert isinstance(spec, RunSpec)
+    return spec.columns, spec.allowed
+
+
+def said(made: Plan) -> str:
+    return "\n".join(made.notes)
+
+
+TABLE = {"kind": KIND, "age": AGE, "sex": SEX}
+CODE = [{"ill": "7", "well": "4"}[kind] for kind in KIND]
+PATIENT = [f"P{i // 2:02d}" for i in range(N)]
+
+
+def test_a_column_recoded_from_the_label_is_refused(ask: Callable[..., Plan]) -> None:
+    with pytest.raises(
+        BenchError, match=r"tells the label \(code: one value is one class in 100 %"
+    ):
+        ask({**TABLE, "code": CODE})
+    assert used(ask({**TABLE, "code": CODE}, columns=("age",))) == (("age",), ())
+    made = ask({**TABLE, "code": CODE}, allow=("code",))
+    assert used(made) == (("age", "sex", "code"), ("code",))
+    assert used(ask({**TABLE, "code": CODE}, fusions=["none"], allow=("code",))) == ((), ())
+    assert used(ask(TABLE, allow=("sex",))) == (("age", "sex"), ())  # it tells nothing
+
+
+def test_the_command_refuses_it_with_exit_code_2(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = (f"im{i};{KIND[i]};{CODE[i]};{AGE[i]}" for i in range(N))
+    (tmp_path / "t.csv").write_text("\n".join(["image;kind;code;age", *rows]))
+    words = ["run", "--target", scans, "--metadata", tmp_path / "t.csv", "--label", "kind",
+             "--fusion", "concat", "--dry-run", "--store", tmp_path / "store"]  # fmt: skip
+    ends = []
+    for more in ([], ["--allow-column", "code"]):
+        monkeypatch.setattr(sys, "argv", ["bench", *map(str, [*words, *more])])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        ends.append((end.value.code, capsys.readouterr().err))
+    assert [code for code, _ in ends] == [2, 0]
+    assert "code: one value is one class" in ends[0][1] and "Traceback" not in ends[0][1]
+    assert "--allow-column code" in ends[0][1]
+
+
+def test_what_is_left_out_is_said_with_its_reason(ask: Callable[..., Plan]) -> None:
+    place = [("left arm", "trunk")[i] for i in RNG.integers(0, 2, N)]
+    clinic = [("Bern", "Basel")[i] for i in RNG.integers(0, 2, N)]
+    empty, one = [" NA "] * N, ["v2"] * N
+    made = ask({**TABLE, "dx": CODE, "site": clinic, "mmse": AGE, "empty": empty, "release": one})
+    assert used(made) == (("age", "sex"), ())
+    for reason in ("dx (it is the diagnosis itself)", "site (it describes the acquisition",
+                   "mmse (this test of cognition", "empty (it has only missing values)",
+                   "release (it is 'v2' in every row)"):  # fmt: skip
+        assert reason in said(made)
+    asked = ask({**TABLE, "site": clinic}, columns=("age", "site"))
+    assert used(asked)[0] == ("age", "site") and "column site is used: it desc" in said(asked)
+    anatomical = ask({**TABLE, "site": place})
+    assert used(anatomical)[0] == ("age", "sex", "site")
+    assert "site is used: its values are places on the body" in said(anatomical)
+    with pytest.raises(BenchError, match="dx may not be an input"):
+        ask({**TABLE, "dx": CODE}, columns=("dx",))
+    assert used(ask({**TABLE, "dx": CODE}, allow=("dx",)))[1] == ("dx",)
+
+
+def test_the_reasons_of_an_official_set_are_said_too(tmp_path: Path) -> None:
+    made = plan.make(
+        Request(targets=["isic"], fusions=["concat"]), Runtime(store=tmp_path / "store")
+    )
+    assert "Left out of the record of isic: dx (it is the diagnosis itself); dx_type (" in said(
+        made
+    )
+
+
+def test_patients_numbers_stay_out_and_are_suggested_as_groups(ask: Callable[..., Plan]) -> None:
+    table = {**TABLE, "patient": [str(1000 + 7 * (i // 2)) for i in range(N)], "exam_no": PATIENT}
+    alone = ask(table)
+    assert used(alone)[0] == ("age", "sex")
+    assert "patient looks as if it did: --group patient" in said(alone)
+    assert "exam_no (it only names them" in said(alone)
+    grouped = ask(table, group="patient")
+    assert used(grouped)[0] == ("age", "sex") and "--group" not in said(grouped)
+
+
+def test_columns_by_pattern(ask: Callable[..., Plan]) -> None:
+    table = {**TABLE, "a_val": AGE[::-1], "b_val": SEX[::-1]}
+    assert used(ask(table, columns=("*_val", "age")))[0] == ("a_val", "b_val", "age")
+    with pytest.raises(BenchError, match=r"no column '\*_vol'"):
+        ask(table, columns=("*_vol",))
+
+
+def test_missing_labels_are_left_out_and_counted(ask: Callable[..., Plan]) -> None:
+    kinds = ["nan", " ", *KIND[2:]]
+    assert "2 rows have no kind and are left out" in said(ask({**TABLE, "kind": kinds}))
+    with pytest.raises(BenchError, match="has a kind"):
+        ask({**TABLE, "kind": ["NaN"] * N})
+
+
+def test_rare_classes_are_told_before_anything_runs(ask: Callable[..., Plan]) -> None:
+    with pytest.raises(BenchError, match="40 of 40 classes with fewer images than the 5 folds"):
+        ask({**TABLE, "kind": [f"k{i}" for i in range(N)]})
+    with pytest.raises(BenchError, match=r"1 of 3 classes .* 'odd' with 1"):
+        ask({**TABLE, "kind": ["odd", *KIND[1:]]})
+    one = ask({**TABLE, "kind": ["odd", "odd", *KIND[2:]], "who": PATIENT}, group="who")
+    assert "class 'odd' of folder:scans has 1 group, fewer than the 5 folds" in said(one)
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """Two class folders with two images each."""
+    for i in range(4):
+        synthetic.save(np.full((4, 4, 3), i, np.uint8), tmp_path / "set" / "ab"[i % 2] / f"{i}.png")
+    return tmp_path / "set"
+
+
+def opened(place: Path) -> Target:
+    component = registry.load("target", "folder:set", given=Input(path=place))
+    assert isinstance(component, Target)
+    return component
+
+
+def test_gifs_are_read_and_what_is_not_is_told(classes: Path) -> None:
+    from PIL import Image
+
+    Image.new("L", (4, 4)).save(classes / "a" / "x.gif")
+    for name in ("a/y.jp2", "b/notes.txt", "b/Z.JP2"):
+        (classes / name).touch()
+    own = opened(classes)
+    assert {record.name for record in own.records(classes)} >= {"a/x.gif", "b/1.png"}
+    assert own.look().notes[0] == "3 files are not read, by their endings: .jp2 (2), .txt (1)."
+
+
+def test_a_class_of_which_nothing_can_be_read_is_refused(classes: Path) -> None:
+    (classes / "c").mkdir()
+    (classes / "c" / "scan.jp2").touch()
+    with pytest.raises(BenchError, match="The class folder c holds no image that can be read"):
+        list(opened(classes).records(classes))
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_plain_file_is_a_sentence(classes: Path, kind: str) -> None:
+    path = classes / "a" / "x.png"
+    path.symlink_to("nowhere.png") if kind == "link" else os.mkfifo(path)
+    with pytest.raises(BenchError, match=r"a/x\.png below .* is (a link to nothing|no plain file)"):
+        list(opened(classes).records(classes))

@@ -33,6 +33,13 @@ def cut(data: Prepared, how: Split, fold: int = 0, seed: int = 0, **more):
     return split(data, how, protocol="p", fold=fold, seed=seed, **more)
 
 
+def test_many_small_classes_have_a_validation_part_too():
+    """Ten folds for a tenth would be more than any class has images."""
+    labels = np.repeat(np.arange(20), 6)
+    found = cut(a_set(labels, np.arange(120) // 2), Split(folds=5))
+    assert len(found.val) and set(labels[found.train]) == set(range(20))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 5), st.sampled_from([0.0, 0.1, 0.25]))
 def test_grouped_folds_part_no_group_and_cover_everything(seed: int, folds: int, validation: float):
@@ -107,7 +114,11 @@ def test_no_official_parts_is_told():
     ("labels", "groups", "message"),
     [
         ([0, 1] * 4, [0, 0, 1, 1, 2, 2, 3, 3], "4 groups, fewer than the 5 folds"),
-        ([0] * 20 + [1] * 3, list(range(23)), "class with 3 images"),
+        (
+            [0] * 20 + [1] * 3,
+            list(range(23)),
+            "1 of 2 classes with fewer images than the 5 folds, with 3",
+        ),
     ],
 )
 def test_too_few_for_the_folds_is_told(labels, groups, message):
