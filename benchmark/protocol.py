@@ -49,7 +49,14 @@ def recipe_for(
     base.update(protocol.by_target.get(target.partition(":")[0], {}))
     if mode in ("frozen", "tuned"):
         base.update(protocol.frozen)
-    none = {name: Augment.model_fields[name].default for name in cannot_bear}
+    known = {name: field.default for name, field in Augment.model_fields.items()}
+    for name in cannot_bear:
+        if name not in known:
+            raise BenchError(
+                f"The card of {target} says what '{name}' does to its images: no augmentation.",
+                did_you_mean(name, list(known)),
+            )
+    none = {name: known[name] for name in cannot_bear}
     for name in ("augment", "test_augment") if none else ():
         base[name] = base[name] and {**base[name], **none}
     return change(base, changes)

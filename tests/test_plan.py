@@ -238,6 +238,11 @@ def test_what_the_images_cannot_bear_is_left_out_of_the_recipe(runtime, target, 
     assert not any("no augmentation" in note for note in frozen.notes), "it has none"
 
 
+def test_a_card_that_names_no_augmentation_is_told_which_there_are():
+    with pytest.raises(BenchError, match="Did you mean rotation"):
+        protocol.recipe_for(protocol.load("standard"), "mine", "finetune", {}, ("rotations",))
+
+
 def test_a_card_names_augmentations_that_there_are():
     found = {
         name: registry.load("source", name).card.cannot_bear
