@@ -4,8 +4,7 @@ import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -22,6 +21,7 @@ from benchmark.options import (
     Image,
     Label,
     Metadata,
+    Mlflow,
     Offline,
     Slots,
     Store,
@@ -36,7 +36,7 @@ from benchmark.options import (
 if TYPE_CHECKING:
     from benchmark import grid
     from benchmark.plan import Plan
-    from benchmark.spec import Outcome, Runtime
+    from benchmark.spec import Runtime
 
 app = typer.Typer(
     name="bench",
@@ -56,11 +56,6 @@ Address = Annotated[str, typer.Option(help="Of a Ray cluster: auto or ray://HOST
 SlurmOptions = Annotated[
     list[str] | None,
     typer.Option(help="sbatch option K=V, such as partition=gpu, mem=32G or time=480 (minutes)."),
-]
-
-
-Mlflow = Annotated[
-    bool, typer.Option("--mlflow/--no-mlflow", envvar="BENCH_MLFLOW", help="Mirror to MLflow.")
 ]
 
 
@@ -255,11 +250,12 @@ def _carry_out(
     mlflow: bool,
 ) -> int:
     """Run a plan and mirror what comes of it; the exit code."""
-    from benchmark import grid
+    from benchmark import grid, tracking
     from benchmark.store import Store as Results
 
-    with Results(runtime.store).in_use(), _mirror(runtime.store, mlflow) as add:
-        return grid.run(make, runtime, dry=dry, executor=where, done=add, command=_command())
+    store = Results(runtime.store)
+    with store.in_use(), tracking.mirrored(store, mlflow, say=grid.say) as mirror:
+        return grid.run(make, runtime, dry=dry, executor=where, mirror=mirror, command=_command())
 
 
 def _unsaid(value: object) -> bool:
@@ -269,19 +265,6 @@ def _unsaid(value: object) -> bool:
 
 def _settings(slurm: "list[str] | None") -> dict[str, str]:
     return dict(pair(text, "--slurm") for text in slurm or ())
-
-
-@contextmanager
-def _mirror(store: Path, wanted: bool) -> "Iterator[Callable[[Outcome], None]]":
-    """What is done with each new outcome: it is shown in MLflow, or nothing."""
-    if not wanted:
-        yield lambda outcome: None
-        return
-    from benchmark import grid, tracking
-    from benchmark.store import Store as Results
-
-    with tracking.Mirror(Results(store), say=grid.say) as mirror:
-        yield mirror.add
 
 
 def _command() -> str:

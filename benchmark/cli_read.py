@@ -15,6 +15,7 @@ from benchmark.options import (
     Image,
     Label,
     Metadata,
+    Mlflow,
     Offline,
     Slots,
     Store,
@@ -161,6 +162,7 @@ def recommend(
         Path | None, typer.Option(help="CSV of source, target, distance beside --results.")
     ] = None,
     slots: Slots = None,
+    mlflow: Mlflow = True,
     device: Device = "auto",
     offline: Offline = False,
     data: Data = Path("data"),
@@ -183,7 +185,7 @@ def recommend(
         raise BenchError("No target to recommend for.", "Name it: --target isic, or ./my-images.")
     if run and not budget:
         raise BenchError("--run has no budget.", "Say how many sources to run: --budget 5.")
-    from benchmark import advise, grid, plan
+    from benchmark import advise, grid, plan, tracking
     from benchmark.spec import Runtime
 
     said = {
@@ -201,19 +203,22 @@ def recommend(
     if run:
         names = question.names
 
-        def execute(requests: "list[Request]", command: str) -> int:
-            runtime = Runtime(
-                data=data, store=store, device=device, offline=offline,
-                inputs=names.inputs, paths=names.paths,
-            )  # fmt: skip
-            return grid.run(
-                lambda: plan.make(requests, runtime),
-                runtime,
-                executor=grid.Executor("local", slots),
-                command=command,
-            )
+        with tracking.mirrored(made, mlflow, say=grid.say) as mirror:
 
-        code = advise.spend(question, made, budget=budget or 0, run=execute)
+            def execute(requests: "list[Request]", command: str) -> int:
+                runtime = Runtime(
+                    data=data, store=store, device=device, offline=offline,
+                    inputs=names.inputs, paths=names.paths,
+                )  # fmt: skip
+                return grid.run(
+                    lambda: plan.make(requests, runtime),
+                    runtime,
+                    executor=grid.Executor("local", slots),
+                    mirror=mirror,
+                    command=command,
+                )
+
+            code = advise.spend(question, made, budget=budget or 0, run=execute)
     found = question.answer(made, budget=1 if run else budget or 1)
     sys.stdout.write(advice.text(found, format=format))
     if budget and not run:

@@ -4,7 +4,7 @@ import ast
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from benchmark.api import Component, Fusion, Source, Target
 from benchmark.download import find_root
 from benchmark.errors import BenchError, DataMissing
 from benchmark.spec import Recipe, Runtime, Split
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 #: Packages that take long to import: a component imports them inside its functions.
 HEAVY = ("torch", "torchvision", "timm", "pandas", "h5py", "wfdb", "scipy", "sklearn", "ot")
@@ -42,9 +45,12 @@ def doctor() -> Iterator[tuple[bool, str]]:
     """Each thing looked at: whether it is right, and what was found."""
     import importlib
     import platform
-    from importlib.metadata import PackageNotFoundError, packages_distributions, version
+    from importlib.metadata import metadata, packages_distributions, requires
 
-    yield platform.python_version_tuple() >= ("3", "11"), f"Python {platform.python_version()}"
+    from packaging.requirements import Requirement
+
+    python = Requirement(f"Python{metadata('transfer-bench')['Requires-Python']}")
+    yield _fits(python, platform.python_version())
     owners = packages_distributions()
     for name in NAMES:
         where = importlib.import_module(name).__file__ or ""
@@ -54,12 +60,28 @@ def doctor() -> Iterator[tuple[bool, str]]:
         )
         ours = editable or owners.get(name) == ["transfer-bench"]
         yield ours, f"the package `{name}` is ours ({where})"
-    for package in ("torch", "torchvision", "timm", "POT", "mlflow", "scikit-learn", "wfdb"):
-        try:
-            yield True, f"{package} {version(package)}"
-        except PackageNotFoundError:
-            yield False, f"{package} is not installed; install transfer-bench again"
+    for need in map(Requirement, requires("transfer-bench") or ()):
+        if need.marker is None or need.marker.evaluate({"extra": ""}):
+            yield _fits(need, _installed(need.name))
     yield _torchvision_works()
+
+
+def _installed(package: str) -> str:
+    """Its version, or an empty text."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _fits(need: "Requirement", version: str) -> tuple[bool, str]:
+    """Whether what is installed is what is needed, compared as versions are."""
+    if not version:
+        return False, f"{need.name} is not installed; install transfer-bench again"
+    fits = need.specifier.contains(version, prereleases=True)
+    return fits, f"{need.name} {version}" + ("" if fits else f", but {need.specifier} is needed")
 
 
 def data_sets(data: Path) -> Iterator[str]:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark import data, plan, registry
 from benchmark.engine import local
 from benchmark.errors import BenchError, plain
+from benchmark.pace import Foresight
 from benchmark.spec import (
     Cell,
     DistanceSpec,
@@ -23,6 +24,13 @@ from benchmark.spec import (
     Size,
 )
 from benchmark.store import Store
+
+if TYPE_CHECKING:
+    from benchmark.tracking import Mirror
+
+
+#: Seconds from which the quick way is worth a line.
+LONG = 1800.0
 
 
 def say(text: str = "") -> None:
@@ -109,21 +117,21 @@ def run(
     *,
     dry: bool = False,
     executor: Executor = Executor(),
-    done: Callable[[Outcome], None] = lambda outcome: None,
+    mirror: "Mirror | None" = None,
     command: str = "bench run",
 ) -> int:
-    """Run what was planned; the exit code is 0 when every cell has its numbers.
-
-    `done` is told of every new outcome, and must not take long over it.
-    """
+    """Run what was planned, every new outcome mirrored; 0 when every cell has its numbers."""
     store = Store(runtime.store)
     store.prepare()
     store.sweep()
     made = make()  # not before the store is known to be ours
     for note in made.notes:
         say(f"Note: {note}")
+    foresight = Foresight(runtime) if executor.name == "local" else None
     if dry:
         _show(made, store)
+        _say_summary(made)
+        _say_estimate(made, store, foresight)
         return 0
     for planned in made.of("skipped"):
         _note_skip(store, planned)
@@ -141,14 +149,18 @@ def run(
         from benchmark.work import device_of
 
         device_of(runtime)  # torch has the last word on whether there is a GPU
+    if not made.of("done"):
+        _say_estimate(made, store, foresight)
     cells, broken = _prepare(cells, runtime, store)
     began = time.monotonic()
+    if mirror is not None and cells:
+        mirror.begin()
     with Progress(len(cells)) as progress:
 
         def listen(event: str, cell: Cell, facts: dict[str, Any]) -> None:
             progress.listen(event, cell, facts)
-            if event == "done":
-                done(facts["outcome"])
+            if event == "done" and mirror is not None:
+                mirror.add(facts["outcome"])
 
         whole = _execute(executor, cells, runtime, listen)
     if not whole:
@@ -366,21 +378,32 @@ def _say_failures(failures: list[tuple[Cell, Failure]]) -> None:
 
 
 def _show(made: plan.Plan, store: Store) -> None:
-    """The plan of a dry run: every cell, why it would run again, and what it all takes."""
+    """The plan of a dry run: every cell, and why it would run again."""
     why = plan.again(made, store)
     for planned in made.cells:
         reason = planned.why or why.get(planned.cell.key, "")
         line = f"{planned.cell.key}  {planned.state:8}  {title(planned.cell)}"
         show(line + (f"  ({reason})" if reason else "") + "\n")
-    found = plan.estimate(made, store)
-    _say_summary(made)
+
+
+def _say_estimate(made: plan.Plan, store: Store, foresight: Foresight | None) -> None:
+    """What it all takes, and how it would take less."""
+    found = plan.estimate(made, store, foresight)
     if found.seconds is None:
         say("No finished cell is like these: time and disk are not known yet.")
         return
     disk = f"{(found.bytes or 0) / 1e6:.0f} MB of disk"
     disk += f", {found.gpu_seconds / 3600:.2g} GPU-hours" if found.gpu_seconds else ""
     rest = f", without {found.unknown} cells unlike any finished" if found.unknown else ""
+    rest += " (by one batch, measured)" if found.measured else ""
     say(f"About {_duration(found.seconds)} on one slot and {disk}{rest}.")
+    if found.seconds > LONG and any(_finetuned(p.cell) for p in made.of("to run")):
+        frozen = f" takes about {_duration(found.frozen)}" if found.frozen else ""
+        say(f"Quicker, for a first look: --mode frozen{frozen} (heads on features kept once).")
+
+
+def _finetuned(cell: Cell) -> bool:
+    return isinstance(cell.spec, RunSpec) and cell.spec.mode == "finetune"
 
 
 def _duration(seconds: float) -> str:

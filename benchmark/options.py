@@ -39,6 +39,9 @@ Slots = Annotated[
         help="Cells at once per GPU (1), Slurm jobs at once (16); 0: in this process.", min=0
     ),
 ]
+Mlflow = Annotated[
+    bool, typer.Option("--mlflow/--no-mlflow", envvar="BENCH_MLFLOW", help="Mirror to MLflow.")
+]
 Offline = Annotated[bool, typer.Option("--offline", help="Never reach for the network.")]
 
 

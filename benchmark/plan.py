@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from benchmark import expand
 from benchmark.expand import DistanceRequest, Request
@@ -18,6 +18,9 @@ from benchmark.spec import (
     canonical,
 )
 from benchmark.store import PARTS, Store
+
+if TYPE_CHECKING:
+    from benchmark.pace import Foresight
 
 State = Literal["done", "to run", "failed", "skipped"]
 
@@ -43,12 +46,14 @@ class Plan:
 
 
 class Estimated(NamedTuple):
-    """What the cells to run will take, by what finished cells took; None where none is alike."""
+    """What the cells to run will take, by what finished cells took or by a batch measured."""
 
     seconds: float | None
     bytes: float | None
     unknown: int  # cells that resemble none that is finished
     gpu_seconds: float = 0.0  # of the seconds, those on a GPU
+    measured: bool = False  # one batch was, for the cells that resemble none
+    frozen: float = 0.0  # seconds that those of them that are fine-tuned would take frozen
 
 
 def make(
@@ -82,8 +87,11 @@ def _plan(
     return Plan(sorted(ordered, key=_order), list(dict.fromkeys(notes)))
 
 
-def estimate(plan: Plan, store: Store) -> Estimated:
-    """Seconds and bytes of the cells to run, from the finished cells most like each."""
+def estimate(plan: Plan, store: Store, foresight: "Foresight | None" = None) -> Estimated:
+    """Seconds and bytes of the cells to run, from the finished cells most like each.
+
+    Where none is, and they are worth it, `foresight` tells.
+    """
     times: dict[tuple, list[float]] = defaultdict(list)
     on_gpu: dict[tuple, list[float]] = defaultdict(list)
     sizes: dict[tuple, list[float]] = defaultdict(list)
@@ -98,19 +106,26 @@ def estimate(plan: Plan, store: Store) -> Estimated:
                     times[like].append(took)
                     on_gpu[like].append(took if gpu else 0.0)
                     sizes[like].append(size)
-    seconds, gpu_seconds, disk, unknown, known = 0.0, 0.0, 0.0, 0, 0
+    seconds, gpu_seconds, disk, unlike, known = 0.0, 0.0, 0.0, list[Cell](), 0
     for planned in plan.of("to run"):
         like = next((like for like in _likes(planned.cell.spec) if like in times), None)
         if like is None:
-            unknown += 1
+            unlike.append(planned.cell)
             continue
         known += 1
         seconds += sum(times[like]) / len(times[like])
         gpu_seconds += sum(on_gpu[like]) / len(on_gpu[like])
         disk += sum(sizes[like]) / len(sizes[like])
-    if not known:
-        return Estimated(None, None, unknown)
-    return Estimated(seconds, disk, unknown, gpu_seconds)
+    told = []
+    if foresight is not None and foresight.worth(unlike):
+        told = [one for one in map(foresight.of, unlike) if one is not None]
+    seconds += sum(took for took, _ in told)
+    disk += sum(size for _, size in told)
+    frozen = foresight.frozen if foresight else 0.0
+    if not known and not seconds:
+        return Estimated(None, None, len(unlike))
+    left = len(unlike) - len(told)
+    return Estimated(seconds, disk, left, gpu_seconds, bool(told), frozen)
 
 
 def again(plan: Plan, store: Store) -> dict[str, str]:

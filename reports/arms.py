@@ -173,11 +173,25 @@ class _Habits:
         limited = _by(arms, _kind, lambda who: who.recipe)
         self.recipe = limited | _by(whole, _kind, lambda who: who.recipe)
         self.options = _by(arms, lambda who: who.fusion, lambda who: who.options)
-        self.columns = _by(arms, lambda who: who.fusion, lambda who: who.columns)
+        self.columns = usual_columns(arms)
         self.record = _by(arms, lambda who: who.fusion, lambda who: who.record)
         self.pretraining = _by(arms, _weights, lambda who: who.pretraining)
         self.source = _by(arms, lambda who: who.source, lambda who: who.source_version, _newest)
         self.fusion = _by(arms, lambda who: who.fusion, lambda who: who.fusion_version, _newest)
+
+
+def usual_columns(arms: Sequence[Arm]) -> tuple[str, ...]:
+    """The columns that a board names once, the most that any arm reads."""
+    counts = Counter(arm.identity.columns for arm in arms for _ in arm.runs)
+    return max(counts, key=lambda columns: (len(columns), counts[columns], columns), default=())
+
+
+def _columns(columns: tuple[str, ...], usual: tuple[str, ...]) -> str:
+    """How the columns of an arm differ from the usual ones, in the fewer words."""
+    less = [name for name in usual if name not in columns]
+    if set(columns) <= set(usual) and len(less) < len(columns):
+        return f"without {', '.join(less)}" if less else "columns in another order"
+    return f"columns {', '.join(columns)}"
 
 
 def _kind(who: Identity) -> tuple[str, bool]:
@@ -256,8 +270,8 @@ def _setting(who: Identity, habits: _Habits, *, tested: bool) -> Iterator[str]:
         yield f"limit {who.recipe.limit}"  # told even where all rows share it
     usual = dict(habits.options[who.fusion])
     yield from (f"{name} {value}" for name, value in who.options if usual.get(name) != value)
-    if who.columns != habits.columns[who.fusion]:
-        yield "columns " + (", ".join(who.columns) or "none")
+    if who.columns and who.columns != habits.columns:
+        yield _columns(who.columns, habits.columns)
     yield from _differences(who.record, habits.record[who.fusion])
     pretraining = habits.pretraining[_weights(who)]
     if not tested:  # so perhaps never pretrained

@@ -18,7 +18,7 @@ from benchmark.spec import RunSpec, Split
 from benchmark.stats import Comparison, Estimate
 from benchmark.store import Store
 from reports import overlaps
-from reports.arms import Arm, Identity, Run, gather
+from reports.arms import Arm, Identity, Run, gather, usual_columns
 
 Array = NDArray[np.float64]
 Key = TypeVar("Key", bound=Hashable)
@@ -80,6 +80,7 @@ class Board:
     digest: str
     seeds: tuple[int, ...]
     baseline: Baseline
+    columns: tuple[str, ...]  # of the record, where a row names no others
     rows: tuple[Row, ...]
 
     @property
@@ -134,6 +135,7 @@ def make(
         digest=reference.digest,
         seeds=seeds,
         baseline=baseline,
+        columns=usual_columns(arms),
         rows=tuple(ranked(list(compress(rows, keeps)), higher_is_better(reference.headline))),
     )
 

@@ -187,6 +187,7 @@ def _table(made: Board) -> formats.Table:
         line += [formats.interval(row.metrics.get(name)).partition(" ")[0] for name in BESIDE]
         lines.append([*line, f"{row.done}/{row.expected}", cost(row)])
     ranks = [row.rank for row in made.rows]
+    fused = any(row.identity.columns for row in made.rows)
     parts = [made.target, made.protocol, metric_title(made.headline), leak(made)]
     return formats.Table(
         title=" · ".join(part for part in parts if part),
@@ -195,6 +196,7 @@ def _table(made: Board) -> formats.Table:
         words=("source", "fusion", "network", "setting"),
         styles=["bold" if rank == 1 else "dim" if rank is None else "" for rank in ranks],
         notes=[
+            *([f"The record, if a row says no other: {', '.join(made.columns)}."] if fused else []),
             *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
             *made.overlaps,
         ],
@@ -247,6 +249,7 @@ def _board(made: Board) -> dict[str, Any]:
         "split": made.split.model_dump(mode="json"),
         "digest": made.digest,
         "seeds": made.seeds,
+        "columns": made.columns,
         "rows": [_row(row) for row in made.rows],
     }
 

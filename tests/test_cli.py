@@ -4,9 +4,11 @@ import contextlib
 import io
 import json
 import os
+import platform
 import subprocess
 import sys
 import traceback
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import cli, grid, plan
+from benchmark import cli, contract, grid, plan
 from benchmark.engine import local
 from benchmark.errors import BenchError
 
@@ -265,6 +267,26 @@ def test_a_dry_run_shows_the_plan_and_writes_no_outcome(tmp_path: Path):
     found = bench("run", "--target", TINY, "--store", store, *SMALL, "--lr", "0.5", "--dry-run")
     assert "recipe.lr 0.002 -> 0.5" in found.stdout
     assert "About" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("python", "fine"), [("3.9.18", False), ("3.11.0", True), ("3.110.1", True)]
+)
+def test_the_doctor_compares_versions_as_versions(monkeypatch, python: str, fine: bool):
+    monkeypatch.setattr(platform, "python_version", lambda: python)
+    monkeypatch.setattr(platform, "python_version_tuple", lambda: tuple(python.split(".")))
+    told = dict(reversed(pair) for pair in contract.doctor())
+    assert {line: ok for line, ok in told.items() if line.startswith("Python")} == {
+        next(line for line in told if line.startswith(f"Python {python}")): fine
+    }
+
+
+def test_the_doctor_looks_at_every_package_that_is_needed(monkeypatch):
+    true = metadata.version
+    old = {"numpy": "1.9.3", "scipy": "1.100.0"}
+    monkeypatch.setattr(metadata, "version", lambda name: old.get(name) or true(name))
+    wrong = [line for fine, line in contract.doctor() if not fine]
+    assert wrong == ["numpy 1.9.3, but >=1.26 is needed"]
 
 
 def test_debug_shows_the_traceback(tmp_path: Path):

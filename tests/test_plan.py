@@ -1,5 +1,6 @@
 """Cells are planned once each, know their state and why, and share what they can."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from benchmark import archs, network, plan, protocol, registry
 from benchmark.errors import BenchError
 from benchmark.expand import DistanceRequest
 from benchmark.options import failure_kinds
+from benchmark.pace import Foresight, Pace
 from benchmark.spec import Augment, DistanceSpec, Failure, Outcome, PretrainSpec, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -93,6 +95,38 @@ def test_an_estimate_comes_from_cells_that_are_alike(runtime, request_tiny):
     found = plan.estimate(plan.make(request_tiny(), runtime), store)
     assert found.seconds == pytest.approx(20.0)
     assert (found.bytes or 0) > 0
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_batch_is_measured_where_no_finished_cell_is_alike(runtime, request_tiny, cache: Path):
+    small = {"size": 16, "batch": 2}
+    asked = request_tiny(modes=("finetune",), recipe={**small, "epochs": 100000})
+    made, store = plan.make(asked, runtime), Store(runtime.store)
+    found = plan.estimate(made, store, Foresight(runtime))
+    assert found.measured and found.unknown == 0
+    assert found.seconds and found.seconds > 1000 * found.frozen > 0
+    assert 3 * 44e6 < (found.bytes or 0) < 3 * 48e6  # a ResNet18 for each of three folds
+    (kept,) = cache.rglob("*.json")
+    pace = Pace(**json.loads(kept.read_text()))
+    kept.write_text(json.dumps(pace._replace(train=2 * pace.train)._asdict()))
+    again = plan.estimate(made, store, Foresight(runtime))
+    assert again.seconds > 1.3 * found.seconds  # what was kept is what is told
+    finish(runtime, made.cells[0], seconds={"total": 10.0})
+    alike = plan.estimate(plan.make(asked, runtime), store, Foresight(runtime))
+    assert (alike.seconds, alike.measured) == (20.0, False)
+
+
+def test_a_small_run_and_one_on_a_cluster_are_not_measured(runtime, request_tiny, cache: Path):
+    made, store = plan.make(request_tiny(), runtime), Store(runtime.store)
+    assert plan.estimate(made, store, Foresight(runtime)).seconds is None
+    huge = plan.make(request_tiny(modes=("finetune",), recipe={"epochs": 10**6}), runtime)
+    assert plan.estimate(huge, store).seconds is None
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from benchmark import tracking
+from benchmark import cli, tracking
 from benchmark.errors import BenchError
 from benchmark.spec import (
     Cell,
@@ -39,6 +39,7 @@ from benchmark.tracking import entry, server
 from reports import figures
 
 ROOT = Path(__file__).resolve().parent.parent
+TINY = ROOT / "tests" / "components" / "tiny.py"
 SVG = "{http://www.w3.org/2000/svg}"
 GAINS = {"none": 0.0, "imagenet": 0.1, "dtd": 0.06, "stl10": 0.03, "kimia": 0.01}
 
@@ -497,6 +498,35 @@ def test_a_mirror_that_gets_nothing_ends_at_once(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_mlflow_is_reached_while_cells_run(tmp_path: Path):
+    said: list[str] = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with tracking.Mirror(Store(tmp_path), say=said.append, uri=uri) as mirror:
+        mirror.begin()  # cells start, and none has ended
+        until = time.monotonic() + 120
+        while not said and time.monotonic() < until:
+            time.sleep(0.05)
+        assert "could not be written" in said[0]
+
+
+def test_the_cells_of_a_recommendation_are_mirrored(store: Store, monkeypatch):
+    place = store.root
+    words = [
+        *("recommend", "--target", TINY, "--source", "none", "--budget", "1", "--run", "--mlflow"),
+        *("--arch", "resnet18", "--mode", "frozen", "--protocol", "demo", "--device", "cpu"),
+        *("--set", "recipe.epochs=1", "--slots", "0", "--store", place),
+    ]
+    monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    keys = list(store.keys("run"))
+    assert len(keys) == 3
+    assert sorted(r.data.tags["bench.key"] for r in runs(store, "run")) == sorted(keys)
+
+
 def test_two_mirrors_at_once_make_each_cell_once(store: Store):
     outcomes = [run(store, fold=fold) for fold in range(4)]
     mirrors = [tracking.Mirror(store, say=lambda _: None) for _ in range(2)]
@@ -512,7 +542,7 @@ def test_two_mirrors_at_once_make_each_cell_once(store: Store):
 CHILD = """
 import sys
 from pathlib import Path
-from benchmark import tracking
+from benchmark import cli, tracking
 from benchmark.store import Store
 seen = []
 def hook(event, args):

@@ -5,7 +5,8 @@ names what the run was made from, and a run without it, or with another, is made
 process that started a grid comes here, never a worker.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from benchmark.store import Store
 from benchmark.tracking.server import default_uri, reached
 from benchmark.tracking.writer import Writer
 
-__all__ = ["Mirror", "Synced", "default_uri", "sync"]
+__all__ = ["Mirror", "Synced", "default_uri", "mirrored", "sync"]
 
 
 class Synced(NamedTuple):
@@ -46,6 +47,18 @@ def sync(
     return Synced(writer.written, writer.unchanged, tuple(writer.refused))
 
 
+@contextmanager
+def mirrored(
+    store: Store, wanted: bool, *, say: Callable[[str], None]
+) -> "Iterator[Mirror | None]":
+    """A mirror that is up to date when the block ends, where one is wanted."""
+    if not wanted:
+        yield None
+        return
+    with Mirror(store, say=say) as mirror:
+        yield mirror
+
+
 class Mirror:
     """Mirrors outcomes beside a running grid, which neither waits for it nor fails with it.
 
@@ -56,9 +69,13 @@ class Mirror:
         self.store = store
         self.say = say
         self.uri = uri or default_uri(store)
-        self.waiting: SimpleQueue[tuple[str, str] | None] = SimpleQueue()
+        self.waiting: SimpleQueue[tuple[str, str] | str | None] = SimpleQueue()
         self.thread = Thread(target=self._serve, name="mlflow mirror", daemon=True)
         self.thread.start()
+
+    def begin(self) -> None:
+        """Cells start now: reach MLflow while they run, not when they have ended."""
+        self.waiting.put("begin")
 
     def add(self, outcome: Outcome) -> None:
         """Mirror this outcome, which is in the store, soon."""
@@ -86,7 +103,8 @@ class Mirror:
             with reached(self.uri):
                 writer = Writer(self.store, self.uri)
                 while item is not None:
-                    writer.cell(*item)
+                    if not isinstance(item, str):
+                        writer.cell(*item)
                     item = self.waiting.get()
                 writer.finish()
         except BenchError as error:

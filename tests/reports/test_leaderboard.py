@@ -230,6 +230,31 @@ def test_options_and_columns_of_a_fusion_make_rows(store: Store):
     assert row(board, "dtd", "concat", ("columns age",)).done == 3
 
 
+NINE = tuple(f"examination {i} of the eye" for i in range(9))
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (NINE[:8], f"without {NINE[8]}"),
+        (NINE[:2], f"columns {NINE[0]}, {NINE[1]}"),
+        (("other",), "columns other"),
+    ],
+)
+def test_the_usual_columns_are_named_once_and_rows_by_what_differs(store: Store, columns, said):
+    arm(store, 0.80, fusion="concat", spec={"columns": NINE})
+    arm(store, 0.79, fusion="film", spec={"columns": NINE})
+    arm(store, 0.90, fusion="concat", spec={"columns": columns})
+    arm(store, 0.91, fusion="concat", source="imagenet", spec={"columns": columns})
+    board = only(store)
+    assert board.columns == NINE
+    assert row(board, "dtd", "film").setting == row(board, "dtd", "concat").setting == ()
+    assert row(board, "dtd", "concat", (said,)).done == 3
+    text = leaderboard.show(store, format="md")
+    assert text.count(", ".join(NINE)) == 1
+    assert max(len(line) for line in text.splitlines() if line.startswith("|")) < 200
+
+
 def test_an_older_target_version_or_other_data_are_shown_without_a_rank(store: Store):
     arm(store, 0.9, versions={"target": "1"})
     arm(store, 0.9, source="imagenet", versions={"target": "1"})
