@@ -203,7 +203,7 @@ def recommend(
     if run:
         names = question.names
 
-        with tracking.mirrored(made, mlflow, say=grid.say) as mirror:
+        with made.in_use(), tracking.mirrored(made, mlflow, say=grid.say) as mirror:
 
             def execute(requests: "list[Request]", command: str) -> int:
                 runtime = Runtime(

@@ -12,14 +12,16 @@ from benchmark.stats import Estimate
 
 SCHEMA_VERSION = 1
 
+Size = int | tuple[int, int]  # or (height, width)
 
-def _a_size(size: int | tuple[int, int]) -> int | tuple[int, int]:
+
+def _some(size: Size) -> Size:
     if min((size,) if isinstance(size, int) else size) < 1:
         raise ValueError("a side has at least 1 pixel")
     return size
 
 
-Size = Annotated[int | tuple[int, int], AfterValidator(_a_size)]  # or (height, width)
+Sides = Annotated[Size, AfterValidator(_some)]
 Scalar = bool | int | float | str
 
 
@@ -46,8 +48,8 @@ class Augment(Frozen):
 class Recipe(Frozen):
     """How a network is trained: everything that changes its numbers."""
 
-    size: Size = 224  # the prepared image; (height, width) where not square
-    crop: Size | None = None  # random in training, central in test
+    size: Sides = 224  # the prepared image; (height, width) where not square
+    crop: Sides | None = None  # random in training, central in test
     epochs: int = Field(default=30, ge=1)
     batch: int = Field(default=32, ge=1)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
