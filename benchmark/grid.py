@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from benchmark import data, plan, registry
 from benchmark.engine import local
@@ -24,10 +24,6 @@ from benchmark.spec import (
     Size,
 )
 from benchmark.store import Store
-
-if TYPE_CHECKING:
-    from benchmark.tracking import Mirror
-
 
 #: Seconds from which the quick way is worth a line.
 LONG = 1800.0
@@ -92,6 +88,18 @@ class Names:
         return name
 
 
+class Mirror(Protocol):
+    """What shows outcomes elsewhere; neither call may take long."""
+
+    def begin(self) -> None:
+        """Cells start now."""
+        ...
+
+    def add(self, outcome: Outcome) -> None:
+        """A cell has its outcome, which is in the store."""
+        ...
+
+
 @dataclass(frozen=True)
 class Executor:
     """Where cells run: on this machine, as a Slurm array, or on a Ray cluster."""
@@ -117,7 +125,7 @@ def run(
     *,
     dry: bool = False,
     executor: Executor = Executor(),
-    mirror: "Mirror | None" = None,
+    mirror: Mirror | None = None,
     command: str = "bench run",
 ) -> int:
     """Run what was planned, every new outcome mirrored; 0 when every cell has its numbers."""
