@@ -19,7 +19,7 @@ demo: $(DONE)
 	$(BIN)/bench run $(DEMO) --mode frozen --target demo:skin --target demo:grey \
 	  --source none --source patterns:near --source patterns:middle --source patterns:far \
 	  --fusion none --fusion concat
-	$(BIN)/bench run $(DEMO) --mode finetune --epochs 3 --target demo:skin --source patterns:near --fusion concat
+	$(BIN)/bench run $(DEMO) --mode finetune --epochs 3 --target demo:skin --target demo:grey --source none
 	$(BIN)/bench distance --store demo/store --arch resnet18 --size 32 --limit 100 \
 	  --probe patterns:broad --method task2vec --method otdd --method scores:logme --method expert \
 	  --target demo:skin --target demo:grey \

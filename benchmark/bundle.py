@@ -192,6 +192,7 @@ def _reduced(outcome: Outcome) -> Outcome:
         metrics=outcome.metrics,
         classes=outcome.classes,
         per_class=outcome.per_class,
+        over_classes=outcome.over_classes,
         subgroups=outcome.subgroups,
         chosen=outcome.chosen if PLAIN.fullmatch(outcome.chosen) else "",
         history=[{k: v for k, v in e.items() if WORD.fullmatch(k)} for e in outcome.history],

@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from benchmark import train
+from benchmark import energy, train
 from benchmark.errors import FULL, BenchError, Damaged, Interrupted
 from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, RunSpec, Runtime
 from benchmark.stats import Estimate
@@ -31,11 +31,12 @@ def run(
         cell, runtime, store, report or train.Report(), device_of(runtime), memory or Memory()
     )
     torch.set_num_threads(cell.threads)
-    began = time.perf_counter()
+    began, joules = time.perf_counter(), energy.meter(work.device)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             outcome = _dispatch(work, cell.spec)
+        outcome = outcome.model_copy(update={"joules": joules()})
         outcome.seconds["total"] = round(time.perf_counter() - began, 4)
         outcome.warnings.extend(dict.fromkeys(str(warning.message) for warning in caught))
         store.finish(cell, outcome)

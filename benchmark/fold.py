@@ -214,6 +214,7 @@ def _judge(work: Work, fold: Fold, answer: Answer, facts: dict) -> Outcome:
     return work.outcome(
         metrics=found.overall,
         per_class=found.per_class,
+        over_classes=found.over_classes(),
         subgroups=by_group,
         classes=prepared.classes,
         chosen=answer.chosen,

@@ -82,6 +82,18 @@ class Evaluation:
     samples: int
     groups: int
 
+    def over_classes(self) -> dict[str, float]:
+        """The standard deviation over classes (ddof 1) of the metrics that are means over them."""
+        macro, binary = self.table["macro"], len(self.per_class) == 2
+        titles = {"sensitivity": ("sensitivity", "mcr"), "accuracy": ("accuracy_ovr",)}
+        return {
+            title: macro[name]["std"]
+            for name in macro
+            for title in titles.get(name, (name,))
+            # Of two classes the AUROC is that of the second, and no mean.
+            if np.isfinite(macro[name]["std"]) and not (binary and name == "auroc")
+        }
+
     def defined(self, name: str) -> int:
         """How many draws the interval of a metric rests on."""
         return int(np.count_nonzero(~np.isnan(self.draws[name])))

@@ -271,6 +271,8 @@ class Outcome(Frozen):
     metrics: Estimates = {}
     classes: tuple[str, ...] = ()
     per_class: Annotated[list[dict[str, Estimate]], BeforeValidator(_nan_for_null)] = []
+    #: Of a metric that is a mean over classes: its standard deviation over them (ddof 1).
+    over_classes: dict[str, float] = {}
     subgroups: Annotated[
         dict[str, dict[str, dict[str, Estimate]]], BeforeValidator(_nan_for_null)
     ] = {}

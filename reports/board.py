@@ -40,7 +40,11 @@ class Row:
     metrics: dict[str, Estimate]
     classes: tuple[str, ...]
     per_class: tuple[dict[str, Estimate], ...]
+    over_folds: dict[str, float]  # standard deviations (ddof 1) of a metric; of seeds' means
+    over_classes: dict[str, float]  # the mean over cells of what classes differ by
     seconds: float  # of all its cells, their training and their tests
+    extraction: float  # seconds for its networks' features, which other rows may have spent
+    classifier: float  # seconds that its cells trained, on features or whole
     device: str  # "GPU", "CPU" or "mixed"
     joules: float | None
     runs: tuple[Run, ...] = field(repr=False)  # by seed and fold, failed ones too
@@ -117,6 +121,7 @@ def make(
     fair = [arm for arm in shown if not arm.barred] or shown
     seeds = tuple(sorted(set[int]().union(*(arm.seeds for arm in fair))))
     rows = _with_gains([_row(store, arm, seeds) for arm in arms], arms, baseline)
+    rows = _with_extraction(rows)
     spec = shown[0].runs[0].spec
     found = [run.outcome.data.get("siblings") for arm in fair for run in arm.runs]
     rates = [float(rate) for rate in found if rate is not None]
@@ -213,6 +218,10 @@ def _row(store: Store, arm: Arm, seeds: tuple[int, ...]) -> Row:
         metrics=pooled,
         classes=classes,
         per_class=tuple(per_class),
+        over_folds=_over_folds(fine),
+        over_classes=_over_classes(fine),
+        extraction=0.0,
+        classifier=sum(run.outcome.seconds.get("train", 0.0) for run in fine),
         seconds=sum(run.outcome.seconds.get("total", 0.0) for run in runs),
         device="GPU" if devices == {"cuda"} else "mixed" if "cuda" in devices else "CPU",
         joules=sum(filter(None, joules)) if joules and None not in joules else None,
@@ -273,6 +282,42 @@ def _tables(runs: Sequence[Run]) -> tuple[dict[str, Estimate], list[dict[str, Es
     for (k, name), value in found.items():
         tables[k + 1][name] = value
     return tables[0], tables[1:]
+
+
+def _over_folds(runs: Sequence[Run]) -> dict[str, float]:
+    folds = sorted({run.spec.fold for run in runs})
+    names = [n for n in runs[0].outcome.metrics if len(folds) > 1] if runs else []
+
+    def mean(name: str, fold: int) -> float:
+        values = [r.outcome.metrics[name].value for r in runs
+                  if r.spec.fold == fold and name in r.outcome.metrics]  # fmt: skip
+        return float(np.mean(values)) if values else np.nan
+
+    return {name: float(np.std([mean(name, k) for k in folds], ddof=1)) for name in names}
+
+
+def _over_classes(runs: Sequence[Run]) -> dict[str, float]:
+    tables = [run.outcome.over_classes for run in runs]
+    names = [name for name in tables[0] if all(name in table for table in tables)] if tables else []
+    return {name: float(np.mean([table[name] for table in tables])) for name in names}
+
+
+def _with_extraction(rows: Sequence[Row]) -> list[Row]:
+    """Features are made by the first cell that needs them: every row of a network is told of it."""
+
+    def network(run: Run) -> tuple:
+        spec, recipe = run.spec, run.spec.recipe
+        made = spec.base if spec.mode == "tuned" else spec.weights or spec.seed
+        return spec.arch, made, spec.mode, recipe.size, recipe.crop, recipe.test_augment
+
+    took: dict[tuple, float] = {}
+    for run in (run for row in rows for run in row.runs):
+        spent = run.outcome.seconds.get("features", 0.0)
+        took[network(run)] = max(took.get(network(run), 0.0), spent)
+    return [
+        replace(row, extraction=sum(took[place] for place in {network(r) for r in row.runs}))
+        for row in rows
+    ]
 
 
 def draws_of(store: Store, runs: Sequence[Run]) -> Array | None:

@@ -5,6 +5,7 @@ no draws: each patient's influence on the difference of two AUROCs gives its var
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,20 @@ def class_pairs(store: Store, first: Sequence[Run], second: Sequence[Run]) -> It
     estimates = map(Estimate, difference.tolist(), low, high, sizes)
     names = first[0].outcome.classes[-len(sizes) :]
     yield from map(ClassPair, names, estimates, p, stats.holm(p).tolist())
+
+
+def recalls_apart(first: Sequence[Run], second: Sequence[Run]) -> NDArray[np.float64]:
+    """First minus second in each class's recall, by fold and class; seeds are averaged first."""
+    by_fold: dict[int, list[list[float]]] = defaultdict(list)
+    for one, other in zip(first, second, strict=True):
+        both = zip(one.outcome.per_class, other.outcome.per_class, strict=True)
+        apart = [
+            a["recall"].value - b["recall"].value
+            for a, b in both
+            if "recall" in a and "recall" in b
+        ]
+        by_fold[one.spec.fold].append(apart)
+    return np.concatenate([np.mean(seeds, axis=0) for seeds in by_fold.values()])
 
 
 def clustered(

@@ -17,11 +17,15 @@ from benchmark.store import Store
 from reports import formats
 from reports.arms import Arm, Identity, Run, gather, origin
 from reports.board import Array, draws_of, higher_is_better, pool
-from reports.by_class import ClassPair, Z, class_pairs, normal_p
+from reports.by_class import ClassPair, Z, class_pairs, normal_p, recalls_apart
 from reports.leaderboard import read
 
 KINDS = ("source", "fusion", "protocol")
-FOOTER = "Differences are first minus second; patients are resampled, not images."
+FOOTER = (
+    "Differences are first minus second; patients are resampled, not images. p (Wilcoxon) is of "
+    "the recalls of all folds and classes, as in MetaNet's Table 1: it takes them for independent, "
+    "which classes of the same patients are not."
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Pair:
     paired: bool  # the draws are of the same patients
     notes: tuple[str, ...]
     classes: tuple[ClassPair, ...]
+    wilcoxon: (
+        float  # of the recalls of every fold and class, as MetaNet's paper tests; NaN unpaired
+    )
 
 
 @dataclass(frozen=True)
@@ -233,6 +240,7 @@ def _pair(store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm) -> Pa
         paired=x is not None,
         notes=tuple(notes),
         classes=classes,
+        wilcoxon=math.nan if unpaired else stats.wilcoxon(recalls_apart(*sides)),
     )
 
 
@@ -341,6 +349,7 @@ def _tables(found: Verdict) -> Iterator[formats.Table]:
         place = [pair.target, pair.shared]
         values = [formats.interval(pair.first), formats.interval(pair.second)]
         test = _tested(pair.compared.difference, pair.compared.p, pair.holm)
+        test.append(_short(pair.wilcoxon))
         lines.append([*place, *values, *test, str(pair.cells), f"{pair.groups:,}"])
         for c in pair.classes:
             test = _tested(c.difference, c.p, c.holm)
@@ -348,7 +357,7 @@ def _tables(found: Verdict) -> Iterator[formats.Table]:
     tests = ["difference", "p", "p (Holm)"]
     yield formats.Table(
         title=f"{found.names[0]} against {found.names[1]}, by {found.kind}",
-        head=["target", "shared", *found.names, *tests, "cells", "patients"],
+        head=["target", "shared", *found.names, *tests, "p (Wilcoxon)", "cells", "patients"],
         lines=lines,
         words=("target", "shared"),
         styles=["bold" if pair.holm < 0.05 else "" for pair in found.pairs],
@@ -364,10 +373,11 @@ def _tables(found: Verdict) -> Iterator[formats.Table]:
 
 
 def _tested(difference: Estimate, p: float, holm: float) -> list[str]:
-    short = (
-        formats.probability(value).removeprefix("p ").removeprefix("= ") for value in (p, holm)
-    )
-    return [formats.interval(difference, sign=True), *short]
+    return [formats.interval(difference, sign=True), _short(p), _short(holm)]
+
+
+def _short(p: float) -> str:
+    return formats.probability(p).removeprefix("p ").removeprefix("= ")
 
 
 def _flat(found: Verdict) -> Iterator[dict[str, Any]]:
@@ -387,6 +397,7 @@ def _flat(found: Verdict) -> Iterator[dict[str, Any]]:
                 **formats.numbers("difference_", difference),
                 "p": p,
                 "p_holm": holm,
+                "p_wilcoxon": pair.wilcoxon if name == "all classes" else None,
                 "cells": pair.cells,
                 "paired": pair.paired,
                 "notes": "; ".join(pair.notes),

@@ -2,7 +2,7 @@
 
 import gc
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -18,9 +18,13 @@ from reports.board import Baseline, Board, Row
 #: Metrics that every format shows beside the headline, with their headings.
 OVER = ("scratch", RANDOM, "self", "imagenet")  # what a row may have gained over
 BESIDE = {"worst_class_recall": "worst recall", "ece": "ECE"}
+SPREAD = {"over_folds": "± folds", "over_classes": "± classes"}  # of the headline, ddof 1
 #: The network of a run, where it was kept.
 KEPT = "weights.safetensors"
-FOOTER = "Rows that share a rank cannot be told apart (paired bootstrap over patients, p ≥ 0.05)."
+FOOTER = (
+    "Rows that share a rank cannot be told apart (paired bootstrap over patients, p ≥ 0.05). ±: "
+    "the headline's standard deviation (n − 1) over folds and over classes."
+)
 
 
 def boards(
@@ -156,6 +160,19 @@ def cost(row: Row) -> str:
     return f"{row.seconds:,.0f} {row.device}-s{energy}" if row.seconds else "–"
 
 
+def spread_of(name: str) -> Callable[[Row], float | None]:
+    """The headline's standard deviation over `over_folds` or `over_classes` of a row."""
+    return lambda row: getattr(row, name).get(row.identity.headline)
+
+
+def _deviation(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f} s" if value else "–"
+
+
 def gain_names(made: Board) -> dict[str, str]:
     """The gains that some row of the board has, with their headings."""
     names = {name: f"over {name}" for name in OVER} | {"fusion": "by fusion"}
@@ -174,7 +191,14 @@ def _table(made: Board) -> formats.Table:
     gains = gain_names(made)
     head = ["rank", "source", "fusion"]
     head += (["network"] if made.several else []) + (["setting"] if settings else [])
-    head += [made.headline, *gains.values(), *BESIDE.values(), "cells", "cost"]
+    spread = {
+        name: title
+        for name, title in SPREAD.items()
+        if any(spread_of(name)(row) is not None for row in made.rows)
+    }
+    timed = any(row.extraction for row in made.rows)
+    head += [made.headline, *gains.values(), *spread.values(), *BESIDE.values(), "cells", "cost"]
+    head += ["features", "classifier"] if timed else []
     lines = []
     for row in made.rows:
         line = ["–" if row.rank is None else str(row.rank)]
@@ -184,8 +208,10 @@ def _table(made: Board) -> formats.Table:
         line.append(formats.interval(row.headline))
         found = [row.gains.get(name) for name in gains]
         line += [formats.interval(gain and gain.difference, sign=True) for gain in found]
+        line += [_deviation(spread_of(name)(row)) for name in spread]
         line += [formats.interval(row.metrics.get(name)).partition(" ")[0] for name in BESIDE]
-        lines.append([*line, f"{row.done}/{row.expected}", cost(row)])
+        line += [f"{row.done}/{row.expected}", cost(row)]
+        lines.append(line + ([_seconds(row.extraction), _seconds(row.classifier)] if timed else []))
     ranks = [row.rank for row in made.rows]
     fused = any(row.identity.columns for row in made.rows)
     parts = [made.target, made.protocol, metric_title(made.headline), leak(made)]
@@ -229,7 +255,10 @@ def _flat(made: Board, row: Row) -> dict[str, Any]:
     return flat | {
         "cells_done": row.done,
         "cells_expected": row.expected,
+        **{f"sd_{name}": spread_of(name)(row) for name in SPREAD},
         "seconds": round(row.seconds, 3),
+        "seconds_features": round(row.extraction, 3),
+        "seconds_classifier": round(row.classifier, 3),
         "device": row.device,
         "joules": row.joules,
         "why_no_rank": "; ".join(row.why),
@@ -271,10 +300,14 @@ def _row(row: Row) -> dict[str, Any]:
         "headline": row.headline,
         "gains": row.gains,
         "metrics": row.metrics,
+        "sd_over_folds": row.over_folds,
+        "sd_over_classes": row.over_classes,
         "classes": row.classes,
         "per_class": row.per_class,
         "cells": {"done": row.done, "expected": row.expected},
         "seconds": round(row.seconds, 3),
+        "seconds_features": round(row.extraction, 3),
+        "seconds_classifier": round(row.classifier, 3),
         "device": row.device,
         "joules": row.joules,
         "runs": [_run(run) for run in row.runs],

@@ -124,6 +124,8 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.globals.update(
+        getattr=getattr,
+        spread=leaderboard.SPREAD,
         product=version("transfer-bench"),
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),

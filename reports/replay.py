@@ -4,6 +4,7 @@ What published values determine is computed (`studies`); what needs training is 
 store, and where it is missing the command that makes it is told.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from functools import cache
 from typing import Any
 
 from benchmark import protocol as protocols
-from benchmark import registry
+from benchmark import registry, stats
 from benchmark.errors import BenchError
 from benchmark.spec import Outcome, PretrainSpec, Recipe, RunSpec
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import board, formats, studies
 from reports.arms import Run
+from reports.by_class import recalls_apart
 from reports.studies import Row, Section
 
 Wanted = dict[str, str]  # a line of published/*.csv that says what has to be trained
@@ -118,7 +120,7 @@ def _row(line: Wanted, ours: Estimate | None, cells: str, note: str = "") -> Row
         verified=line["verified"],
         gate=line["gate"] == "yes",
         cells=cells,
-        wanted=None if ours else line,
+        wanted=None if ours or line["metric"] == "wilcoxon" else line,  # its arms are asked for
         note=note,
     )
 
@@ -152,6 +154,8 @@ def _found(line: Wanted, made: board.Board | None) -> tuple[Estimate | None, str
     cells = f"{row.done}/{row.expected}"
     if row.done < row.expected:
         return None, cells, "; ".join(row.why)
+    if line["metric"] == "wilcoxon":
+        return _wilcoxon(line, made, row, cells)
     if line["metric"] == "gain":
         gain = row.gains.get("fusion")
         return gain.difference if gain else None, cells, "" if gain else "no arm of the image alone"
@@ -159,6 +163,24 @@ def _found(line: Wanted, made: board.Board | None) -> tuple[Estimate | None, str
     if line["label"]:
         table = dict(zip(row.classes, row.per_class, strict=True)).get(line["label"], {})
     return table.get(line["metric"]), cells, "; ".join(row.why)
+
+
+def _wilcoxon(
+    line: Wanted, made: board.Board | None, row: board.Row, cells: str
+) -> tuple[Estimate | None, str, str]:
+    """The p of the recalls of all folds and classes being those of the arm that `label` names."""
+    named = line | {"fusion": line["label"], "columns": "*" if line["label"] != "none" else ""}
+    others = [
+        other for other in (made.rows if made else ())
+        if _same_arm(named, other) and other.identity.recipe == row.identity.recipe
+        and [run.spec.fold for run in other.runs] == [run.spec.fold for run in row.runs]
+        and other.done == other.expected
+    ]  # fmt: skip
+    if not others:
+        return None, cells, f"no whole arm {line['label']}"
+    apart = recalls_apart(row.runs, others[0].runs)
+    p = stats.wilcoxon(apart)
+    return Estimate(p, math.nan, math.nan, len(apart)), cells, ""
 
 
 def _same_arm(line: Wanted, row: board.Row) -> bool:

@@ -4,8 +4,8 @@ import hashlib
 import json
 import re
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reports.gains import Pair, Place
     from reports.measures import Measure
 
-FORMAT = 1  # raise it when runs are to hold other things: the next sync makes them anew
+FORMAT = 2  # raise it when runs are to hold other things: the next sync makes them anew
 PRETRAINING = "pretraining"  # the experiment of the sources
 POOLED = "distance and gain"  # the experiment of correlations over several targets
 ARRAYS = {"labels", "scores", "groups", "draws"}  # of predictions; a file with another stays
@@ -153,6 +153,8 @@ def _params(outcome: Outcome) -> dict[str, str]:
 def _metrics(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
     for name, estimate in outcome.metrics.items():
         yield from _estimated(name, estimate)
+    for name, deviation in outcome.over_classes.items():
+        yield f"{name}_sd_classes", deviation, 0
     for name, table in zip(_classes(outcome.classes), outcome.per_class, strict=False):
         for metric, estimate in table.items():
             yield from _estimated(f"class/{name}/{metric}", estimate)
@@ -236,7 +238,32 @@ def _model(folder: Path, outcome: Outcome) -> tuple[str, dict[str, str]] | None:
 # --- a grid, and a distance -------------------------------------------------------------------
 
 
-def of_grid(facts: Mapping[str, Any], statuses: Counter[str]) -> Entry:
+def over_folds(store: Store, cells: Iterable[str]) -> Iterator[tuple[str, float, int]]:
+    """Mean and standard deviation (ddof 1) of the headline over the folds of each arm of a grid."""
+    arms: dict[str, list[tuple[RunSpec, float]]] = defaultdict(list)
+    for cell in cells:
+        outcome = store.outcome(*cell.split("/"))
+        if outcome is not None and outcome.status == "ok" and isinstance(outcome.spec, RunSpec):
+            spec = outcome.spec
+            alike = spec.model_copy(update={"fold": 0, "base": None})
+            if (found := outcome.metrics.get(spec.headline)) is not None:
+                arms[canonical(alike.model_dump(mode="json"))].append((spec, found.value))
+    titles = Counter[str]()
+    for part in arms.values():
+        spec, values = part[0][0], [value for _, value in part]
+        title = _classes([f"{spec.target} {spec.source} {spec.fusion} {spec.arch} {spec.mode}"])[0]
+        titles[title] += 1  # arms that differ in a setting are numbered
+        name = f"{title} {titles[title]}" if titles[title] > 1 else title
+        yield f"folds/{name}/{spec.headline}", float(np.mean(values)), 0
+        if len(values) > 1:
+            yield f"folds/{name}/{spec.headline}_sd", float(np.std(values, ddof=1)), 0
+
+
+def of_grid(
+    facts: Mapping[str, Any],
+    statuses: Counter[str],
+    arms: Iterable[tuple[str, float, int]] = (),
+) -> Entry:
     """A request; `statuses` counts its cells, those without an outcome as `left`."""
     done = "SCHEDULED" if statuses["left"] else "FINISHED"
     command = public_command(facts["command"])
@@ -246,7 +273,7 @@ def of_grid(facts: Mapping[str, Any], statuses: Counter[str]) -> Entry:
         began=int(1000 * facts["began"]),
         ended=int(1000 * time.time()),
         params={"cells": str(len(facts["cells"]))},
-        metrics=[(name, statuses[name], 0) for name in ("ok", "failed", "skipped", "left")],
+        metrics=[*((n, statuses[n], 0) for n in ("ok", "failed", "skipped", "left")), *arms],
         status="FAILED" if statuses["failed"] else done,
     )
 

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from benchmark.errors import BenchError
@@ -85,8 +85,12 @@ class Writer:
             facts = self.grids[grid]
             counts = Counter(self._status(cell) for cell in facts["cells"])
             state = entries.digest_of(facts["command"], facts["began"], sorted(counts.items()))
-            entry = entries.of_grid(facts, counts)
-            self._put(experiment, (GRID, grid), state, lambda entry=entry: entry, lasting=True)
+
+            def entry(facts: dict[str, Any] = facts, counts: Counter[str] = counts) -> Entry:
+                arms = entries.over_folds(self.store, facts["cells"])
+                return entries.of_grid(facts, counts, arms)
+
+            self._put(experiment, (GRID, grid), state, entry, lasting=True)
         if "ok" in self.statuses.values() and next(self.store.keys("distance"), None):
             self._correlations()
 

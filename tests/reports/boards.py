@@ -252,7 +252,11 @@ def _evaluated(store: Store, cell: Cell, spec: RunSpec, part: tuple) -> dict[str
     store.save_predictions(
         cell, labels=labels, scores=scores, groups=groups, draws=found.draws[spec.headline]
     )
-    return {"metrics": found.overall, "per_class": found.per_class}
+    return {
+        "metrics": found.overall,
+        "per_class": found.per_class,
+        "over_classes": found.over_classes(),
+    }
 
 
 def _invented(
