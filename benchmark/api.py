@@ -219,6 +219,7 @@ class Source(Component):
     """A set of labelled images."""
 
     card: SourceCard
+    white: int = images.WHITE  # of its images of 16 bits, found over the whole set
 
     def records(self, root: Path) -> Iterator[Record]:
         """Every image of the set, read from its official files below `root`."""
@@ -233,8 +234,12 @@ class Source(Component):
 
         It has its own size; one that is drawn from something else is drawn for `size`.
         """
-        image = images.decode(record.image, what=record.name)
+        image = images.decode(record.image, what=record.name, white=self.white)
         return image, images.pixel_hash(image)
+
+    def brightest(self, record: Record) -> int:
+        """The largest value of an image that has more than 8 bits, else 0."""
+        return images.brightest(record.image) if isinstance(record.image, Path) else 0
 
     def decode(
         self, record: Record, size: Size, *, constancy: bool = False

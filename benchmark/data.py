@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,6 +46,7 @@ class Prepared:
     hashes: np.ndarray  # str (N,), of the decoded pixels before resizing
     metadata: dict[str, np.ndarray]  # column -> str (N,), as written in the source
     digest: str
+    white: int = images.WHITE  # what images of 16 bits counted as white
     made: tuple[str, ...] = ()  # version of what decoded it, and what was done to its colours
 
     def frame(self, columns: Sequence[str], rows: np.ndarray):
@@ -125,6 +126,7 @@ def load(folder: Path, name: str) -> Prepared:
         hashes=columns["hash"],
         metadata={k.removeprefix(META): v for k, v in columns.items() if k.startswith(META)},
         digest=meta["digest"],
+        white=meta.get("white", images.WHITE),
         made=tuple(meta.get(name, "") for name in ("version", "constancy")),
     )
 
@@ -157,12 +159,14 @@ def _decode_all(
     size: tuple[int, int],
     runtime: Runtime,
     name: str,
-    made: dict[str, str],
+    made: dict[str, Any],
     constancy: bool,
     progress: Progress | None,
 ) -> None:
     records = list(component.records(root))
     _check(records, name)
+    component.white = _white(component, records)
+    made = {**made, "white": component.white}
     pixels = np.lib.format.open_memmap(
         folder / "images.npy", "w+", np.uint8, (len(records), *size, 3)
     )
@@ -187,6 +191,18 @@ def _decode_all(
         _write_samples(folder, component, name, pixels)
 
 
+def _white(component: Source, records: list[Record]) -> int:
+    """What the set's images of 16 bits count as white: one rule for all of them."""
+    highest = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(records), CHUNK):
+            part = pool.map(component.brightest, records[start : start + CHUNK])
+            highest = max(highest, *part)
+            if images.white_of(highest) == images.WHITE:
+                break
+    return images.white_of(highest) if highest else images.WHITE
+
+
 def _write_samples(folder: Path, component: Source, name: str, pixels: np.ndarray) -> None:
     """Three random images for the gallery of a report, where the licence allows to show them."""
     rows = np.random.default_rng(seed_of("samples", name)).permutation(len(pixels))[:3]
@@ -209,7 +225,7 @@ def _decode_chunks(folder, component, records, chunks, size, runtime, name, cons
         workers,
         mp_context=get_context("spawn"),
         initializer=_open_component,
-        initargs=(name, own, given),
+        initargs=(name, own, given, component.white),
     ) as pool:
         jobs = {
             pool.submit(
@@ -228,9 +244,10 @@ def _decode_chunks(folder, component, records, chunks, size, runtime, name, cons
 _component: Source | None = None  # of this decoding process
 
 
-def _open_component(name: str, path: Path | None, given: Any) -> None:
+def _open_component(name: str, path: Path | None, given: Any, white: int) -> None:
     global _component
     _component = registry.load("source", name, path=path, given=given)
+    _component.white = white
 
 
 def _decode_chunk(
@@ -273,7 +290,7 @@ def _check(records: list[Record], name: str) -> None:
 
 
 def _write_table(
-    folder: Path, component: Source, records: list[Record], hashes: list[str], made: dict[str, str]
+    folder: Path, component: Source, records: list[Record], hashes: list[str], made: dict[str, Any]
 ) -> None:
     seen = {record.label for record in records}
     order = tuple(getattr(component.card, "labels", ()))

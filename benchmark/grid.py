@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmark import data, plan, registry
+from benchmark import data, images, plan, registry
 from benchmark.engine import local
 from benchmark.errors import BenchError, plain
 from benchmark.pace import Foresight
@@ -319,7 +319,9 @@ def _prepare(
                 say(f"  preparing {name}: {done} of {total} images")
 
         try:
-            data.prepare(name, size, runtime, constancy=constancy, progress=progress)
+            made = data.prepare(name, size, runtime, constancy=constancy, progress=progress)
+            if made.white != images.WHITE:
+                say(f"  the images of {name} with 16 bits hold no value above {made.white}: white.")
         except BenchError as error:
             broken[name] = Failure.model_validate({"kind": error.kind, "message": str(error)})
     good, failures = [], []

@@ -36,10 +36,16 @@ _DAMAGE = (
 )
 
 
-def decode(source: Path | str | bytes | ArrayLike, *, what: str = "") -> NDArray[np.uint8]:
+#: The largest value of 16 bits.
+WHITE = 65535
+
+
+def decode(
+    source: Path | str | bytes | ArrayLike, *, what: str = "", white: int = WHITE
+) -> NDArray[np.uint8]:
     """Return an image file, its bytes or an array as uint8 (H, W, 3), turned as its EXIF says.
 
-    Transparency is dropped; 16 bits map to 8 over their full range. `what` names the image in
+    Transparency is dropped; 16 bits map to 8 from 0 to `white`. `what` names the image in
     errors, for instance a record's id.
     """
     if not isinstance(source, (str, Path, bytes, bytearray, memoryview)):
@@ -52,7 +58,7 @@ def decode(source: Path | str | bytes | ArrayLike, *, what: str = "") -> NDArray
     try:
         with Image.open(source if is_file else io.BytesIO(source), formats=_FORMATS) as image:
             _refuse_size(image, what)
-            return _pixels(image, what)
+            return _pixels(image, what, white)
     except FileNotFoundError as error:
         raise DataMissing(f"There is no image {what}.", "Look at the folder's path.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -67,6 +73,26 @@ def decode(source: Path | str | bytes | ArrayLike, *, what: str = "") -> NDArray
             f"The image {what} is damaged or cut short ({error}).",
             "Fetch the file again or take it out.",
         ) from error
+
+
+def brightest(path: Path) -> int:
+    """The largest value of a grey image of 16 bits; 0 of any other file."""
+    from PIL import Image
+
+    if path.suffix.lower() not in (".png", ".tif", ".tiff", ".pgm"):
+        return 0
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.mode.startswith("I") and image.width * image.height <= MAX_PIXELS:
+                return int(np.asarray(image).max())
+    except (*_DAMAGE, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        pass  # whoever decodes it says what is wrong
+    return 0
+
+
+def white_of(highest: int) -> int:
+    """What images of 16 bits count as white: the end of 8, 10, 12, 14 or 16 bits that hold it."""
+    return next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if highest < 2**bits or bits == 16)
 
 
 _SMALLER = f"Give images of at most {MAX_PIXELS // 10**6} megapixels."
@@ -143,7 +169,7 @@ def _refuse_size(image: "Image", what: str) -> None:
         )
 
 
-def _pixels(image: "Image", what: str) -> NDArray[np.uint8]:
+def _pixels(image: "Image", what: str, white: int) -> NDArray[np.uint8]:
     from PIL import ImageOps
 
     # An MPO is a photograph with a preview behind it; other files of several pictures are volumes.
@@ -154,7 +180,10 @@ def _pixels(image: "Image", what: str) -> NDArray[np.uint8]:
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
-        return normalised_array(_sixteen_bits(np.asarray(image)), what=what)
+        x = _sixteen_bits(np.asarray(image))
+        if x.dtype == np.uint16 and white != WHITE:
+            x = np.rint(np.minimum(x / white, 1) * 255).astype(np.uint8)
+        return normalised_array(x, what=what)
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))

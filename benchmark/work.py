@@ -124,6 +124,7 @@ def facts_of(prepared: data.Prepared, parts: split.Parts) -> dict[str, Scalar]:
     """What a reader must know of the data behind the numbers."""
     return {
         "digest": prepared.digest,
+        "white": prepared.white,
         "train": len(parts.train),
         "val": len(parts.val),
         "test": len(parts.test),

@@ -80,9 +80,14 @@ class Folder(Target):
 
     def read(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
         if isinstance(record.image, Path) and record.image.suffix.lower() == ".dcm":
-            image = dicom.read(record.image)
+            image = dicom.read(record.image, self.white)
             return image, images.pixel_hash(image)
         return super().read(record, size)
+
+    def brightest(self, record: Record) -> int:
+        path = record.image
+        is_dicom = isinstance(path, Path) and path.suffix.lower() == ".dcm"
+        return dicom.brightest(path) if is_dicom else super().brightest(record)
 
     def columns(self) -> dict[str, str]:
         """The table's other columns, less those that leak by name, are doubtful, or say nothing."""

@@ -699,6 +699,7 @@ def test_folder_dicom(own: Path, frames: int) -> None:
     component = registry.load("target", f"folder:{own}")
     record = next(r for r in _rows(component, own) if r.name == "x/scan.dcm")
     if frames == 1:
+        component.white = 19
         image, _ = component.decode(record, (4, 5))
         assert image[0, 0].tolist() == [255] * 3 and image[3, 4].tolist() == [0] * 3
     else:

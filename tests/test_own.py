@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import cli, plan, registry, synthetic
+from benchmark import cli, data, plan, registry, synthetic
 from benchmark.api import Input, Target, read_table
 from benchmark.errors import BenchError, DataMissing
 from benchmark.plan import Plan, Request
@@ -235,3 +235,80 @@ def test_what_is_no_plain_file_is_a_sentence(classes: Path, kind: str) -> None:
     path.symlink_to("nowhere.png") if kind == "link" else os.mkfifo(path)
     with pytest.raises(BenchError, match=r"a/x\.png below .* is (a link to nothing|no plain file)"):
         list(opened(classes).records(classes))
+
+
+# --- images of more than eight bits -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("highest", "white"), [(4000, 4095), (900, 1023), (70, 255), (50000, 65535)]
+)
+def test_sixteen_bits_are_scaled_by_what_the_set_holds(
+    tmp_path: Path, highest: int, white: int
+) -> None:
+    from PIL import Image
+
+    for i, share in enumerate((1.0, 0.5, 0.25, 0.125)):
+        path = tmp_path / "set" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), highest * share, np.uint16)).save(path)
+    runtime = Runtime(store=tmp_path / "store", inputs={"folder:set": Input(path=tmp_path / "set")})
+    found = data.prepare("folder:set", 4, runtime)
+    greys = dict(zip(found.names, found.images[:, 0, 0, 0].tolist(), strict=True))
+    assert found.white == white
+    for i, share in enumerate((1.0, 0.5, 0.25, 0.125)):
+        assert greys[f"{'ab'[i % 2]}/{i}.png"] == pytest.approx(
+            255 * highest * share / white, abs=1
+        )
+
+
+def scan(place: Path, name: str, values: np.ndarray, **tags: object) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    made = pydicom.Dataset()
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    made.Rows, made.Columns, made.SamplesPerPixel = *values.shape, 1
+    made.BitsAllocated = made.BitsStored = 16
+    made.HighBit, made.PixelRepresentation = 15, 0
+    made.PhotometricInterpretation = "MONOCHROME2"
+    made.PixelData = values.astype("<u2").tobytes()
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    for tag, value in tags.items():
+        setattr(made, tag, value)
+    made.save_as(place / name, enforce_file_format=True)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({}, [0, 62, 125, 249]),  # of twelve bits, as the brightest image of the set says
+        ({"WindowCenter": "1000", "WindowWidth": "2000"}, [0, 128, 255, 255]),
+        ({"Modality": "CT", "RescaleSlope": "1", "RescaleIntercept": "-1024"}, [0, 62, 125, 249]),
+    ],
+    ids=["bits", "window", "ct"],
+)
+def test_dicom_is_not_scaled_image_by_image(
+    classes: Path, tags: dict[str, str], expected: list[int]
+) -> None:
+    for name, values in (("dim", [0, 1000]), ("bright", [2000, 4000])):
+        scan(classes / "a", f"{name}.dcm", np.array([values]), **tags)
+    own = opened(classes)
+    records = {record.name: record for record in own.records(classes)}
+    own.white = data._white(own, list(records.values()))
+    greys = [
+        own.read(records[f"a/{name}.dcm"], 2)[0][0, :, 0].tolist() for name in ("dim", "bright")
+    ]
+    assert np.allclose([*greys[0], *greys[1]], expected, atol=1)
+
+
+@pytest.mark.parametrize("left", [20, -20, -6])
+def test_a_damaged_dicom_is_a_sentence(classes: Path, left: int) -> None:
+    scan(classes / "a", "x.dcm", np.arange(16).reshape(4, 4))
+    path = classes / "a" / "x.dcm"
+    path.write_bytes(path.read_bytes()[:left])
+    own = opened(classes)
+    record = next(r for r in own.records(classes) if r.name == "a/x.dcm")
+    for look in (own.brightest, lambda record: own.read(record, 4)):
+        with pytest.raises(BenchError, match=r"x\.dcm is damaged or cut short"):
+            look(record)
