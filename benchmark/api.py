@@ -265,6 +265,12 @@ class Source(Component):
         card = self.card
         return Look({**getattr(card, "forbidden", {}), **getattr(card, "warned", {})})
 
+    def need_added(self, arch: str) -> None:
+        """Refuse, before anything runs, weights that have to be added by hand and were not."""
+
+    def need_fetched(self, arch: str) -> None:
+        """Refuse, before a run without a connection, weights that are not on this machine."""
+
     def pretrained(self, arch: str) -> "dict[str, torch.Tensor] | None":
         """Weights made by others, where this source is such; None trains on the records."""
         return None

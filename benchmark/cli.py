@@ -167,7 +167,8 @@ def distance(
         typer.Option(help="Repeatable; see `bench list`.", autocompletion=complete("distance")),
     ],
     probe: Annotated[
-        str, typer.Option(help="Source whose weights look at the images.")
+        str,
+        typer.Option(help="Whose weights look: a source, a key of weights, a safetensors file."),
     ] = "imagenet",
     answers: Annotated[
         Path | None, typer.Option(help="CSV of raw answers for the method expert.")
@@ -198,7 +199,7 @@ def distance(
     store: Store = Path("store"),
 ) -> None:
     """Measure how near sources and targets are, or how well a source's weights suit a target."""
-    from benchmark import grid, plan, planfile
+    from benchmark import grid, plan, planfile, weights
     from benchmark.spec import Input, Runtime
     from benchmark.store import Store as Results
     from reports import distances
@@ -212,12 +213,16 @@ def distance(
         "metadata": metadata, "label": label, "group": group, "image": image,
         "type": dict(pair(text, "--type") for text in type_ or ()),
     })  # fmt: skip
+    results = Results(store)
+    results.prepare()
+    key = weights.probe(results, probe, arch)
     request = plan.DistanceRequest(
         sources=[names.resolve("source", name) for name in source],
         targets=[names.resolve("target", name, own) for name in target],
         methods=[names.resolve("distance", name, asked) for name in method],
         arch=arch,
-        probe=names.resolve("source", probe),
+        probe=probe if key else names.resolve("source", probe),
+        key=key,
         seeds=seed,
         size=size,
         limit=limit,
@@ -232,7 +237,6 @@ def distance(
     make = partial(plan.make_distances, request, runtime, retry=failure_kinds(retry))
     code = _carry_out(make, runtime, where, dry=dry_run, mlflow=mlflow)
     if not dry_run:
-        results = Results(store)
         cells = [p.cell for p in plan.make_distances(request, runtime).of("done")]
         found = [results.outcome(cell.spec.kind, cell.key) for cell in cells]
         known = [one for one in found if one is not None and one.spec.kind == "distance"]

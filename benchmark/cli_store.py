@@ -109,7 +109,8 @@ def weights_list(store: Store = Path("store")) -> None:
 
     for card in weights.cards(Results(store)):
         sys.stdout.write(
-            f"{card['key']}  {card['source']:20} {card['arch']:14} {card.get('license', '')}\n"
+            f"{card['key']}  {card['sha256'][:8]}  {card['source']:20} {card['arch']:14} "
+            f"{card.get('license', '')}\n"
         )
 
 
@@ -124,16 +125,18 @@ def weights_add(
 ) -> None:
     """Take a file of weights: `--name imagenet` serves `--source imagenet`, another name serves
     `--source weights:NAME`."""
-    from benchmark import expand, weights
-    from benchmark.spec import Runtime
+    from benchmark import weights
     from benchmark.store import Store as Results
 
     source = name if name == "imagenet" else f"weights:{name}"
     results = Results(store)
     results.prepare()
-    made = expand.pretrain_cell(source, arch, 0, {}, Runtime(store=store))
-    weights.add(results, made, file, license=license, note=note)
-    sys.stderr.write(f"Added. Use it with --source {source} --arch {arch}.\n")
+    made = weights.add(results, source, arch, file, license=license, note=note)
+    digest = weights.sha256(results.of(made))[:8]
+    sys.stderr.write(
+        f"Added. Use it with --source {source} --arch {arch}; where another file takes the name, "
+        f"with --source {source}@{digest}.\n"
+    )
 
 
 @weights_app.command("export")

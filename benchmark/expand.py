@@ -29,6 +29,7 @@ from benchmark.spec import (
     Split,
     canonical,
 )
+from benchmark.store import Store
 
 #: Raised when the training or test code gives other numbers for the same spec.
 CORE_VERSION = "2"
@@ -68,6 +69,7 @@ class DistanceRequest:
     methods: Sequence[str]
     arch: str = "resnet50"
     probe: str = "imagenet"  # the source whose weights look at the images
+    key: str = ""  # of weights in the store that look instead
     seeds: Sequence[int] = (0,)
     size: int = 224
     limit: int | None = None
@@ -211,7 +213,7 @@ def _run_cell(
         "protocol": str(protocol.version),
     }
     if source != "none":
-        versions["source"] = _version("source", source, runtime)
+        source, versions["source"] = _source(source, arm.arch, runtime)
     spec = RunSpec(
         source=source,
         target=arm.target,
@@ -308,15 +310,17 @@ def distances(
         }
         # A score looks with the source's own network, a distance with the probe, and some with
         # nothing but the cards.
-        looks = {"weights": source, "card": "none"}.get(method.card.needs, request.probe)
-        weights = None
-        if looks != "none":
+        own, cards_only = method.card.needs == "weights", method.card.needs == "card"
+        known, weights = source, None if own or cards_only else request.key or None
+        if own:
+            known, versions["source"] = _source(source, request.arch, runtime)
+        looks = source if own else "none" if cards_only else request.probe
+        if weights is None and looks != "none":
             first = pretrain_cell(looks, request.arch, seed, request.pretrain, runtime)
             weights = first.key
             yield first, ""
-        cards_only = method.card.needs == "card"
         spec = DistanceSpec(
-            source=source,
+            source=known,
             target=target,
             method=name,
             arch="none" if cards_only else request.arch,
@@ -333,14 +337,40 @@ def pretrain_cell(
     source: str, arch: str, seed: int, changes: dict[str, Any], runtime: Runtime
 ) -> Cell:
     """The pretraining that makes a source's weights."""
+    known, version = _source(source, arch, runtime)
+    card = _component("source", source, runtime).card
+    assert isinstance(card, SourceCard)
+    if card.given:
+        return _given_cell(known, arch, version)
+    recipe = protocols.change(card.pretrain.model_dump(), changes)
+    spec = PretrainSpec(source=known, arch=arch, seed=seed, recipe=recipe)
+    return Cell.of(spec, {"core": CORE_VERSION, "source": version})
+
+
+def added_cell(source: str, arch: str, digest: str) -> Cell:
+    """What a file of weights is kept as: its digest is part of the key."""
+    _built_in("source", source).check(arch)
+    return _given_cell(source, arch, f"file:{digest[:16]}")
+
+
+def _given_cell(source: str, arch: str, version: str) -> Cell:
+    # Weights made by others are what they are: no recipe or seed of ours is in their key.
+    spec = PretrainSpec(source=source, arch=arch, seed=0, recipe=Recipe())
+    return Cell.of(spec, {"core": CORE_VERSION, "source": version})
+
+
+def _source(source: str, arch: str, runtime: Runtime) -> tuple[str, str]:
+    """A source's name in a key, and its version: of a file that was added, the file's digest."""
+    from benchmark import weights  # it makes its cells here
+
     component = _component("source", source, runtime)
     component.check(arch)
-    card = component.card
-    assert isinstance(card, SourceCard)
-    # Weights made by others are what they are: no recipe of ours is in their key.
-    recipe = Recipe() if card.given else protocols.change(card.pretrain.model_dump(), changes)
-    spec = PretrainSpec(source=source, arch=arch, seed=0 if card.given else seed, recipe=recipe)
-    return Cell.of(spec, {"core": CORE_VERSION, "source": _version("source", source, runtime)})
+    if not component.card.given:
+        return source, _version("source", source, runtime)
+    if digest := weights.added(Store(runtime.store), source, arch):
+        return source.partition("@")[0], f"file:{digest[:16]}"
+    component.need_added(arch)
+    return source, _version("source", source, runtime)
 
 
 class Columns(NamedTuple):

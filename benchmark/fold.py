@@ -14,7 +14,7 @@ from benchmark.api import Fusion, Source
 from benchmark.errors import BenchError
 from benchmark.files import cached_folder, write
 from benchmark.metadata import OneHotEncoder, OrdinalEncoder, words
-from benchmark.spec import Outcome, PretrainSpec, RunSpec, canonical, seed_of
+from benchmark.spec import Outcome, RunSpec, canonical, seed_of
 from benchmark.work import Work, bootstrap_seed, facts_of
 
 #: A run keeps the fitted map of its record: the encoder, and mean and deviation of its columns.
@@ -62,7 +62,8 @@ def run(work: Work, spec: RunSpec) -> Outcome:
     fold = Fold(spec, target, arm, prepared, parts, record)
     facts = facts_of(prepared, parts)
     if spec.weights is not None:
-        facts["overlap"] = _overlap(work, spec, prepared, parts)
+        hashes = prepared.hashes[parts.test]
+        facts["overlap"] = weights.overlap(work.store, spec.weights, hashes)
     return _judge(work, fold, _way(fold)(work, fold), facts)
 
 
@@ -309,20 +310,3 @@ def standardised(encoded: np.ndarray, scale: Mapping[str, Sequence[float]]) -> n
 def _forced(work: Work, target: str) -> dict[str, str]:
     given = work.runtime.inputs.get(target)
     return given.forced if given is not None else {}
-
-
-def _overlap(work: Work, spec: RunSpec, prepared: data.Prepared, parts: split.Parts) -> int | str:
-    """Test images that the source was pretrained on, pixel for pixel; "" where nobody can tell."""
-    assert spec.weights is not None
-    done = work.store.outcome("pretrain", spec.weights)
-    if done is None or not isinstance(done.spec, PretrainSpec) or not done.history:
-        return ""
-
-    recipe = done.spec.recipe
-
-    def make() -> np.ndarray:
-        source = data.prepare(spec.source, recipe.size, work.runtime, constancy=recipe.constancy)
-        return np.unique(source.hashes)
-
-    hashes = work.memory.get(("hashes", spec.weights), make)
-    return int(np.isin(prepared.hashes[parts.test], hashes).sum())

@@ -136,6 +136,8 @@ def run(
     for note in made.notes:
         say(f"Note: {note}")
     foresight = Foresight(runtime) if executor.name == "local" else None
+    if runtime.offline:
+        _need_fetched(made, runtime)
     if dry:
         _show(made, store)
         _say_summary(made)
@@ -333,6 +335,14 @@ def _prepare(
             store.fail(cell, cause)
             failures.append((cell, cause))
     return good, failures
+
+
+def _need_fetched(made: plan.Plan, runtime: Runtime) -> None:
+    """Refuse weights that would have to be fetched: else every cell after them would fail."""
+    for planned in made.of("to run"):
+        spec = planned.cell.spec
+        if isinstance(spec, PretrainSpec):
+            data.source_of(spec.source, runtime).need_fetched(spec.arch)
 
 
 def _sets(cell: Cell, runtime: Runtime) -> list[tuple[str, Size, bool]]:

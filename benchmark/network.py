@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import timm
@@ -356,15 +357,41 @@ def _torchvision(arch: str, name: str, *, pretrained: bool) -> Backbone:
     return Backbone(arch, net, tuple(children)[:first])
 
 
+def need_fetched(arch: str) -> None:
+    """Refuse public weights that neither timm's nor torchvision's downloads have brought here."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = archs.known(arch)
+    cfg = None
+    if timm.is_model(name) and not _vgg_of_torchvision(name):
+        cfg = timm.get_pretrained_cfg(_tagged(name))
+    repo = cfg.hf_hub_id if cfg is not None else None
+    files = ("model.safetensors", "pytorch_model.bin")
+    if repo and any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
+        return
+    url = str(cfg.url or "") if cfg is not None else ""
+    if cfg is None:
+        url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    if (
+        not url
+        or not (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
+    ):
+        raise _not_fetched(arch, "are not on this machine")
+
+
 @contextmanager
 def _fetching(arch: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataMissing(
-            f"The ImageNet weights of {arch} could not be fetched ({type(error).__name__}).",
-            "Connect to the internet once, or add a file with `bench weights add`.",
-        ) from error
+        raise _not_fetched(arch, f"could not be fetched ({type(error).__name__})") from error
+
+
+def _not_fetched(arch: str, why: str) -> DataMissing:
+    return DataMissing(
+        f"The ImageNet weights of {arch} {why}.",
+        "Connect to the internet once, or add a file with `bench weights add`.",
+    )
 
 
 def _config(net: Any, arch: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from benchmark.work import Work, bootstrap_seed, facts_of
 
 #: How a source is parted for its own report (Cats Table II): 80/10/10, groups whole.
 SOURCE_SPLIT = Split(kind="grouped", folds=1, test=0.1, validation=1 / 9)
+#: Of a source on itself; the cats' Table II weights the classes by their priors.
+METRICS = ("accuracy", "auroc", "auroc_weighted")
 
 
 def run(work: Work, spec: PretrainSpec) -> Outcome:
@@ -58,7 +60,7 @@ def run(work: Work, spec: PretrainSpec) -> Outcome:
             checkpoint=work.folder / "last.pt",
             report=work.report,
         )
-    found = {}
+    found, groups = {}, split.linked_groups(prepared)
     with work.timed("test"):
         for name in ("train", "val", "test"):
             rows = getattr(parts, name)
@@ -66,15 +68,14 @@ def run(work: Work, spec: PretrainSpec) -> Outcome:
             found[name] = metrics.evaluate(
                 prepared.labels[rows],
                 scores,
-                prepared.groups[rows],
+                groups[rows],
                 draws=work.runtime.draws if name == "test" else 0,
                 seed=bootstrap_seed(spec.source, "pretrain", spec.seed, 0),
             )
     numbers = {
-        f"{name}_{metric}": found[name].overall[metric]
-        for name in found
-        for metric in ("accuracy", "auroc")
+        f"{name}_{metric}": found[name].overall[metric] for name in found for metric in METRICS
     }
+    weights.save_hashes(work.folder, prepared.hashes)
     facts = {"digest": prepared.digest, "metrics": {k: v.value for k, v in numbers.items()}}
     weights.save(work.folder, model.state_dict(), {**card, **facts, "classes": prepared.classes})
     return work.outcome(

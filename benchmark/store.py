@@ -287,7 +287,8 @@ class Store:
         caches = [self.root / name for name in (*CACHES, "workers")]
         found = [path for cache in caches if cache.is_dir() for path in sorted(cache.iterdir())]
         for part in PARTS.values():
-            found.extend(sorted((self.root / part).glob("??/*/*.tmp-*")))
+            for pattern in ("*.tmp-*", "??/*/*.tmp-*"):
+                found += sorted((self.root / part).glob(pattern))
         return found
 
 

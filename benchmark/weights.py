@@ -1,21 +1,29 @@
-"""Pretrained weights in the store: safetensors with a card, added, exported and imported."""
+"""Pretrained weights in the store: safetensors with a card, added, exported and imported.
+
+A file that was added is known by its digest. A name stands for the file added last; `NAME@DIGEST`
+(or the digest's beginning) for an earlier one.
+"""
 
 import hashlib
-import json
+import re
 import shutil
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark import expand
 from benchmark.errors import BenchError, Damaged
 from benchmark.files import read_json, replacing, write_json
-from benchmark.spec import Cell, Outcome, PretrainSpec
-from benchmark.store import Store
+from benchmark.spec import Cell, Outcome, canonical
+from benchmark.store import PARTS, Store
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 FILE = "weights.safetensors"
 CARD = "card.json"
+HASHES = "hashes.npy"  # of the images it was trained on, sorted: overlaps are counted without them
 
 
 def save(folder: Path, state: "dict[str, torch.Tensor]", card: dict[str, Any]) -> None:
@@ -40,10 +48,35 @@ def load(store: Store, key: str, *, kind: str = "pretrain") -> "dict[str, torch.
     return read(path if outcome is None else store.kept(outcome, FILE))
 
 
+def save_hashes(folder: Path, hashes: "np.ndarray") -> None:
+    """Keep which images (16 hex digits each) weights were made from, to count overlaps later."""
+    import numpy as np
+
+    with replacing(folder / HASHES) as temporary, temporary.open("wb") as file:
+        np.save(file, np.unique(_numbers(hashes)))
+
+
+def overlap(store: Store, key: str, hashes: "np.ndarray") -> "int | str":
+    """How many of these images weights were made from; "" where nobody can tell."""
+    import numpy as np
+
+    path = store.folder("pretrain", key) / HASHES
+    if not path.is_file():
+        return ""
+    seen = np.load(path, allow_pickle=False)
+    return int(np.isin(_numbers(hashes), seen).sum())
+
+
+def _numbers(hashes: "np.ndarray") -> "np.ndarray":
+    import numpy as np
+
+    return np.array([int(text, 16) for text in hashes], np.uint64)
+
+
 def sha256(folder: Path) -> str:
     """The digest of the weights in a cell's folder, as its card has it."""
     try:
-        return json.loads((folder / CARD).read_text())["sha256"]
+        return read_json(folder / CARD)["sha256"]
     except FileNotFoundError as error:
         raise BenchError(
             f"The weights {folder.name} are not in the store.", "Run `bench run` to make them."
@@ -64,7 +97,10 @@ def read(path: Path) -> "dict[str, torch.Tensor]":
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise BenchError(f"There is no file {path}.", "Check the path.") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (
+        SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError,
+        LookupError, TypeError, AttributeError,
+    ) as error:  # fmt: skip
         raise BenchError(
             f"{path.name} does not hold plain tensors.",
             "Give a .safetensors file or a PyTorch state dict without other objects.",
@@ -76,31 +112,59 @@ def read(path: Path) -> "dict[str, torch.Tensor]":
     return {name.removeprefix("module."): value for name, value in found.items()}
 
 
-def add(store: Store, cell: Cell, path: Path, *, license: str = "", note: str = "") -> Path:
-    """Put a file of weights into the store as the pretraining `cell` would."""
+def added(store: Store, source: str, arch: str) -> str:
+    """The digest of the file that was added for a source and a network; "" where none was."""
+    name, _, wanted = source.partition("@")
+    if not wanted:
+        path = _current(store, name, arch)
+        return read_json(path)["sha256"] if path.is_file() else ""
+    known = {c["sha256"] for c in cards(store) if (c["source"], c["arch"]) == (name, arch)}
+    found = [digest for digest in known if digest.startswith(wanted)]
+    if len(found) != 1:
+        raise BenchError(
+            f"{len(found)} files were added as {name} for {arch} whose digest begins so: {wanted}.",
+            "`bench weights list` shows their digests.",
+        )
+    return found[0]
+
+
+def add(
+    store: Store,
+    source: str,
+    arch: str,
+    path: Path,
+    *,
+    license: str = "",
+    note: str = "",
+    current: bool = True,
+) -> Cell:
+    """Put a file into the store as weights of a source, for which it stands from now on."""
     from benchmark.network import build, load_backbone
 
-    assert isinstance(cell.spec, PretrainSpec)
     state = read(path)
-    load_backbone(build(cell.spec.arch, seed=0), state)  # refuses what does not fit, before writing
-    folder = store.begin(cell)
-    card = {
-        "source": cell.spec.source,
-        "arch": cell.spec.arch,
-        "from": path.name,
-        "license": license,
-        "note": note,
-    }
-    save(folder, state, card)
-    outcome = Outcome(
-        key=cell.key,
-        spec=cell.spec,
-        versions=cell.versions,
-        status="ok",
-        chosen=f"added from {path.name}",
-    )
-    store.finish(cell, outcome)
-    return folder
+    _need_finite(state, path.name)
+    load_backbone(build(arch, seed=0), state)  # refuses what does not fit, before writing
+    given = {"source": source, "arch": arch, "from": path.name, "license": license, "note": note}
+    temporary = store.root / PARTS["pretrain"] / f"added.tmp-{uuid.uuid4().hex[:8]}"
+    try:
+        save(temporary, state, given)
+        return _take(store, temporary, current=current)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def probe(store: Store, name: str, arch: str) -> str:
+    """The key of weights by its beginning, or of a file, which is put into the store; or ""."""
+    path = Path(name).expanduser()
+    if path.suffix == ".safetensors" or (path.is_file() and path.suffix != ".py"):
+        return add(store, f"weights:{path.stem}", arch, path, current=False).key
+    if not re.fullmatch(r"[0-9a-f]{4,16}", name):
+        return ""
+    found = [card for card in cards(store) if card["key"].startswith(name)]
+    if len(found) == 1 and found[0]["arch"] != arch:
+        made = found[0]["arch"]
+        raise BenchError(f"The weights {name} are of {made}, not {arch}.", f"Say --arch {made}.")
+    return found[0]["key"] if len(found) == 1 else ""
 
 
 def cards(store: Store) -> list[dict[str, Any]]:
@@ -109,7 +173,7 @@ def cards(store: Store) -> list[dict[str, Any]]:
     for key in store.keys("pretrain"):
         path = store.folder("pretrain", key) / CARD
         if path.is_file():
-            found.append({"key": key, **json.loads(path.read_text())})
+            found.append({"key": key, **read_json(path)})
     return found
 
 
@@ -119,8 +183,9 @@ def export(store: Store, key: str, out: Path) -> Path:
     if not (folder / FILE).is_file():
         raise BenchError(f"There are no weights {key}.", "`bench weights list` shows the keys.")
     out.mkdir(parents=True, exist_ok=True)
-    for name in (FILE, CARD, "outcome.json"):
-        shutil.copyfile(folder / name, out / name)
+    for name in (FILE, CARD, HASHES, "outcome.json"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
     return out
 
 
@@ -137,13 +202,59 @@ def import_(store: Store, folder: Path) -> str:
     cell = Cell.of(outcome.spec, outcome.versions)
     if cell.key != outcome.key or digest(folder / FILE) != card.get("sha256"):
         raise BenchError(f"The weights in {folder} were changed after the export.", "Export again.")
-    read(folder / FILE)
+    _need_finite(read(folder / FILE), folder.name)
+    if "from" in card:
+        return _take(store, folder).key
+    ours = store.of(cell) / CARD
+    if ours.is_file() and sha256(ours.parent) != card["sha256"]:
+        raise BenchError(
+            f"The store has other weights under the key {cell.key}: a second training gave them.",
+            f"Give these a name: bench weights add {folder / FILE} --name NAME.",
+        )
+    return _finish(store, cell, folder, outcome)
+
+
+def _take(store: Store, folder: Path, *, current: bool = True) -> Cell:
+    """A file that was added, under the key that its digest is part of."""
+    card = read_json(folder / CARD)
+    cell = expand.added_cell(card["source"], card["arch"], card["sha256"])
+    outcome = Outcome(
+        key=cell.key,
+        spec=cell.spec,
+        versions=cell.versions,
+        status="ok",
+        chosen=f"added from {card['from']}",
+    )
+    _finish(store, cell, folder, outcome)
+    if current:
+        facts = {name: card[name] for name in ("source", "arch", "sha256")}
+        write_json(_current(store, card["source"], card["arch"]), facts)
+    return cell
+
+
+def _finish(store: Store, cell: Cell, folder: Path, outcome: Outcome) -> str:
     to = store.begin(cell)
-    with replacing(to / FILE) as temporary:
-        shutil.copyfile(folder / FILE, temporary)
-    write_json(to / CARD, card)
+    for name in (FILE, CARD, HASHES):
+        if (folder / name).is_file():
+            with replacing(to / name) as temporary:
+                shutil.copyfile(folder / name, temporary)
     store.finish(cell, outcome)
     return cell.key
+
+
+def _current(store: Store, source: str, arch: str) -> Path:
+    """Which file a name stands for: a small file for each, so that no two writers meet."""
+    name = hashlib.sha256(canonical([source, arch]).encode()).hexdigest()[:16]
+    return store.root / PARTS["pretrain"] / "current" / f"{name}.json"
+
+
+def _need_finite(state: "dict[str, torch.Tensor]", file: str) -> None:
+    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    if wrong:
+        raise BenchError(
+            f"{file} holds numbers that are not finite, in {wrong[0]} first.",
+            "Take weights of a training that did not diverge.",
+        )
 
 
 def digest(path: Path) -> str:

@@ -74,6 +74,13 @@ class ImageNet(Source):
         for path, label in class_folders(locate(root, "train/n01440764") / "train"):
             yield Record(path, label, path.stem)
 
+    def need_fetched(self, arch: str) -> None:
+        """Public weights lie in the caches of the libraries that fetch them."""
+        if self.card.given:
+            from benchmark.network import need_fetched
+
+            need_fetched(arch)
+
     def pretrained(self, arch: str) -> "dict[str, torch.Tensor] | None":
         """Public weights of an architecture, head included; None trains on the records."""
         if not self.card.given:

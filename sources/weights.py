@@ -33,12 +33,15 @@ class Weights(Source):
             "Take a source with images for this.",
         )
 
-    def pretrained(self, arch: str) -> NoReturn:
+    def need_added(self, arch: str) -> NoReturn:
         """They were put into the store by hand, or they are not there."""
         raise BenchError(
             f"No weights named '{self.variant}' were added for {arch}.",
-            f"Add them: bench weights add FILE --name {self.variant} --arch {arch}",
+            f"Add them: bench weights add FILE --name {self.variant} --arch {arch}; "
+            "`bench weights list` shows what is there.",
         )
+
+    pretrained = need_added
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

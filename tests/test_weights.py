@@ -1,0 +1,215 @@
+"""Weights are known by what is in their file; what cannot be had or used is told before a run."""
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+
+from benchmark import cell as cells
+from benchmark import expand, grid, network, plan, weights
+from benchmark.errors import BenchError, DataMissing
+from benchmark.expand import DistanceRequest
+from benchmark.spec import Cell, DistanceSpec, Outcome, RunSpec, Runtime
+from benchmark.store import Store
+from tests.conftest import TINY
+
+COPIES = TINY.with_name("copies.py")
+
+
+@pytest.fixture
+def file(tmp_path: Path):
+    """Writes a file of weights that the seed determines."""
+
+    def make(seed: int, *, spoil: float | None = None) -> Path:
+        from safetensors.torch import save_file
+
+        state = {
+            k: v.contiguous() for k, v in network.build("resnet18", seed=seed).state_dict().items()
+        }
+        if spoil is not None:
+            state["net.conv1.weight"][0, 0, 0, 0] = spoil
+        path = tmp_path / f"seed{seed}.safetensors"
+        save_file(state, path)
+        return path
+
+    return make
+
+
+def add(runtime: Runtime, path: Path, **changes: Any) -> str:
+    """Add a file as weights:mine; the beginning of its digest."""
+    store = Store(runtime.store)
+    made = weights.add(store, "weights:mine", "resnet18", path, **changes)
+    return weights.sha256(store.of(made))[:8]
+
+
+def planned(runtime: Runtime, request_tiny: Any, source: str = "weights:mine") -> Cell:
+    request = request_tiny(sources=(source,), folds=(0,))
+    (found,) = (
+        p.cell for p in plan.make(request, runtime).cells if isinstance(p.cell.spec, RunSpec)
+    )
+    return found
+
+
+def finish(store: Store, cell: Cell) -> None:
+    store.finish(cell, Outcome(key=cell.key, spec=cell.spec, versions=cell.versions, status="ok"))
+
+
+def test_another_file_under_a_name_is_another_version(runtime, request_tiny, file):
+    first = add(runtime, file(1))
+    old = planned(runtime, request_tiny)
+    finish(Store(runtime.store), old)
+    second = add(runtime, file(2))
+    new = planned(runtime, request_tiny)
+    assert new.key != old.key
+    assert new.spec.weights != old.spec.weights
+    assert planned(runtime, request_tiny, f"weights:mine@{first}") == old
+    assert planned(runtime, request_tiny, f"weights:mine@{second}") == new
+    with pytest.raises(BenchError, match="0 files were added"):
+        planned(runtime, request_tiny, "weights:mine@ffffffffffff")
+    made = plan.make(request_tiny(sources=("weights:mine",), folds=(0,)), runtime)
+    assert "version of source" in plan.again(made, Store(runtime.store))[new.key]
+    assert add(runtime, file(1)) == first  # back again
+    assert planned(runtime, request_tiny) == old
+
+
+def test_an_imported_file_takes_the_name_and_mixes_with_none(runtime, request_tiny, file, tmp_path):
+    other = runtime.model_copy(update={"store": tmp_path / "other"})
+    add(other, file(1))
+    theirs = planned(other, request_tiny)
+    weights.export(Store(other.store), theirs.spec.weights, tmp_path / "out")
+    add(runtime, file(2))
+    ours = planned(runtime, request_tiny)
+    weights.import_(Store(runtime.store), tmp_path / "out")
+    assert planned(runtime, request_tiny) == theirs != ours
+    for key in (theirs.spec.weights, ours.spec.weights):
+        assert (Store(runtime.store).folder("pretrain", key) / weights.FILE).is_file()
+
+
+def test_two_trainings_of_one_pretraining_do_not_take_each_others_place(runtime, tmp_path):
+    there, keys = {"copies": COPIES}, []
+    for name, seed in (("a", 1), ("b", 2)):
+        store = Store(tmp_path / name)
+        made = expand.pretrain_cell(
+            "copies", "resnet18", 0, {}, Runtime(store=store.root, paths=there)
+        )
+        state = network.build("resnet18", seed=seed).state_dict()
+        weights.save(store.of(made), state, {"source": "copies", "arch": "resnet18"})
+        finish(store, made)
+        weights.export(store, made.key, tmp_path / f"out-{name}")
+        keys.append(made.key)
+    assert keys[0] == keys[1]
+    with pytest.raises(BenchError, match="a second training"):
+        weights.import_(Store(tmp_path / "b"), tmp_path / "out-a")
+    assert weights.import_(Store(tmp_path / "b"), tmp_path / "out-b") == keys[0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(runtime, file, value: float):
+    with pytest.raises(BenchError, match="not finite"):
+        add(runtime, file(1, spoil=value))
+    assert not weights.cards(Store(runtime.store))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.safetensors", "notes.pt", "empty", "folder"])
+def test_what_is_no_file_of_weights_is_a_sentence(runtime, tmp_path: Path, name: str):
+    path = tmp_path / name
+    path.mkdir() if name == "folder" else path.write_text(
+        "" if name == "empty" else "weights?\n" * 9
+    )
+    with pytest.raises(BenchError, match=r"plain tensors|state dict"):
+        add(runtime, path)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet26"])
+def test_weights_that_are_not_there_are_told_in_the_plan(runtime, request_tiny, file, arch: str):
+    if arch == "resnet26":
+        add(runtime, file(1))  # for another network
+    with pytest.raises(BenchError, match=rf"No weights named 'mine' .* {arch}"):
+        plan.make(request_tiny(sources=("weights:mine",), archs=(arch,)), runtime)
+
+
+def test_public_weights_that_were_never_fetched_are_told_before_the_run(
+    runtime, request_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    request = request_tiny(sources=("imagenet",), archs=("resnet50",), folds=(0,))
+    with pytest.raises(DataMissing, match="ImageNet weights of resnet50 are not on this machine"):
+        grid.run(lambda: plan.make(request, runtime), runtime, dry=True)
+    assert not list(Store(runtime.store).keys("pretrain"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "resnet50-0676ba61.pth").touch()
+    assert grid.run(lambda: plan.make(request, runtime), runtime, dry=True) == 0
+
+
+def test_a_probe_is_a_key_or_a_file(runtime, file):
+    path, store = file(1), Store(runtime.store)
+    key = weights.probe(store, str(path), "resnet18")
+    assert weights.probe(store, key[:8], "resnet18") == key
+    assert weights.probe(store, "imagenet", "resnet18") == ""
+    assert weights.added(store, f"weights:{path.stem}", "resnet18") == "", "it takes no name"
+    with pytest.raises(BenchError, match="are of resnet18, not resnet50"):
+        weights.probe(store, key, "resnet50")
+    request = DistanceRequest(["tiny"], ["tiny"], ["otdd"], arch="resnet18", probe=key, key=key)
+    (found,) = plan.make_distances(request, runtime).of("to run")
+    assert isinstance(found.cell.spec, DistanceSpec)
+    assert found.cell.spec.weights == key
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runtime, Outcome]:
+    """A pretraining on a source whose patients share images."""
+    runtime = Runtime(
+        store=tmp_path_factory.mktemp("pretrained"), device="cpu", workers=1, offline=True,
+        draws=200, paths={"tiny": TINY, "copies": COPIES},
+    )  # fmt: skip
+    made = expand.pretrain_cell("copies", "resnet18", 0, {}, runtime)
+    outcome = cells.run(made, runtime)
+    assert outcome.status == "ok", outcome.failure
+    return runtime, outcome
+
+
+def test_a_source_on_itself_has_both_aurocs(pretrained):
+    _, outcome = pretrained
+    for part in ("train", "val", "test"):
+        assert {f"{part}_auroc", f"{part}_auroc_weighted"} <= set(outcome.metrics)
+
+
+def test_intervals_of_a_pretraining_resample_copies_together(pretrained):
+    # Two pictures are in the test part, five times each, and the network says one class for both:
+    # ten patients would give 0.5 ± 0.3, but two pictures give anything.
+    _, outcome = pretrained
+    found = outcome.metrics["test_accuracy"]
+    assert (found.low, found.value, found.high) == (0.0, 0.5, 1.0)
+
+
+def test_overlaps_are_counted_without_the_sources_images(pretrained, request_tiny, tmp_path: Path):
+    there, outcome = pretrained
+    folder = weights.export(Store(there.store), outcome.key, tmp_path / "out")
+    here = there.model_copy(update={"store": tmp_path / "here", "paths": {"tiny": TINY}})
+    store = Store(here.store)
+    key = weights.import_(store, folder)
+    known = np.load(store.folder("pretrain", key) / weights.HASHES)
+    assert len(known) == 20
+    hashes = np.array([f"{known[0]:016x}", f"{known[1]:016x}", "0" * 16])
+    assert weights.overlap(store, key, hashes) == 2
+    (store.folder("pretrain", key) / weights.HASHES).unlink()
+    assert weights.overlap(store, key, hashes) == ""
+
+
+def test_a_run_on_imported_weights_asks_for_no_image_of_their_source(
+    pretrained, request_tiny, tmp_path: Path
+):
+    there, outcome = pretrained
+    here = there.model_copy(update={"store": tmp_path / "here"})
+    weights.import_(
+        Store(here.store), weights.export(Store(there.store), outcome.key, tmp_path / "out")
+    )
+    made = plan.make(request_tiny(sources=("copies",), folds=(0,)), here)
+    (run,) = [cells.run(p.cell, here) for p in made.of("to run")]
+    assert run.status == "ok", run.failure
+    assert run.data["overlap"] == 0
+    assert [path.name[:4] for path in (here.store / "prepared").iterdir()] == ["tiny"]
