@@ -280,6 +280,21 @@ def store_gc(
     sys.stderr.write(f"{len(found)} {'deleted' if yes else 'would go; add --yes'}\n")
 
 
+@store_app.command("share")
+def store_share(
+    off: Annotated[
+        bool, typer.Option("--off", help="Keep decoded sets to their owner again.")
+    ] = False,
+    store: Store = Path("store"),
+) -> None:
+    """Let the owner's group read and write the whole store, decoded patients' records included."""
+    from benchmark.store import Store as Results
+
+    Results(store).share(not off)
+    who = "its owner alone reads decoded sets" if off else "its group reads and writes all of it"
+    sys.stderr.write(f"{store}: {who}.\n")
+
+
 @store_app.command("verify")
 def store_verify(
     mend: Annotated[

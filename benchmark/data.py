@@ -98,14 +98,15 @@ def prepare(
     place = {**made, "root": str(root.resolve())}
     mark = hashlib.sha256(canonical(place).encode()).hexdigest()[:8]
     label = "".join(c if c.isalnum() else "-" for c in name)[:60]
-    final = Store(runtime.store).root / "prepared" / f"{label}-{height}x{width}-{mark}"
+    store = Store(runtime.store)
+    final = store.root / "prepared" / f"{label}-{height}x{width}-{mark}"
 
     def build(folder: Path) -> None:
         _decode_all(
             folder, component, root, (height, width), runtime, name, made, constancy, progress
         )
 
-    return load(cached_folder(final, build), name)
+    return load(cached_folder(final, build, private=not store.shared), name)
 
 
 def load(folder: Path, name: str) -> Prepared:

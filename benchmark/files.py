@@ -102,7 +102,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         raise
 
 
-def build_folder(final: Path, build: Callable[[Path], None]) -> Path:
+def build_folder(final: Path, build: Callable[[Path], None], *, private: bool = False) -> Path:
     """Make a folder whole or not at all; two builders at once do not meet, the first one wins."""
     if final.is_dir():
         return final
@@ -111,7 +111,7 @@ def build_folder(final: Path, build: Callable[[Path], None]) -> Path:
         _make(final.parent)
         for left in leftovers(final.parent, final.name):
             shutil.rmtree(left, ignore_errors=True)
-        temporary.mkdir()
+        temporary.mkdir(mode=0o700 if private else 0o777)
         build(temporary)
         for path in (*temporary.rglob("*"), temporary):
             _flush(path)
@@ -128,8 +128,11 @@ def build_folder(final: Path, build: Callable[[Path], None]) -> Path:
     return final
 
 
-def cached_folder(final: Path, build: Callable[[Path], None]) -> Path:
-    """A folder that can be made again: one whose files are not what was built is built anew."""
+def cached_folder(final: Path, build: Callable[[Path], None], *, private: bool = False) -> Path:
+    """A folder that can be made again: one whose files are not what was built is built anew.
+
+    A `private` one is its owner's alone.
+    """
 
     def summed(folder: Path) -> None:
         build(folder)
@@ -138,7 +141,7 @@ def cached_folder(final: Path, build: Callable[[Path], None]) -> Path:
     if final.is_dir() and broken(final):
         aside = final.rename(_unfinished(final))  # others that have it open keep what they have
         shutil.rmtree(aside, ignore_errors=True)
-    return build_folder(final, summed)
+    return build_folder(final, summed, private=private)
 
 
 def sums(folder: Path) -> dict[str, str]:

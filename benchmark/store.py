@@ -58,7 +58,10 @@ class Store:
         """Make the store, or refuse one that a newer version wrote or that cannot be written."""
         mark, found = self.root / "store.json", None
         try:
-            found = int(read_json(mark)["schema_version"]) if mark.is_file() else None
+            facts = read_json(mark) if mark.is_file() else {}
+            found = int(facts["schema_version"]) if facts else None
+            if facts.get("shared"):
+                os.umask(0o002)  # what this process writes, the group may read and replace
         except (Damaged, KeyError, TypeError, ValueError):  # each outcome has its own version
             warnings.warn(f"{mark} was damaged and is written anew.", stacklevel=2)
         if found is not None and found > SCHEMA_VERSION:
@@ -68,6 +71,27 @@ class Store:
             )
         if found is None:
             write_json(mark, {"schema_version": SCHEMA_VERSION})
+
+    @property
+    def shared(self) -> bool:
+        """Whether the group of its owner uses the store as a whole."""
+        try:
+            return bool(read_json(self.root / "store.json").get("shared"))
+        except (OSError, Damaged):
+            return False
+
+    def share(self, shared: bool) -> None:
+        """Give the whole store to its owner's group, or keep what names patients to its owner."""
+        self.prepare()
+        facts = {"schema_version": SCHEMA_VERSION, "shared": shared}
+        write_json(self.root / "store.json", facts)
+        if not shared:
+            for folder in (self.root / "prepared").glob("*"):
+                folder.chmod(0o700)
+            return
+        for path in (self.root, *self.root.rglob("*")):
+            mode = path.stat().st_mode
+            path.chmod(mode | (0o2070 if path.is_dir() else 0o060))
 
     def outcome(self, kind: str, key: str) -> Outcome | None:
         """The outcome of a cell, if it is done: the one answer for planner and worker alike."""

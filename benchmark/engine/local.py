@@ -6,9 +6,9 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -249,11 +249,11 @@ class _Slot:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpu
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(suffix=".log", dir=folder)
+            self.errors = folder / f"{uuid.uuid4().hex[:12]}.log"
+            errors = self.errors.open("x")
         except OSError as error:
             raise cannot_write(folder, error) from error
-        self.errors = Path(name)
-        with os.fdopen(handle, "w") as errors:
+        with errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmark.cli", "cell", self.runtime.model_dump_json()],
                 stdin=subprocess.PIPE,

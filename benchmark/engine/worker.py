@@ -83,7 +83,9 @@ def serve(runtime: Runtime, lines: Iterable[str] = sys.stdin) -> int:
     from benchmark import cell as cells
 
     memory = cells.Memory()
-    held = Store(runtime.store).in_use()
+    store = Store(runtime.store)
+    store.prepare()  # its rights are this process's too
+    held = store.in_use()
     held.__enter__()  # until this process ends, however it does
     tell("ready")
     while (line := inbox.get()) is not None:
