@@ -69,7 +69,7 @@ def images(root: Path, counts: dict[str, int], *, size: int = 24) -> Path:
     return root
 
 
-SMALL = ("--arch", "resnet18", "--protocol", "demo", "--mode", "frozen", "--epochs", "1",
+SMALL = ("--arch", "test_resnet", "--protocol", "demo", "--mode", "frozen", "--epochs", "1",
          "--threads", "1", "--device", "cpu", "--fold", "0", "--slots", "0")  # fmt: skip
 
 
@@ -299,13 +299,13 @@ def test_weights_of_the_users_own(tmp_path: Path):
     import torch
 
     store = ("--store", tmp_path / "store")
-    state = timm.create_model("resnet18", pretrained=False).state_dict()
+    state = timm.create_model("test_resnet", pretrained=False).state_dict()
     torch.save({"state_dict": state}, tmp_path / "mine.pt")
     refused(
         bench("run", "--target", TINY, "--source", "weights:mine", *SMALL, *store), "weights add"
     )
     added = bench(
-        "weights", "add", tmp_path / "mine.pt", "--name", "mine", "--arch", "resnet18", *store
+        "weights", "add", tmp_path / "mine.pt", "--name", "mine", "--arch", "test_resnet", *store
     )
     assert added.returncode == 0, added.stderr
     found = bench("run", "--target", TINY, "--source", "weights:mine", *SMALL, *store)
@@ -332,7 +332,7 @@ def test_weights_of_the_users_own(tmp_path: Path):
         "--name",
         "bad",
         "--arch",
-        "resnet18",
+        "test_resnet",
         *store,
     )
     refused(bench(*words), "plain tensors")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import data, images
+from benchmark import data, images, registry
 from benchmark.errors import BenchError
 from benchmark.spec import Input, Runtime
 
@@ -75,6 +75,19 @@ def test_what_changes_is_decoded_again(tmp_path: Path):
     assert again.digest != first.digest
 
 
+def test_two_places_of_one_set_do_not_mix(tmp_path: Path):
+    """One name and one store, first with these data, then with those."""
+    found = []
+    for seed in (1, 2, 1):
+        place = tmp_path / f"data{seed}"
+        registry.load("source", "chest_xray").fake(place / "chest_xray", seed)
+        found.append(
+            data.prepare("chest_xray", 16, Runtime(store=tmp_path / "s", data=place, workers=1))
+        )
+    one, other, again = (prepared.images.tobytes() for prepared in found)
+    assert one == again != other
+
+
 def _ask(arguments) -> str:
     return data.prepare("folder:mine", 16, arguments).digest
 
@@ -135,11 +148,11 @@ def test_groups_lose_their_names(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "images", "groups", "classes", "duplicates"),
     [
-        ("isic", 10015, 7470, 7, None),
+        pytest.param("isic", 10015, 7470, 7, None, marks=pytest.mark.slow),
         ("dtd", 1200, 1200, 10, None),
         ("chest_xray", 624, None, 2, 6),
         ("oasis", 588, 196, 2, 0),
-        ("cifar10", 9894, 9894, 10, None),
+        pytest.param("cifar10", 9894, 9894, 10, None, marks=pytest.mark.slow),
     ],
 )
 def test_real_sets(real_data: Path, tmp_path: Path, name, images, groups, classes, duplicates):

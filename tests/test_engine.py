@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,16 +15,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.spec import Outcome
-from benchmark.store import Store
+from benchmark import plan
+from benchmark.engine import batches, local
+from benchmark.engine.worker import ORPHANED, decode, encode
+from benchmark.errors import BenchError
+from benchmark.spec import Cell, Outcome, RunSpec, Runtime
+from benchmark.store import Store, write
 
 TINY = Path(__file__).parent / "components" / "tiny.py"
 BROKEN = Path(__file__).parent / "components" / "broken.py"
 
 #: Twelve cells: two arms, two seeds, three folds; each trains long enough to be hit.
-BASE = ["--target", str(TINY), "--arch", "resnet18", "--protocol", "demo", "--mode", "frozen",
+BASE = ["--target", str(TINY), "--arch", "test_resnet", "--protocol", "demo", "--mode", "frozen",
         "--epochs", "60", "--threads", "1", "--device", "cpu", "--offline"]  # fmt: skip
 GRID = [*BASE, "--fusion", "none", "--fusion", "concat", "--seed", "0", "--seed", "1"]
+
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def start(store: Path, *options: str, grid: list[str] = GRID) -> subprocess.Popen[str]:
@@ -115,95 +123,138 @@ def kill_at_random(store: Path, times: int, seed: int) -> int:
     return times
 
 
-@pytest.mark.parametrize(
-    "times",
-    [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
-)
-def test_killed_at_random_moments_nothing_is_lost(
-    tmp_path: Path, features: Path, uninterrupted, times: int
-):
-    left, seed = times, 20260
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_random_moments_nothing_is_lost(tmp_path: Path, features: Path, uninterrupted):
+    left, seed = 100, 20260
     while left:  # a grid that came to its end in spite of all is followed by another
         store = shutil.copytree(features, tmp_path / f"store{seed}")
         left -= kill_at_random(store, left, seed)
-        code, errors = finish(store)
-        assert code == 0, errors
-        assert results(store) == uninterrupted
-        assert not [p for p in store.rglob("*") if p.name in ("last.pt", "running.json")]
+        complete(store, uninterrupted)
         seed += 1
 
 
-def test_a_wish_to_stop_is_noted_and_the_same_command_goes_on(
-    tmp_path: Path, features: Path, uninterrupted
-):
-    store = shutil.copytree(features, tmp_path / "store")
-    for wish in (signal.SIGINT, signal.SIGTERM):
-        process = start(store)
-        assert process.stderr is not None
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if line.startswith("[2/"):
-                process.send_signal(wish)
-                break
-        rest = process.stderr.read()
-        assert process.wait(60) == 130, lines
-        assert "go on with the same command" in rest
-        assert "bench run" in rest
-        kinds = {o.failure.kind for o in Store(store).outcomes() if o.failure}
-        assert kinds <= {"interrupted"}
+def complete(store: Path, uninterrupted: dict[str, tuple]) -> None:
+    """The same command again ends where an uninterrupted one does, and leaves nothing behind."""
     code, errors = finish(store)
     assert code == 0, errors
     assert results(store) == uninterrupted
+    assert not [p for p in store.rglob("*") if p.name in ("last.pt", "running.json")]
+
+
+def hit(process: subprocess.Popen[str], after: int, number: int, *, worker: bool = False) -> None:
+    """Send a signal to the command, or to its worker, once that many cells are done."""
+    assert process.stderr is not None
+    assert any(line.startswith(f"[{after}/") for line in process.stderr)
+    os.kill(workers_of(process.pid)[0] if worker else process.pid, number)
+
+
+def test_what_is_killed_or_told_to_stop_goes_on_with_the_same_command(
+    tmp_path: Path, features: Path, uninterrupted
+):
+    store, kept = shutil.copytree(features, tmp_path / "store"), {}
+    for wish in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        process = start(store)
+        if wish == signal.SIGINT:
+            hit(process, 1, signal.SIGKILL, worker=True)
+        hit(process, 3, wish)
+        _, rest = process.communicate(timeout=200)
+        assert process.returncode == (-9 if wish == signal.SIGKILL else 130), rest
+        assert ("go on with the same command" in rest) == (wish != signal.SIGKILL)
+        outcomes = Store(store).outcomes()
+        assert {o.failure.kind for o in outcomes if o.failure} <= {"interrupted", "killed"}
+        now = {o.key: o for o in outcomes if o.status == "ok"}
+        assert len(now) >= len(kept) + 2
+        assert kept.items() <= now.items(), "a finished cell was touched"
+        kept = now
+    complete(store, uninterrupted)
 
 
 def test_a_finished_grid_does_nothing_quickly(whole: Path):
-    took = []
-    for _ in range(3):
-        began = time.monotonic()
-        code, errors = finish(whole)
-        took.append(time.monotonic() - began)
-        assert code == 0
-        assert "Nothing to do: 12 cells are done." in errors
-    assert min(took) < 2
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    code, errors = finish(whole)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert code == 0
+    assert "Nothing to do: 12 cells are done." in errors
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.5
 
 
-def test_one_failure_costs_one_cell(tmp_path: Path, features: Path):
+def test_one_failure_costs_one_cell(runtime: Runtime, request_tiny):
     """An arm that breaks in four ways, between cells that do not."""
-    store = shutil.copytree(features, tmp_path / "store")
-    arms = [word for how in ("explode", "die", "nan", "memory") for word in
-            ("--fusion", f"{BROKEN}:{how}")]  # fmt: skip
-    code, errors = finish(store, *arms, "--fusion", "none", "--fold", "0", grid=BASE)
-    assert code == 2, errors
-    assert "Traceback" not in errors
-    assert "signal 9" in errors
-    outcomes = Store(store).outcomes()
-    assert [o.spec.fusion for o in outcomes if o.status == "ok"] == ["none"]
-    kinds = {o.spec.fusion: o.failure.kind for o in outcomes if o.failure}
-    assert kinds == {
+    arms = [f"broken:{how}" for how in ("explode", "die", "nan", "memory")]
+    runtime = runtime.model_copy(update={"paths": {**runtime.paths, **dict.fromkeys(arms, BROKEN)}})
+    made = plan.make(request_tiny(fusions=(*arms, "none"), folds=(0,)), runtime)
+    assert local.run([planned.cell for planned in made.of("to run")], runtime)
+    outcomes = {o.spec.fusion: o for o in Store(runtime.store).outcomes()}
+    assert outcomes.pop("none").status == "ok"
+    assert {name: o.failure.kind for name, o in outcomes.items() if o.failure} == {
         "broken:explode": "bug",
         "broken:die": "killed",
         "broken:nan": "not_finite",
         "broken:memory": "oom",
     }
-    tail = next(o.failure.log_tail for o in outcomes if o.failure and o.failure.kind == "bug")
-    assert "this arm always breaks" in tail
+    assert "signal 9" in outcomes["broken:die"].failure.message
+    assert "this arm always breaks" in outcomes["broken:explode"].failure.log_tail
 
 
-def test_a_cell_that_takes_too_long_is_ended(tmp_path: Path, features: Path):
-    store = shutil.copytree(features, tmp_path / "store")
-    words = ("--fold", "0", "--epochs", "90000", "--timeout", "3")
-    code, errors = finish(store, *words, grid=BASE)
-    assert code == 2
-    assert "timeout" in errors
-    assert {o.failure.kind for o in Store(store).outcomes() if o.failure} == {"timeout"}
+@pytest.fixture
+def endless(runtime: Runtime, request_tiny) -> Cell:
+    """A cell that ends only if it is ended."""
+    asked = request_tiny(folds=(0,), recipe={"epochs": 10**6})
+    return plan.make(asked, runtime).cells[0].cell
+
+
+def test_a_cell_that_takes_too_long_is_ended(runtime: Runtime, endless: Cell):
+    assert local.run([endless], runtime.model_copy(update={"timeout": 1.0}))
+    (outcome,) = Store(runtime.store).outcomes()
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "timeout"
+
+
+def test_ctrl_c_reaches_the_cell_that_runs(runtime: Runtime, endless: Cell):
+    def listen(event, cell, facts) -> None:
+        if event == "epoch" and not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGINT))
+
+    asked, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert not local.run([endless], runtime, listener=listen)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    (outcome,) = Store(runtime.store).outcomes()
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "interrupted"
+
+
+def test_a_worker_leaves_with_its_parent(runtime: Runtime, endless: Cell):
+    """The pipe it is fed through closes, however its parent went."""
+    words = [sys.executable, "-m", "benchmark.cli", "cell", runtime.model_dump_json()]
+    worker = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert worker.stdin is not None and worker.stdout is not None
+    try:
+        worker.stdin.write(json.dumps(encode(endless)) + "\n")
+        worker.stdin.flush()
+        assert any('"epoch"' in line for line in worker.stdout)
+        worker.stdin.close()
+        assert worker.wait(30) == ORPHANED
+    finally:
+        worker.kill()
+    assert not Store(runtime.store).outcomes()
+
+
+def test_the_worker_of_a_batch_leaves_with_its_parent(runtime: Runtime, endless: Cell):
+    batch = runtime.store / "batch.json"
+    write(batch, json.dumps({"cells": [{**encode(endless), "before": None}]}))
+    worker = batches.begin(batch, runtime)
+    assert worker.stdin is not None
+    worker.stdin.close()
+    try:
+        assert worker.wait(60) == ORPHANED
+    finally:
+        worker.terminate()
 
 
 def test_a_cell_planned_by_another_version_is_refused():
-    from benchmark.engine.worker import decode, encode
-    from benchmark.errors import BenchError
-    from benchmark.spec import Cell, RunSpec
-
     raw = json.loads(json.dumps(encode(Cell.of(RunSpec(source="a", target="b"), {"core": "1"}))))
     assert decode(raw).spec == RunSpec(source="a", target="b")
     raw["spec"]["fold"] = 3

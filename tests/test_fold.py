@@ -48,14 +48,12 @@ def test_features_are_extracted_once_for_all_arms(fused):
     runtime, found = fused
     assert set(found) == {"none", "metadata:boosting", "metadata:logistic", *FUSED}
     assert len(list((runtime.store / "features").iterdir())) == 1
-    first = max(o.seconds.get("features", 0.0) for o in found.values())
-    rest = sorted(o.seconds.get("features", 0.0) for o in found.values())[:-1]
-    assert sum(rest) < 0.1 * first
 
 
 def test_arms_see_the_same_patients(fused):
     runtime, found = fused
     kept = [Store(runtime.store).predictions(o.key) for o in found.values()]
+    assert len(kept) == 8
     for arrays in kept:
         assert np.array_equal(arrays["labels"], kept[0]["labels"])
         assert np.array_equal(arrays["groups"], kept[0]["groups"])

@@ -207,6 +207,7 @@ def test_every_subset_of_the_columns_is_an_arm(runtime, request_tiny):
 
 
 def test_every_protocol_is_valid_and_takes_changes():
+    assert {"standard", "demo", "cats", "metanet", "thomas", "yang"} <= {*protocol.names()}
     for name in protocol.names():
         found = protocol.load(name)
         recipe = protocol.recipe_for(found, "isic", "finetune", {"augment.rotation": 3, "lr": 0.1})

@@ -79,6 +79,28 @@ def test_a_newer_schema_is_refused(tmp_path: Path):
         store.prepare()
 
 
+def test_what_must_last_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch):
+    """Each fsync is noted: of which file, how long it was, whether it had its last name yet."""
+    store, cell, flushed, real = Store(tmp_path), a_cell(), {}, os.fsync
+
+    def note(descriptor: int) -> None:
+        real(descriptor)
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink()).partition(".tmp-")[0]
+        flushed[Path(name).name] = (os.fstat(descriptor).st_size, Path(name).exists())
+
+    monkeypatch.setattr(os, "fsync", note)
+    folder = store.begin(cell)
+    assert {path.name for path in folder.iterdir()} == {"spec.json", "running.json"}
+    assert not flushed, "marks of a running cell are worth no wait for the disk"
+    arrays = np.zeros(3), np.zeros((3, 2)), np.zeros(3), np.zeros(5)
+    store.save_predictions(
+        cell, **dict(zip(("labels", "scores", "groups", "draws"), arrays, strict=True))
+    )
+    store.finish(cell, ok(cell))
+    lasting = ("predictions.npz", "outcome.json")
+    assert flushed == {name: ((folder / name).stat().st_size, False) for name in lasting}
+
+
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path):
     """A real full file system would need root: a file size limit gives the same OSError path."""
     code = """
@@ -145,7 +167,7 @@ def test_two_builders_of_one_folder_do_not_meet(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["prepared"]
 
 
-def test_a_failure_keeps_its_cause_and_its_checkpoint(tmp_path: Path):
+def test_a_failure_keeps_its_cause_and_its_checkpoint_and_a_success_does_not(tmp_path: Path):
     store, cell = Store(tmp_path), a_cell()
     folder = store.begin(cell)
     (folder / "last.pt").write_bytes(b"state")
@@ -156,6 +178,8 @@ def test_a_failure_keeps_its_cause_and_its_checkpoint(tmp_path: Path):
     assert outcome.failure.kind == "killed"
     assert (folder / "last.pt").exists()
     assert not store.garbage()  # the run that goes on needs it
+    store.finish(cell, ok(cell))
+    assert [path.name for path in folder.iterdir() if path.name != "spec.json"] == ["outcome.json"]
 
 
 def test_garbage_is_never_a_result(tmp_path: Path):

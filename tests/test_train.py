@@ -1,6 +1,6 @@
 """The loop resumes to the same numbers, selects as its recipe says, and refuses nonsense."""
 
-import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import train
-from benchmark.errors import Interrupted, NotFinite
+from benchmark import train, weights
+from benchmark.errors import BenchError, Interrupted, NotFinite
 from benchmark.spec import Recipe
 
 RECIPE = Recipe(epochs=6, batch=16, lr=0.01, threads=1, dropout=0.3, precision="float32")
@@ -22,6 +22,14 @@ class Head(nn.Module):
 
     def forward(self, features, record=None):
         return self.layers(features)
+
+
+class PlainHead(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(1, 2)
+
+    def forward(self, features, record=None):
+        return super().forward(features)
 
 
 @pytest.fixture
@@ -113,6 +121,17 @@ def test_class_weights(kind: str, expected: list[float]):
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("kind", "share"), [("none", 0.2), ("balanced", 0.5)])
+def test_class_weights_are_in_the_loss(kind: str, share: float):
+    """Where the features say nothing, the answer is the weighted share of the class."""
+    labels, rows = torch.tensor([1, 0, 0, 0, 0] * 8), np.arange(40)
+    recipe = RECIPE.model_copy(update={"class_weights": kind, "epochs": 150, "select": "last"})
+    model, inputs = PlainHead(), train.Features(torch.zeros(40, 1), None)
+    train.fit(model, inputs, labels, rows, rows[:0], recipe, classes=2, seed=5)
+    scores = train.predict(model, inputs, torch.as_tensor(rows), recipe, torch.device("cpu"))
+    assert scores[:, 1] == pytest.approx(share, abs=0.03)
+
+
 def test_schedules():
     cosine = RECIPE.model_copy(update={"schedule": "cosine", "epochs": 10})
     assert train.rate(cosine, 0, 0.0) == pytest.approx(0.01)
@@ -131,9 +150,22 @@ def test_no_batch_of_one_beside_others(n: int, size: int):
     assert len(cuts) == 1 or all(b - a > 1 for a, b in cuts)
 
 
-def test_a_checkpoint_is_no_pickle_of_objects(problem, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 0.0)
-    fit(problem, checkpoint=tmp_path / "last.pt")
-    saved = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert saved["epoch"] == 6
-    assert math.isfinite(saved["history"][-1]["loss"])
+class Payload:
+    """What a pickle of objects could do to whoever reads it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("reader", ["checkpoint", "weights"])
+def test_no_pickle_of_objects_is_ever_run(problem, tmp_path: Path, reader: str):
+    path, struck = tmp_path / "last.pt", tmp_path / "struck"
+    torch.save({"epoch": 1, "model": Payload(struck)}, path)
+    with pytest.raises((pickle.UnpicklingError, BenchError)):
+        fit(problem, checkpoint=path) if reader == "checkpoint" else weights.read(path)
+    assert not struck.exists()
+    torch.load(path, weights_only=False)
+    assert struck.exists(), "the payload does nothing, so that this test would show nothing"

@@ -294,7 +294,9 @@ def test_what_is_shipped_is_small_cited_and_not_from_memory():
     for path in (studies.FOLDER / f"{name}.csv" for name in names):
         assert path.name in citations
         assert path.stat().st_size < 50_000
-        for line in studies.read(path.stem):
+        lines = studies.read(path.stem)
+        assert lines, path.name
+        for line in lines:
             assert line.get("verified", "") in ("", "paper", studies.REPOSITORY, "figure only")
             if "gate" in line:
                 assert line["gate"] in ("yes", "no")
