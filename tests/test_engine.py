@@ -179,8 +179,9 @@ def test_a_finished_grid_does_nothing_quickly(whole: Path):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.5
 
 
-def test_one_failure_costs_one_cell(runtime: Runtime, request_tiny):
+def test_one_failure_costs_one_cell(runtime: Runtime, request_tiny, features: Path):
     """An arm that breaks in four ways, between cells that do not."""
+    shutil.copytree(features, runtime.store)
     arms = [f"broken:{how}" for how in ("explode", "die", "nan", "memory")]
     runtime = runtime.model_copy(update={"paths": {**runtime.paths, **dict.fromkeys(arms, BROKEN)}})
     made = plan.make(request_tiny(fusions=(*arms, "none"), folds=(0,)), runtime)
@@ -198,8 +199,9 @@ def test_one_failure_costs_one_cell(runtime: Runtime, request_tiny):
 
 
 @pytest.fixture
-def endless(runtime: Runtime, request_tiny) -> Cell:
-    """A cell that ends only if it is ended."""
+def endless(runtime: Runtime, request_tiny, features: Path) -> Cell:
+    """A cell that ends only if it is ended; the store has the caches, for a quick start."""
+    shutil.copytree(features, runtime.store)
     asked = request_tiny(folds=(0,), recipe={"epochs": 10**6})
     return plan.make(asked, runtime).cells[0].cell
 

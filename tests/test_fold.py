@@ -84,18 +84,19 @@ def test_an_encoder_is_kept_and_numbers_are_explained(fused):
 
 
 def test_arms_inside_the_network_are_skipped_on_features(runtime, request_tiny):
-    made = plan.make(request_tiny(fusions=("attention", "film:block", "film")), runtime)
+    asked = request_tiny(fusions=("attention", "film:block", "film"), archs=("resnet50",))
+    made = plan.make(asked, runtime)
     reasons = {p.cell.spec.fusion: p.why for p in made.of("skipped")}
     assert set(reasons) == {"attention", "film:block"}
     assert all("mode frozen" in why for why in reasons.values())
 
 
 def test_arms_inside_the_network_train_with_it(runtime, request_tiny):
-    request = request_tiny(
-        fusions=("attention", "film:block", "daft"), modes=("finetune",), folds=(0,),
-        recipe={"epochs": 1}, archs=("resnet26",),
-    )  # fmt: skip
-    assert len(run_all(request, runtime)) == 3
+    once = {"modes": ("finetune",), "folds": (0,), "recipe": {"epochs": 1}}
+    thin = request_tiny(fusions=("film:block", "daft"), archs=("resnet10t",), **once)
+    assert len(run_all(thin, runtime)) == 2
+    deep = request_tiny(fusions=("attention",), archs=("resnet14t",), **once)
+    assert len(run_all(deep, runtime)) == 1
 
 
 def test_thomas_solves_the_softmax_on_tuned_features(runtime, request_tiny):
