@@ -698,3 +698,13 @@ def test_a_server_killed_in_the_middle_ends_with_each_cell_once(
         "confusion.svg", "roc.svg", "predictions.npz",
     }  # fmt: skip
     assert capfd.readouterr().out == ""  # results alone go to stdout
+
+
+@pytest.mark.parametrize("secret", ["pw", "p/w", "p@w", "p#w?x", "p%2Fw", "p:w", "//@"])
+def test_a_password_is_never_shown_whatever_is_in_it(secret: str):
+    uri = f"https://jane:{secret}@tracking.example/mlflow?token=abc"
+    assert server.address(uri) == "https://tracking.example/mlflow"
+    told = server.gist(OSError(f"could not reach {uri} as jane:{secret} ({secret!r})"), uri)
+    assert secret not in told
+    assert "tracking.example" in told
+    assert server.address("sqlite:////a@b/mlflow.db") == "sqlite:////a@b/mlflow.db"

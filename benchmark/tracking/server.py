@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote
 
 from benchmark.errors import BenchError
 from benchmark.store import Store
@@ -26,8 +26,11 @@ def own_uri(store: Store) -> str:
 
 def address(uri: str) -> str:
     """The URI without a password, to be shown."""
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = uri.partition("://")
+    if scheme == "sqlite" or not rest:  # a file: nothing secret
+        return uri
+    # A password may hold any sign unescaped, so all before the last @ goes, and what is asked.
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0].partition('#')[0]}"
 
 
 def client_of(uri: str) -> "MlflowClient":
@@ -70,4 +73,8 @@ def gist(error: Exception, uri: str) -> str:
     if "failed with exception" in str(error):
         return "it does not answer"
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].replace(uri, address(uri))[:200].rstrip(".")
+    text, login = lines[0].replace(uri, address(uri)), uri.partition("://")[2].rpartition("@")[0]
+    for secret in (login, login.partition(":")[2]):
+        for form in (secret, unquote(secret), quote(secret, safe="")):
+            text = text.replace(form, "…") if form else text
+    return text[:200].rstrip(".")
