@@ -115,6 +115,9 @@ class SourceCard(Card):
     folders: tuple[str, ...] = ()  # names its folder may have below the data folder
     files: tuple[File, ...] = ()  # open downloads
     steps: str = ""  # how to get it where it lies behind an account
+    drawing: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # --set data.NAME, first: usual
     overlaps: tuple[str, ...] = ()  # sets known to share images with it
     show: bool = False  # the licence allows sample images in a report
     cannot_bear: Mapping[str, str] = field(default_factory=dict)  # augmentation -> why not
@@ -220,6 +223,12 @@ class Source(Component):
 
     card: SourceCard
     white: int = images.WHITE  # of its images of 16 bits, found over the whole set
+    drawn: str = ""  # as `Recipe.data`
+
+    def drawing(self) -> dict[str, str]:
+        """How the images are drawn: what the card calls usual, and what was asked for."""
+        usual = {name: choices[0] for name, choices in self.card.drawing.items()}
+        return usual | dict(text.split("=") for text in self.drawn.split())
 
     def records(self, root: Path) -> Iterator[Record]:
         """Every image of the set, read from its official files below `root`."""

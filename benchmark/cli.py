@@ -95,7 +95,7 @@ def run(
     threads: Annotated[int | None, typer.Option(help="CPU threads of a cell.")] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="recipe.K=V, pretrain.K=V or fusion.K=V; part of the key."),
+        typer.Option("--set", help="recipe., pretrain., fusion. or data.K=V; part of the key."),
     ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="Column of the record to use, or a pattern: '*_val'.")

@@ -29,6 +29,7 @@ CHUNK = 64
 Progress = Callable[[int, int], None]
 #: How a prepared set names what was done to its colours.
 CONSTANCY = {False: False, True: "before resizing"}
+MADE = ("version", "constancy", "drawn")  # in meta.json: by what and how it was decoded
 META = "meta__"  # prefix of a metadata column in the table
 
 
@@ -81,10 +82,12 @@ def prepare(
     runtime: Runtime,
     *,
     constancy: bool = False,
+    drawn: str = "",
     progress: Progress | None = None,
 ) -> Prepared:
     """The decoded set, from the cache or made now; several processes may ask at once."""
     component = source_of(name, runtime)
+    component.drawn = drawn
     root = find_root(component, runtime.data, offline=runtime.offline)
     height, width = (size, size) if isinstance(size, int) else size
     # The place is part of the cache's name, never of a key: two copies do not mix. So is what is
@@ -94,6 +97,7 @@ def prepare(
             "source", name, path=runtime.paths.get(name), given=runtime.inputs.get(name)
         ),
         "constancy": CONSTANCY[constancy],
+        **({"drawn": drawn} if drawn else {}),
     }
     place = {**made, "root": str(root.resolve())}
     mark = hashlib.sha256(canonical(place).encode()).hexdigest()[:8]
@@ -128,7 +132,7 @@ def load(folder: Path, name: str) -> Prepared:
         metadata={k.removeprefix(META): v for k, v in columns.items() if k.startswith(META)},
         digest=meta["digest"],
         white=meta.get("white", images.WHITE),
-        made=tuple(meta.get(name, "") for name in ("version", "constancy")),
+        made=tuple(str(meta[name]) for name in MADE if name in meta),
     )
 
 
@@ -226,7 +230,7 @@ def _decode_chunks(folder, component, records, chunks, size, runtime, name, cons
         workers,
         mp_context=get_context("spawn"),
         initializer=_open_component,
-        initargs=(name, own, given, component.white),
+        initargs=(name, own, given, component.white, component.drawn),
     ) as pool:
         jobs = {
             pool.submit(
@@ -245,10 +249,11 @@ def _decode_chunks(folder, component, records, chunks, size, runtime, name, cons
 _component: Source | None = None  # of this decoding process
 
 
-def _open_component(name: str, path: Path | None, given: Any, white: int) -> None:
+def _open_component(name: str, path: Path | None, given: Any, white: int, drawn: str) -> None:
     global _component
-    _component = registry.load("source", name, path=path, given=given)
-    _component.white = white
+    component = registry.load("source", name, path=path, given=given)
+    component.white, component.drawn = white, drawn
+    _component = component
 
 
 def _decode_chunk(

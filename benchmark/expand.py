@@ -58,6 +58,7 @@ class Request:
     recipe: dict[str, Any] = field(default_factory=dict)
     pretrain: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Scalar] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)  # how the target draws its images
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def _run_cell(
             arm.mode,
             canonical(request.recipe),
             tuple(_spared(protocol, arm.target, runtime)),
-        ),
+        ).model_copy(update={"data": _drawn(arm.target, request.data, runtime)}),
     )
     return Cell.of(spec, versions)
 
@@ -245,6 +246,18 @@ def _run_cell(
 @cache
 def _recipe(protocol: str, target: str, mode: str, changes: str, spared: tuple[str, ...]) -> Recipe:
     return protocols.recipe_for(protocols.load(protocol), target, mode, json.loads(changes), spared)
+
+
+def _drawn(target: str, asked: dict[str, Any], runtime: Runtime) -> str:
+    """How a target draws its images, as `Recipe.data`; what its card does not know is refused."""
+    known = _component("target", target, runtime).card.drawing
+    for name, value in asked.items():
+        if name not in known:
+            todo = registry.did_you_mean(name, list(known)) if known else "It draws none."
+            raise BenchError(f"The images of {target} have no setting data.{name}.", todo)
+        if value not in known[name]:
+            raise BenchError(f"data.{name} is {value}.", f"Choose {', '.join(known[name])}.")
+    return " ".join(f"{k}={asked[k]}" for k in sorted(asked) if asked[k] != known[k][0])
 
 
 def _spared(protocol: Protocol, target: str, runtime: Runtime) -> Mapping[str, str]:

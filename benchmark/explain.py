@@ -374,6 +374,7 @@ def _prepared(trained: Trained) -> data.Prepared:
         if (
             meta["digest"] == digest
             and meta.get("constancy") == data.CONSTANCY[spec.recipe.constancy]
+            and meta.get("drawn", "") == spec.recipe.data
         ):
             return data.load(path.parent, spec.target)
     prepared = trained.work.prepared(spec.target, spec.recipe)

@@ -310,7 +310,7 @@ def _prepare(
 ) -> tuple[list[Cell], list[tuple[Cell, Failure]]]:
     """Decode every set once before workers start; what cannot be read costs its cells only."""
     broken: dict[str, Failure] = {}
-    for name, size, constancy in dict.fromkeys(
+    for name, size, constancy, drawn in dict.fromkeys(
         use for cell in cells for use in _sets(cell, runtime)
     ):
         shown = [time.monotonic()]
@@ -321,7 +321,8 @@ def _prepare(
                 say(f"  preparing {name}: {done} of {total} images")
 
         try:
-            made = data.prepare(name, size, runtime, constancy=constancy, progress=progress)
+            how = {"constancy": constancy, "drawn": drawn}
+            made = data.prepare(name, size, runtime, **how, progress=progress)
             if made.white != images.WHITE:
                 say(f"  the images of {name} with 16 bits hold no value above {made.white}: white.")
         except BenchError as error:
@@ -345,19 +346,19 @@ def _need_fetched(made: plan.Plan, runtime: Runtime) -> None:
             data.source_of(spec.source, runtime).need_fetched(spec.arch)
 
 
-def _sets(cell: Cell, runtime: Runtime) -> list[tuple[str, Size, bool]]:
+def _sets(cell: Cell, runtime: Runtime) -> list[tuple[str, Size, bool, str]]:
     """The data sets a cell reads."""
     spec = cell.spec
     if isinstance(spec, RunSpec):
-        return [(spec.target, spec.recipe.size, spec.recipe.constancy)]
+        return [(spec.target, spec.recipe.size, spec.recipe.constancy, spec.recipe.data)]
     if isinstance(spec, DistanceSpec):
         method = registry.load("distance", spec.method, path=runtime.paths.get(spec.method))
         if method.card.needs == "card":
             return []
         names = (spec.target,) if method.card.needs == "weights" else (spec.source, spec.target)
-        return [(name, spec.size, False) for name in names]
+        return [(name, spec.size, False, "") for name in names]
     if isinstance(spec, PretrainSpec) and not data.source_of(spec.source, runtime).card.given:
-        return [(spec.source, spec.recipe.size, spec.recipe.constancy)]
+        return [(spec.source, spec.recipe.size, spec.recipe.constancy, "")]
     return []
 
 

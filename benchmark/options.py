@@ -82,7 +82,7 @@ def changes_of(settings: Sequence[str], *, flat: bool = True) -> dict[str, Any]:
     """`--set recipe.lr=0.001` as {"recipe.lr": 0.001}, or nested; values are read as YAML."""
     import yaml
 
-    parts = ("recipe", "pretrain", "fusion", "distance")
+    parts = ("recipe", "pretrain", "fusion", "distance", "data")
     found: dict[str, Any] = {}
     for text in settings:
         name, value = pair(text, "--set")

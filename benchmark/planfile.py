@@ -36,7 +36,7 @@ LISTS = {
     "seed": "seeds",
 }
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
-CHANGES = {"recipe": "recipe", "pretrain": "pretrain", "fusion": "options"}
+CHANGES = {"recipe": "recipe", "pretrain": "pretrain", "fusion": "options", "data": "data"}
 SINGLE = ("column", "allow-column", "subsets")  # one value for the whole plan
 OWN = ("metadata", "label", "group", "image", "type")  # of a folder of the user's own
 PROTOCOL = "$protocol"
@@ -118,7 +118,7 @@ def _matches(chosen: dict[str, Any], entry: dict[str, Any]) -> bool:
 
 def _request(options: dict[str, Any], names: Names) -> Request:
     folder = own(options)
-    facts: dict[str, Any] = {"recipe": {}, "pretrain": {}, "options": {}}
+    facts: dict[str, Any] = {"recipe": {}, "pretrain": {}, "options": {}, "data": {}}
     for name, value in options.items():
         if name in LISTS:
             facts[LISTS[name]] = _resolved(name, listed(value), names, folder)

@@ -84,10 +84,11 @@ class Work:
         """The decoded set a recipe asks for."""
 
         def make() -> data.Prepared:
-            return data.prepare(name, recipe.size, self.runtime, constancy=recipe.constancy)
+            how = {"constancy": recipe.constancy, "drawn": recipe.data}
+            return data.prepare(name, recipe.size, self.runtime, **how)
 
         with self.timed("data"):
-            return self.memory.get(("set", name, recipe.size, recipe.constancy), make)
+            return self.memory.get(("set", name, recipe.size, recipe.constancy, recipe.data), make)
 
     def pixels(
         self,
