@@ -126,8 +126,8 @@ class PTBXL(Target):
         rows = [(row, _superclasses(row, classes)) for row in table]
         counts = Counter(min(len(found), 2) for _, found in rows)
         sys.stderr.write(
-            f"PTB-XL: {counts[1]:,} of {len(rows):,} records have one superclass, {counts[0]:,} none "
-            f"and {counts[2]:,} several (the paper: 15,351 of 21,837).\n"
+            f"PTB-XL: {counts[1]:,} of {len(rows):,} records have one superclass, "
+            f"{counts[0]:,} none and {counts[2]:,} several (the paper: 15,351 of 21,837).\n"
         )
         chosen = [(row, next(iter(found))) for row, found in rows if len(found) == 1]
         paths = [row[file] for row, _ in chosen]
