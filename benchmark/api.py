@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from benchmark import archs, dicom, ecg, images, leaks, synthetic
+from benchmark.contents import digests
 from benchmark.download import File, locate
 from benchmark.errors import BenchError, DataMissing
 from benchmark.leaks import Look
@@ -54,6 +55,7 @@ __all__ = [
     "class_folders",
     "column_types",
     "dicom",
+    "digests",
     "ecg",
     "images",
     "is_missing",
@@ -142,6 +144,7 @@ class FusionCard(Card):
     """A way to use the patient's record."""
 
     needs: str = "pooled"  # pooled features, last "maps", inner "blocks", "record", "probabilities"
+    beside: str = ""  # the arm on the record alone whose probabilities it takes
     record: bool = True  # reads the patient's record
     image: bool = True  # reads the image
     options: Mapping[str, Scalar] = field(default_factory=dict)  # name -> default

@@ -22,6 +22,7 @@ from benchmark.options import (
     Label,
     Metadata,
     Mlflow,
+    Name,
     Offline,
     Slots,
     Store,
@@ -83,7 +84,13 @@ def run(
     mode: Annotated[list[str] | None, typer.Option(help="finetune, frozen or tuned.")] = None,
     protocol: Annotated[list[str] | None, typer.Option(help="standard, cats, … or a YAML.")] = None,
     fold: Annotated[list[int] | None, typer.Option(help="Repeatable; all by default.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; 0.")] = None,
+    partition: Annotated[
+        list[int] | None, typer.Option(help="Another cut of the patients; repeatable, 0.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Of the training; repeatable, 0.")] = None,
+    pretrain_seed: Annotated[
+        list[int] | None, typer.Option(help="Of the source's own training; repeatable, 0.")
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
     batch: Annotated[int | None, typer.Option()] = None,
@@ -106,6 +113,7 @@ def run(
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Every choice of the columns, as an ablation.")
     ] = False,
+    name: Name = None,
     metadata: Metadata = None,
     label: Label = None,
     group: Group = None,
@@ -134,9 +142,10 @@ def run(
     names = grid.Names()
     said = {
         "target": target, "source": source, "fusion": fusion, "arch": arch, "mode": mode,
-        "protocol": protocol, "fold": fold, "seed": seed, "size": size, "epochs": epochs,
+        "protocol": protocol, "fold": fold, "partition": partition, "seed": seed,
+        "pretrain_seed": pretrain_seed, "size": size, "epochs": epochs,
         "batch": batch, "lr": lr, "limit": limit, "precision": precision, "threads": threads,
-        "column": column, "allow-column": allow_column, "subsets": subsets,
+        "column": column, "allow-column": allow_column, "subsets": subsets, "name": name,
         "metadata": metadata, "label": label, "group": group, "image": image,
         "type": dict(pair(text, "--type") for text in type_ or ()),
         **changes_of(set_ or ()),
@@ -173,13 +182,16 @@ def distance(
     answers: Annotated[
         Path | None, typer.Option(help="CSV of raw answers for the method expert.")
     ] = None,
+    name: Name = None,
     metadata: Metadata = None,
     label: Label = None,
     group: Group = None,
     image: Image = None,
-    type_: Types = None,
     arch: Annotated[str, typer.Option()] = "resnet50",
     seed: Annotated[list[int], typer.Option(help="Repeatable.")] = [0],
+    pretrain_seed: Annotated[
+        list[int], typer.Option(help="Of the weights that look; repeatable.")
+    ] = [0],
     size: Annotated[int, typer.Option(help="Pixels of a side.", min=1)] = 224,
     limit: Annotated[int | None, typer.Option(help="Images of a side at most.", min=2)] = None,
     set_: Annotated[
@@ -209,21 +221,22 @@ def distance(
     if answers is not None and "expert" not in method:
         raise BenchError("--answers are for the expert distance.", "Add --method expert.")
     asked = Input(path=answers.resolve()) if answers is not None else None
-    own = planfile.own({
-        "metadata": metadata, "label": label, "group": group, "image": image,
-        "type": dict(pair(text, "--type") for text in type_ or ()),
-    })  # fmt: skip
+    own = planfile.own(
+        {"name": name, "metadata": metadata, "label": label, "group": group, "image": image}
+    )
+    targets = [names.resolve("target", one, own) for one in target]  # first: they give the names
     results = Results(store)
     results.prepare()
     key = weights.probe(results, probe, arch)
     request = plan.DistanceRequest(
-        sources=[names.resolve("source", name) for name in source],
-        targets=[names.resolve("target", name, own) for name in target],
-        methods=[names.resolve("distance", name, asked) for name in method],
+        sources=[names.resolve("source", one) for one in source],
+        targets=targets,
+        methods=[names.resolve("distance", one, asked) for one in method],
         arch=arch,
         probe=probe if key else names.resolve("source", probe),
         key=key,
         seeds=seed,
+        pretrain_seeds=pretrain_seed,
         size=size,
         limit=limit,
         pretrain=changes.get("pretrain", {}),

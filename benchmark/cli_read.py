@@ -16,6 +16,7 @@ from benchmark.options import (
     Label,
     Metadata,
     Mlflow,
+    Name,
     Offline,
     Slots,
     Store,
@@ -147,6 +148,7 @@ def recommend(
         list[str] | None, typer.Option("--set", help="Of the runs, as `bench run` takes it.")
     ] = None,
     column: Annotated[list[str] | None, typer.Option(help="Column of the record to use.")] = None,
+    name: Name = None,
     metadata: Metadata = None,
     label: Label = None,
     group: Group = None,
@@ -190,7 +192,8 @@ def recommend(
 
     said = {
         "target": target, "fusion": fusion, "protocol": protocol, "arch": arch, "mode": mode,
-        "column": column, "metadata": metadata, "label": label, "group": group, "image": image,
+        "column": column, "name": name, "metadata": metadata, "label": label, "group": group,
+        "image": image,
         "type": dict(pair(text, "--type") for text in type_ or ()), **changes_of(set_ or ()),
     }  # fmt: skip
     places = {"--store": (store, "store"), "--data": (data, "data"), "--device": (device, "auto")}

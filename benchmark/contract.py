@@ -198,7 +198,7 @@ def _check_source(name: str, component: Source, path: Path | None) -> Iterator[s
             raise BenchError("Reading the set twice gives two results.", "Seed what is random.")
         yield "reading it twice gives the same"
         how = Split(folds=2, validation=0.0)
-        parts = split.split(prepared, how, protocol="check", fold=0, seed=0)
+        parts = split.split(prepared, how, fold=0)
         yield f"splits by group into {len(parts.train)} and {len(parts.test)}"
         losses = [_one_step(prepared, parts.train[:16]) for _ in range(2)]
         if not np.isfinite(losses[0]) or losses[0] != losses[1]:

@@ -51,8 +51,11 @@ class Request:
     modes: Sequence[str] = ("finetune",)
     protocols: Sequence[str] = ("standard",)
     folds: Sequence[int] = ()  # empty: all of the protocol's
+    partitions: Sequence[int] = (0,)
     seeds: Sequence[int] = (0,)
+    pretrain_seeds: Sequence[int] = (0,)
     columns: Sequence[str] = ()  # names or patterns; empty: the inputs on the target's card
+    types: dict[str, str] = field(default_factory=dict)  # column -> type, over what is inferred
     allow: Sequence[str] = ()  # columns to use although they tell the label
     subsets: bool = False  # every choice of the columns, as an ablation
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +75,7 @@ class DistanceRequest:
     probe: str = "imagenet"  # the source whose weights look at the images
     key: str = ""  # of weights in the store that look instead
     seeds: Sequence[int] = (0,)
+    pretrain_seeds: Sequence[int] = (0,)  # of the probe, or of the source's own weights
     size: int = 224
     limit: int | None = None
     pretrain: dict[str, Any] = field(default_factory=dict)
@@ -102,7 +106,8 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
         for name, fusion in product(request.protocols, request.fusions):
             reads = _component("fusion", fusion, runtime).card.record
             every = request.subsets and reads and len(types) > 1
-            for columns in _subsets(tuple(types)) if every else [tuple(types)]:
+            for chosen in _subsets(tuple(types)) if every else [tuple(types)]:
+                columns = {column: types[column] for column in chosen}
                 yield from _cells(request, runtime, one, columns, name, fusion)
 
 
@@ -119,23 +124,33 @@ def _subsets(columns: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class _Arm:
-    """One line of the grid: everything but source, seed and fold."""
+    """One line of the grid: everything but what is drawn."""
 
     target: str
     version: str  # of the target
     allowed: tuple[str, ...]
-    columns: tuple[str, ...]
+    columns: dict[str, str]  # with their types
     protocol: str
     fusion: str
     arch: str
     mode: Mode
+    source: str
+
+
+class _Drawn(NamedTuple):
+    """One cell of a line: its test patients, its training and the training of its weights."""
+
+    partition: int
+    seed: int
+    pretrain_seed: int
+    fold: int
 
 
 def _cells(
     request: Request,
     runtime: Runtime,
     versioned: tuple[str, str, tuple[str, ...]],
-    columns: tuple[str, ...],
+    columns: dict[str, str],
     name: str,
     fusion: str,
 ) -> Iterator[tuple[Cell, str]]:
@@ -158,20 +173,26 @@ def _cells(
                 f"The protocol {name} has no fold {fold}.",
                 f"Its folds are 0 to {protocol.split.folds - 1}.",
             )
-    for arch, mode, source, seed in product(
-        request.archs if image else ("none",),
-        modes,
-        request.sources if image else ("none",),
-        request.seeds,
+    for arch, mode, source in product(
+        request.archs if image else ("none",), modes, request.sources if image else ("none",)
     ):
-        one = _Arm(*versioned, columns, name, fusion, arch, mode)
+        one = _Arm(*versioned, columns, name, fusion, arch, mode, source)
         why = skip or (arm.refuses(arch, mode) if image else "")
-        for fold in folds:
-            yield from _chain(request, runtime, one, source, seed, fold, why)
+        # Weights that were not trained here have no seed of their own.
+        given = source == "none" or _component("source", source, runtime).card.given
+        made = {
+            seed: pretrain_cell(source, arch, seed, request.pretrain, runtime)
+            if source != "none"
+            else None
+            for seed in ((0,) if given else request.pretrain_seeds)
+        }
+        for drawn in product(request.partitions, request.seeds, made, folds):
+            one_cell = _Drawn(*drawn)
+            yield from _chain(request, runtime, one, one_cell, made[one_cell.pretrain_seed], why)
 
 
 def _chain(
-    request: Request, runtime: Runtime, arm: _Arm, source: str, seed: int, fold: int, why: str
+    request: Request, runtime: Runtime, arm: _Arm, drawn: _Drawn, first: Cell | None, why: str
 ) -> Iterator[tuple[Cell, str]]:
     """A cell after what it builds on: its pretraining, and the image-only run it uses."""
     component = _component("fusion", arm.fusion, runtime)
@@ -182,26 +203,20 @@ def _chain(
         base = replace(arm, fusion="none")
     base_key = None
     if base is not None and not why:
-        for found in _chain(request, runtime, base, source, seed, fold, ""):
+        for found in _chain(request, runtime, base, drawn, first, ""):
             yield found
             base_key = found[0].key
-    weights = None
-    if source != "none":
-        first = pretrain_cell(source, arm.arch, seed, request.pretrain, runtime)
-        weights = first.key
-        if not why:
-            yield first, ""
-    yield _run_cell(request, runtime, arm, source, seed, fold, weights, base_key), why
+    if first is not None and not why:
+        yield first, ""
+    yield _run_cell(request, runtime, arm, drawn, first, base_key), why
 
 
 def _run_cell(
     request: Request,
     runtime: Runtime,
     arm: _Arm,
-    source: str,
-    seed: int,
-    fold: int,
-    weights: str | None,
+    drawn: _Drawn,
+    first: Cell | None,
     base: str | None,
 ) -> Cell:
     protocol = protocols.load(arm.protocol)
@@ -213,22 +228,24 @@ def _run_cell(
         "fusion": _version("fusion", arm.fusion, runtime),
         "protocol": str(protocol.version),
     }
-    if source != "none":
-        source, versions["source"] = _source(source, arm.arch, runtime)
+    if first is not None:
+        versions["source"] = first.versions["source"]
+    if component.card.beside:
+        versions["record"] = _version("fusion", component.card.beside, runtime)
     spec = RunSpec(
-        source=source,
+        source=first.spec.source if first else "none",
         target=arm.target,
         fusion=arm.fusion,
         arch=arm.arch,
         mode=arm.mode,
         protocol=arm.protocol,
-        fold=fold,
-        seed=seed,
-        columns=arm.columns if reads else (),
+        **drawn._asdict(),
+        columns=tuple(arm.columns) if reads else (),
+        types={name: kind for name, kind in arm.columns.items() if kind} if reads else {},
         allowed=tuple(c for c in arm.allowed if c in arm.columns) if reads else (),
         record=protocol.record if reads else None,
         options=_options(component, protocol.fusion.get(arm.fusion, {}), request.options),
-        weights=weights,
+        weights=first.key if first else None,
         base=base,
         headline=protocol.headline,
         split=protocol.split,
@@ -310,8 +327,12 @@ def distances(
         if "all" in names:
             sides[kind] = every(kind, needs, runtime)
             notes.append(f"All {kind}s: {', '.join(sides[kind])}.")
-    for name, source, target, seed in product(
-        request.methods, sides["source"], sides["target"], request.seeds
+    for name, source, target, seed, pretrain_seed in product(
+        request.methods,
+        sides["source"],
+        sides["target"],
+        request.seeds,
+        request.pretrain_seeds,
     ):
         method = _component("distance", name, runtime)
         assert isinstance(method, Distance)
@@ -324,13 +345,13 @@ def distances(
         # A score looks with the source's own network, a distance with the probe, and some with
         # nothing but the cards.
         own, cards_only = method.card.needs == "weights", method.card.needs == "card"
-        known, weights = source, None if own or cards_only else request.key or None
+        known, weights, made = source, None if own or cards_only else request.key or None, 0
         if own:
             known, versions["source"] = _source(source, request.arch, runtime)
         looks = source if own else "none" if cards_only else request.probe
         if weights is None and looks != "none":
-            first = pretrain_cell(looks, request.arch, seed, request.pretrain, runtime)
-            weights = first.key
+            first = pretrain_cell(looks, request.arch, pretrain_seed, request.pretrain, runtime)
+            weights, made = first.key, first.spec.seed
             yield first, ""
         spec = DistanceSpec(
             source=known,
@@ -338,6 +359,7 @@ def distances(
             method=name,
             arch="none" if cards_only else request.arch,
             seed=0 if cards_only else seed,
+            pretrain_seed=made,
             size=DistanceSpec.model_fields["size"].default if cards_only else request.size,
             limit=None if cards_only else request.limit,
             options=_options(method, {}, request.options),
@@ -398,9 +420,7 @@ class Columns(NamedTuple):
 def columns_of(component: Source, target: str, request: Request, runtime: Runtime) -> Columns:
     """The record's columns to use with their types; refuses columns that tell the label."""
     card, look, usual = component.card, component.look(), component.columns()
-    given = runtime.inputs.get(target)
-    forced = given.forced if given is not None else {}
-    known = {**usual, **forced}
+    known = usual
     if any(name not in known for name in request.columns) and isinstance(component, Target):
         with suppress(DataMissing):  # the cells say what is missing
             root = find_root(component, runtime.data, offline=True)
@@ -432,7 +452,13 @@ def columns_of(component: Source, target: str, request: Request, runtime: Runtim
     left_out = {} if request.columns else {
         name: why for name, why in look.left_out.items() if name not in names
     }  # fmt: skip
-    types = {name: known.get(name, "") for name in names}
+    for name in request.types:
+        if name not in names:
+            raise BenchError(
+                f"The record of {target} has no column '{name}' to give a type.",
+                registry.did_you_mean(name, names) if names else "It has no metadata.",
+            )
+    types = {name: request.types.get(name, known.get(name, "")) for name in names}
     return Columns(types, notes, left_out, tuple(telling))
 
 

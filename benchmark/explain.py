@@ -284,7 +284,7 @@ def importance(tested: Tested) -> tuple[Any, dict[str, Any]]:
     frame = tested.prepared.frame(spec.columns, rows)
     answer = _answers(tested)
     groups = trained.work.store.predictions(trained.outcome.key)["groups"]
-    seed = bootstrap_seed(spec.target, spec.protocol, spec.seed, spec.fold)
+    seed = bootstrap_seed(spec.target, spec.split, spec.partition, spec.fold)
     assert tested.record is not None
 
     def judge(scores: np.ndarray) -> tuple[float, np.ndarray]:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from benchmark.work import Work, bootstrap_seed, facts_of
 
 #: A run keeps the fitted map of its record: the encoder, and mean and deviation of its columns.
 ENCODER, SCALE = "encoder.json", "record.json"
+#: Folds inside the training part by which the arm on the record of a late fusion is chosen.
+INNER = 3
 
 
 class Fold(NamedTuple):
@@ -178,10 +182,52 @@ def _combined(work: Work, fold: Fold) -> Answer:
     spec = fold.spec
     assert spec.base is not None
     image = work.store.predictions(spec.base)["scores"].astype(np.float64)
-    side = registry.load("fusion", f"metadata:{spec.options['record']}")
+    side, why = _beside(work, fold)
     record = _record_alone(work, fold._replace(arm=side)).scores
-    scores = fold.arm.combine(image, record)  # pyright: ignore[reportAttributeAccessIssue]
-    return Answer(scores, f"{fold.arm.variant} of image {spec.base} and record", [])
+    labels, classes = fold.prepared.labels[fold.parts.train], len(fold.prepared.classes)
+    prior = side.prior(labels, classes)
+    scores = fold.arm.combine(image, record, prior)  # pyright: ignore[reportAttributeAccessIssue]
+    how = f"{fold.arm.variant} of image {spec.base} and {side.variant} on the record"
+    return Answer(scores, f"{how} ({why})", [])
+
+
+def _beside(work: Work, fold: Fold) -> tuple[Any, str]:
+    """The record's arm of a late fusion and why it is this one; test data have no say in it."""
+    family, asked = fold.arm.card.beside, str(fold.arm.option(fold.spec.options, "record"))
+    if asked != "best":
+        return registry.load("fusion", f"{family}:{asked}"), "as asked"
+    variants = registry.load("fusion", family).variants
+    sides = [registry.load("fusion", f"{family}:{variant}") for variant in variants]
+    spec, prepared = fold.spec, fold.prepared
+    fit = (family, prepared.digest, spec.record, spec.columns, tuple(spec.types.items()))
+    with work.timed("train"):
+        found = work.memory.get(
+            ("beside", *fit, fold.parts.train.tobytes(), fold.seed),
+            lambda: [_held_out(fold, side) for side in sides],
+        )
+    if np.isnan(found).any():
+        return sides[-1], "too few records to choose by"
+    best = int(np.argmax(found))
+    told = ", ".join(f"{v} {score:.3f}" for v, score in zip(variants, found, strict=True))
+    return sides[best], f"the better by validation AUROC inside the training part: {told}"
+
+
+def _held_out(fold: Fold, side: Any) -> float:
+    """The AUROC of a record's arm on groups of the training part left out of its fitting."""
+    rows, classes = fold.parts.train, len(fold.prepared.classes)
+    labels, units = fold.prepared.labels[rows], split.linked_groups(fold.prepared)[rows]
+    assert fold.record is not None
+    record, seed = fold.record[rows], fold.seed % 2**32
+    scores = np.zeros((len(rows), classes))
+    rarest = int(np.bincount(labels)[np.unique(labels)].min())
+    if min(len(np.unique(units)), rarest) < INNER:
+        return math.nan
+    for rest, held in split.cut_folds(labels, units, INNER, seed, fold.prepared.name):
+        scores[held] = side.fit_predict(
+            record[rest], labels[rest], record[held], seed, classes=classes
+        )
+    with warnings.catch_warnings(action="ignore"):
+        return metrics.evaluate(labels, scores, units, draws=0, seed=0).overall["auroc"].value
 
 
 def _keep(work: Work, fold: Fold, state: dict[str, torch.Tensor]) -> None:
@@ -195,7 +241,7 @@ def _judge(work: Work, fold: Fold, answer: Answer, facts: dict) -> Outcome:
     """Metrics with intervals from the test predictions, which are kept."""
     spec, prepared, test = fold.spec, fold.prepared, fold.parts.test
     labels, groups = prepared.labels[test], split.linked_groups(prepared)[test]
-    seed = bootstrap_seed(spec.target, spec.protocol, spec.seed, spec.fold)
+    seed = bootstrap_seed(spec.target, spec.split, spec.partition, spec.fold)
     draws = work.runtime.draws
     with work.timed("bootstrap"):
         found = metrics.evaluate(labels, answer.scores, groups, draws=draws, seed=seed)
@@ -229,10 +275,9 @@ def parts_of(work: Work, prepared: data.Prepared, spec: RunSpec) -> split.Parts:
     identity = {
         "data": prepared.digest,
         "name": prepared.name,
-        "protocol": spec.protocol,
         "split": spec.split.model_dump(mode="json"),
+        "partition": spec.partition,
         "fold": spec.fold,
-        "seed": spec.seed,
         "limit": spec.recipe.limit,
     }
     name = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
@@ -242,9 +287,8 @@ def parts_of(work: Work, prepared: data.Prepared, spec: RunSpec) -> split.Parts:
         found = split.split(
             prepared,
             spec.split,
-            protocol=spec.protocol,
             fold=spec.fold,
-            seed=spec.seed,
+            partition=spec.partition,
             limit=spec.recipe.limit,
         )
         np.savez(folder / path.name, **found._asdict())
@@ -264,12 +308,10 @@ def _encode(
 ) -> np.ndarray:
     """The record as float32 (N, M), the map fitted on the training part and kept."""
     assert spec.record is not None
-    types = {**target.columns(), **_forced(work, spec.target)}
-    known = {c: types[c] for c in spec.columns if c in types}
-    fit = ("record", prepared.digest, spec.record, spec.columns, tuple(known.items()))
+    fit = ("record", prepared.digest, spec.record, spec.columns, tuple(spec.types.items()))
     encoder, scale, values = work.memory.get(
         (*fit, parts.train.tobytes(), parts.test.tobytes()),
-        lambda: _fitted(spec, target, known, prepared, parts),
+        lambda: _fitted(spec, target, prepared, parts),
     )
     write(work.folder / ENCODER, encoder)
     write(work.folder / SCALE, scale)
@@ -279,13 +321,12 @@ def _encode(
 def _fitted(
     spec: RunSpec,
     target: Source,
-    types: dict[str, str],
     prepared: data.Prepared,
     parts: split.Parts,
 ) -> tuple[str, str, np.ndarray]:
     """The encoder and the scale as JSON, and the record as they map it."""
     assert spec.record is not None
-    schema = {"types": types, "missing_extra": list(getattr(target.card, "missing", ()))}
+    schema = {"types": spec.types, "missing_extra": list(getattr(target.card, "missing", ()))}
     kind = OneHotEncoder if spec.record.encoder == "onehot" else OrdinalEncoder
     encoder = kind(schema, indicator=spec.record.indicator).fit(
         prepared.frame(spec.columns, parts.train)
@@ -305,8 +346,3 @@ def _fitted(
 def standardised(encoded: np.ndarray, scale: Mapping[str, Sequence[float]]) -> np.ndarray:
     """The encoded record (n, M) as the arm takes it, in training and in prediction alike."""
     return ((encoded - scale["mean"]) / scale["deviation"]).astype(np.float32)
-
-
-def _forced(work: Work, target: str) -> dict[str, str]:
-    given = work.runtime.inputs.get(target)
-    return given.forced if given is not None else {}

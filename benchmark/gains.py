@@ -91,7 +91,7 @@ def by_metric(
     for one, other in zip(plain, fused, strict=True):
         spec = one.spec
         assert isinstance(spec, RunSpec)
-        seed = bootstrap_seed(spec.target, spec.protocol, spec.seed, spec.fold)
+        seed = bootstrap_seed(spec.target, spec.split, spec.partition, spec.fold)
         a, b = (_evaluated(store.predictions(o.key), seed) for o in (one, other))
         for name in GAINS:
             values[name].append(b.overall[name].value - a.overall[name].value)

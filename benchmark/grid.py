@@ -1,6 +1,7 @@
 """`bench run`: plan, prepare the data once, run what is left, and say what came of it."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -70,15 +71,7 @@ class Names:
         if name.startswith("folder:") or (("/" in text or text.startswith(".")) and path.is_dir()):
             if not path.is_dir():
                 raise BenchError(f"There is no folder {path}.", "Check the path.")
-            path = path.resolve()
-            short = f"folder:{path.name}"
-            if short in self.inputs and self.inputs[short].path != path:
-                raise BenchError(
-                    f"Two folders are both named '{path.name}'.", "Rename one of them."
-                )
-            extra = own.model_dump(exclude={"path"}) if own is not None else {}
-            self.inputs[short] = Input(path=path, **extra)
-            return short
+            return self._folder(path.resolve(), own)
         if kind == "distance" and own is not None and name == "expert":
             short = f"expert:{own.path.stem}"
             self.inputs[short] = own
@@ -86,6 +79,23 @@ class Names:
         if "/" in text and kind in ("source", "target"):
             raise BenchError(f"There is no folder or component file {path}.", "Check the path.")
         return name
+
+    def _folder(self, path: Path, own: Input | None) -> str:
+        named = [short for short, given in self.inputs.items() if given.path == path]
+        if own is None and named:
+            return named[0]
+        if own is not None and own.name is not None and not re.fullmatch(r"[\w.-]+", own.name):
+            raise BenchError(f"--name '{own.name}' is no name.", "Use letters, digits and . _ -")
+        name = (own.name if own else None) or path.name
+        short = f"folder:{name}"
+        if short in self.inputs and self.inputs[short].path != path:
+            raise BenchError(
+                f"Two folders are both named '{name}'.",
+                "Name one with --name, in a run of its own.",
+            )
+        extra = own.model_dump(exclude={"path"}) if own is not None else {}
+        self.inputs[short] = Input(**{**extra, "path": path, "name": name})
+        return short
 
 
 class Mirror(Protocol):

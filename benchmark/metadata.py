@@ -52,7 +52,8 @@ WARN: Mapping[str, str] = {
     "mmse": "this test of cognition is part of how dementia is diagnosed",
 }
 
-_KINDS: Mapping[str, Kind] = {
+#: How a column can be read, by every word for it; the full word is a kind itself.
+KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("num", "numeric", "number"), "numeric"),
     **dict.fromkeys(("cat", "categorical", "category"), "categorical"),
     **dict.fromkeys(("dt", "date", "datetime"), "date"),
@@ -277,16 +278,16 @@ class _Options:
         """Check a schema's words and values."""
         given = {**schema.get("options", {}), **schema}
         fields = ("types", "missing_extra", "order", "base", "clip", "unseen")
-        _check("field", given, (*fields, "options", "spec", "unseen_cells", *_KINDS))
+        _check("field", given, (*fields, "options", "spec", "unseen_cells", *KINDS))
         listed: dict[str, str] = {name: kind for name, kind, *_ in given.get("spec", ())}
-        listed |= {name: kind for kind in _KINDS for name in given.get(kind) or ()}
+        listed |= {name: kind for kind in KINDS for name in given.get(kind) or ()}
         types = {**listed, **(given.get("types") or {})}
-        _check("type", types.values(), _KINDS)
+        _check("type", types.values(), KINDS)
         order = tuple(given.get("order") or ())
         unseen = str(given.get("unseen", -1))
         _check("rule for unseen categories", [unseen], ("-1", "zeros", "mode", "error"))
         return _Options(
-            types={name: _KINDS[word] for name, word in types.items()},
+            types={name: KINDS[word] for name, word in types.items()},
             missing=_missing_words(given.get("missing_extra") or ()),
             selected=order + tuple(name for name in listed if name not in order),
             base=int(given.get("base", 0)),

@@ -26,6 +26,7 @@ Targets = Annotated[
     list[str],
     typer.Option("--target", help="Repeat for several.", autocompletion=complete("target")),
 ]
+Name = Annotated[str | None, typer.Option(help="What to call your own folder: folder:NAME.")]
 Metadata = Annotated[Path | None, typer.Option(help="CSV beside your own folder.")]
 Label = Annotated[str | None, typer.Option(help="Its column of labels.")]
 Group = Annotated[str | None, typer.Option(help="Its column of patients.")]

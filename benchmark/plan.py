@@ -180,7 +180,7 @@ def _order(planned: Planned) -> tuple:
             spec.weights or "",
             spec.mode,
         )
-        own = (spec.protocol, spec.fusion, spec.seed, spec.fold)
+        own = (spec.protocol, spec.fusion, spec.partition, spec.seed, spec.fold)
         return (2 if spec.base else 1, *shared, *own)
     if isinstance(spec, DistanceSpec):
         return (3, spec.target, spec.arch, spec.weights or "", spec.method, spec.source, spec.seed)
@@ -205,9 +205,10 @@ def _identity(spec) -> tuple:
     """What the user names when asking for a cell; all else can make it run again."""
     if isinstance(spec, RunSpec):
         return ("run", spec.source, spec.target, spec.fusion, spec.arch, spec.mode, spec.protocol,
-                spec.fold, spec.seed)  # fmt: skip
+                spec.fold, spec.partition, spec.seed, spec.pretrain_seed)  # fmt: skip
     if isinstance(spec, DistanceSpec):
-        return ("distance", spec.source, spec.target, spec.method, spec.arch, spec.seed)
+        return ("distance", spec.source, spec.target, spec.method, spec.arch, spec.seed,
+                spec.pretrain_seed)  # fmt: skip
     return (spec.kind, spec.source, spec.arch, spec.seed)
 
 

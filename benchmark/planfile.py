@@ -21,6 +21,7 @@ from typing import Any
 from benchmark.errors import BenchError
 from benchmark.expand import Request
 from benchmark.grid import Names
+from benchmark.metadata import KINDS
 from benchmark.registry import did_you_mean
 from benchmark.spec import Input
 
@@ -33,12 +34,15 @@ LISTS = {
     "mode": "modes",
     "protocol": "protocols",
     "fold": "folds",
+    "partition": "partitions",
     "seed": "seeds",
+    "pretrain_seed": "pretrain_seeds",
 }
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
 CHANGES = {"recipe": "recipe", "pretrain": "pretrain", "fusion": "options", "data": "data"}
-SINGLE = ("column", "allow-column", "subsets")  # one value for the whole plan
-OWN = ("metadata", "label", "group", "image", "type")  # of a folder of the user's own
+NUMBERS = ("fold", "partition", "seed", "pretrain_seed")
+SINGLE = ("column", "allow-column", "type", "subsets")  # one value for the whole plan
+OWN = ("name", "metadata", "label", "group", "image")  # of a folder of the user's own
 PROTOCOL = "$protocol"
 
 
@@ -119,7 +123,8 @@ def _matches(chosen: dict[str, Any], entry: dict[str, Any]) -> bool:
 def _request(options: dict[str, Any], names: Names) -> Request:
     folder = own(options)
     facts: dict[str, Any] = {"recipe": {}, "pretrain": {}, "options": {}, "data": {}}
-    for name, value in options.items():
+    # Targets first: a folder that is a source as well goes by the name the target has.
+    for name, value in sorted(options.items(), key=lambda item: item[0] != "target"):
         if name in LISTS:
             facts[LISTS[name]] = _resolved(name, listed(value), names, folder)
         elif name in RECIPE and value != PROTOCOL:
@@ -129,10 +134,11 @@ def _request(options: dict[str, Any], names: Names) -> Request:
             facts[CHANGES[part]][field] = value
     facts["columns"] = tuple(listed(options.get("column") or ()))
     facts["allow"] = tuple(listed(options.get("allow-column") or ()))
+    facts["types"] = types(options.get("type") or {})
     facts["subsets"] = bool(options.get("subsets", False))
-    if any(options.get(name) for name in OWN if name != "type") and not names.inputs:
+    if any(options.get(name) for name in OWN) and not names.inputs:
         raise BenchError(
-            "--metadata, --label, --group and --image describe a folder of your own.",
+            "--name, --metadata, --label, --group and --image describe a folder of your own.",
             "Name it: --target ./my-images.",
         )
     return Request(**facts)
@@ -143,17 +149,27 @@ def own(options: dict[str, Any]) -> Input:
     metadata = options.get("metadata")
     return Input(
         path=Path(),
+        name=options.get("name"),
         metadata=Path(metadata) if metadata else None,
         label=options.get("label"),
         group=options.get("group"),
         image=options.get("image"),
-        forced=dict(options.get("type") or {}),
     )
 
 
+def types(asked: dict[str, str]) -> dict[str, str]:
+    """Column and type, each type by its full word."""
+    for kind in map(str, asked.values()):
+        if kind not in KINDS:
+            raise BenchError(
+                f"No type named '{kind}'.", did_you_mean(kind, sorted({*KINDS.values()}))
+            )
+    return {name: KINDS[kind] for name, kind in asked.items()}
+
+
 def _resolved(name: str, values: Sequence[Any], names: Names, own: Input) -> tuple[Any, ...]:
-    if name in ("fold", "seed"):
-        wrong = [value for value in values if not isinstance(value, int)]
+    if name in NUMBERS:
+        wrong = [v for v in values if not isinstance(v, int) or isinstance(v, bool) or v < 0]
         if wrong:
             raise BenchError(f"{name} {wrong[0]} is not a whole number.", "Write 0, 1, …")
         return tuple(values)

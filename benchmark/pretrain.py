@@ -36,9 +36,7 @@ def run(work: Work, spec: PretrainSpec) -> Outcome:
         return work.outcome(chosen="weights made by others")
     recipe = spec.recipe
     prepared = work.prepared(spec.source, recipe)
-    parts = split.split(
-        prepared, SOURCE_SPLIT, protocol="pretrain", fold=0, seed=spec.seed, limit=recipe.limit
-    )
+    parts = split.split(prepared, SOURCE_SPLIT, fold=0, limit=recipe.limit)
     init = seed_of("init", spec.source, spec.seed)
     backbone = network.build(spec.arch, seed=init, init=recipe.init)
     arm = registry.load("fusion", "none")
@@ -70,7 +68,7 @@ def run(work: Work, spec: PretrainSpec) -> Outcome:
                 scores,
                 groups[rows],
                 draws=work.runtime.draws if name == "test" else 0,
-                seed=bootstrap_seed(spec.source, "pretrain", spec.seed, 0),
+                seed=bootstrap_seed(spec.source, SOURCE_SPLIT, 0, 0),
             )
     numbers = {
         f"{name}_{metric}": found[name].overall[metric] for name in found for metric in METRICS

@@ -20,6 +20,10 @@ from benchmark.stats import Estimate
 
 SCHEMA_VERSION = 1
 
+#: Marks a field that says nothing where it has its default: it is then left out of the key, so that
+#: a field that comes later changes no key that is there.
+NEUTRAL = "neutral"
+
 Size = int | tuple[int, int]  # or (height, width)
 
 
@@ -131,7 +135,7 @@ class PretrainSpec(Frozen):
     kind: Literal["pretrain"] = "pretrain"
     source: str
     arch: str = "resnet50"
-    seed: int = 0
+    seed: int = 0  # of the pretraining; a run calls it `pretrain_seed`
     recipe: Recipe
 
 
@@ -146,9 +150,13 @@ class RunSpec(Frozen):
     mode: Literal["finetune", "frozen", "tuned"] = "finetune"
     protocol: str = "standard"
     fold: int = 0
-    seed: int = 0
+    partition: Annotated[int, NEUTRAL] = 0  # which way the patients are cut
+    seed: int = 0  # of the training: head, order, augmentation, dropout
+    pretrain_seed: Annotated[int, NEUTRAL] = 0  # of the source's weights; 0 where others made them
     columns: tuple[str, ...] = ()  # of the patient's record; empty where the arm reads none
-    allowed: tuple[str, ...] = ()  # of these, columns that tell the label and were asked for
+    types: Annotated[dict[str, str], NEUTRAL] = {}  # column -> how it is read, if not inferred
+    #: Of these, columns that tell the label and were asked for.
+    allowed: Annotated[tuple[str, ...], NEUTRAL] = ()
     record: RecordMap | None = None  # None where the arm reads no record
     options: dict[str, Scalar] = {}  # of the fusion arm
     weights: str | None = None  # key of the PretrainSpec; None trains from scratch
@@ -167,6 +175,7 @@ class DistanceSpec(Frozen):
     method: str
     arch: str = "resnet50"
     seed: int = 0
+    pretrain_seed: Annotated[int, NEUTRAL] = 0  # of the weights that look
     size: Size | Literal[0] = 224  # 0 where nothing but the cards is looked at
     limit: int | None = None
     options: dict[str, Scalar] = {}
@@ -180,11 +189,11 @@ class Input(Frozen):
     """Where a user's own data lie and how to read them."""
 
     path: Path
+    name: str | None = None  # None takes the folder's
     metadata: Path | None = None
     label: str | None = None  # column of the label; None takes the class folders
     group: str | None = None  # column of patient, lesion or slide
     image: str | None = None  # column of the file name
-    forced: dict[str, str] = {}  # column -> type, over what is inferred
 
 
 #: Failures whose cause lies outside the cell: a plain `bench run` tries these again.
@@ -307,8 +316,19 @@ def canonical(value: Any) -> str:
 
 def key_of(spec: PretrainSpec | RunSpec | DistanceSpec, versions: dict[str, str]) -> str:
     """The first 16 hex digits of the sha256 of a spec and the versions of what it names."""
-    text = canonical({"spec": spec.model_dump(mode="json"), "versions": versions})
+    asked = _without_neutral(spec, spec.model_dump(mode="json"))
+    text = canonical({"spec": asked, "versions": versions})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_neutral(value: Frozen, dumped: dict[str, Any]) -> dict[str, Any]:
+    for name, field in type(value).model_fields.items():
+        item = getattr(value, name)
+        if isinstance(item, Frozen):
+            _without_neutral(item, dumped[name])
+        elif NEUTRAL in field.metadata and item == field.default:
+            del dumped[name]
+    return dumped
 
 
 def seed_of(*parts: object) -> int:

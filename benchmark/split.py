@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmark.data import Prepared
 from benchmark.errors import BenchError
-from benchmark.spec import Split, seed_of
+from benchmark.spec import Split, canonical, seed_of
 
 #: What official parts are called in the sets' own files.
 OFFICIAL = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -22,20 +22,25 @@ class Parts(NamedTuple):
     siblings: float  # share of test images whose group, or whose very image, is in train
 
 
+def partition_seed(target: str, how: Split, partition: int) -> int:
+    """Names what is cut and how, and nothing else: every source, arm, training and protocol that
+    cuts alike tests the same patients."""
+    return seed_of("split", target, canonical(how.model_dump(mode="json")), partition)
+
+
 def split(
-    data: Prepared, how: Split, *, protocol: str, fold: int, seed: int, limit: int | None = None
+    data: Prepared, how: Split, *, fold: int, partition: int = 0, limit: int | None = None
 ) -> Parts:
-    """One fold; its seed names target, protocol and seed, so that every source and fusion
-    sees the same patients. A grouped split never parts a group or copies of one image."""
-    partition = seed_of("split", data.name, protocol, seed) % 2**32
+    """One fold of a partition; a grouped split never parts a group or copies of one image."""
+    seed = partition_seed(data.name, how, partition) % 2**32
     units = linked_groups(data)
-    rows = np.arange(len(data.labels)) if limit is None else limited(data, limit, partition)
+    rows = np.arange(len(data.labels)) if limit is None else limited(data, limit, seed)
     labels, units = data.labels[rows], units[rows]
     if how.kind == "official":
         parts = _official(data, rows)
     else:
         held = units if how.kind == "grouped" else np.arange(len(rows))
-        parts = _random(labels, held, how, fold, partition, data.name)
+        parts = _random(labels, held, how, fold, seed, data.name)
         parts = tuple(rows[part] for part in parts)
     train, val, test = parts
     both = linked_groups(data)
@@ -89,16 +94,17 @@ def _random(
     if how.test is not None:
         rest, test = _share(labels, held, how.test, seed, name)
     else:
-        rest, test = _folds(labels, held, how.folds, seed, name)[fold]
+        rest, test = cut_folds(labels, held, how.folds, seed, name)[fold]
     if not how.validation:
         return rows[rest], rows[:0], rows[test]
     train, val = _share(labels[rest], held[rest], how.validation, seed + 1, name)
     return rows[rest][train], rows[rest][val], rows[test]
 
 
-def _folds(
+def cut_folds(
     labels: np.ndarray, held: np.ndarray, folds: int, seed: int, name: str
 ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The rest and the part of each fold; `held` (n,) numbers what stays whole."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     check(labels, held, folds, name)
@@ -153,7 +159,7 @@ def _share(
         strata = labels if many.all() and round(share * len(rows)) >= len(set(labels)) else None
         rest, part = train_test_split(rows, test_size=share, stratify=strata, random_state=seed)
         return np.sort(rest), np.sort(part)
-    return _folds(labels, held, folds, seed, name)[0]
+    return cut_folds(labels, held, folds, seed, name)[0]
 
 
 def _official(data: Prepared, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import torch
 
 from benchmark import data, split, train
 from benchmark.errors import BenchError
-from benchmark.spec import Cell, Outcome, Recipe, Runtime, Scalar, seed_of
+from benchmark.spec import Cell, Outcome, Recipe, Runtime, Scalar, Split, seed_of
 from benchmark.store import Store
 
 if TYPE_CHECKING:
@@ -158,6 +158,6 @@ def device_of(runtime: Runtime) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def bootstrap_seed(target: str, protocol: str, seed: int, fold: int) -> int:
-    """Leaves out source and fusion: the draws of two arms belong together."""
-    return seed_of("bootstrap", target, protocol, seed, fold)
+def bootstrap_seed(target: str, how: Split, partition: int, fold: int) -> int:
+    """Names the test patients alone: the draws of two arms, or two trainings, belong together."""
+    return seed_of("bootstrap", split.partition_seed(target, how, partition), fold)

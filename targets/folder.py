@@ -23,6 +23,7 @@ from benchmark.api import (
     Target,
     TargetCard,
     dicom,
+    digests,
     images,
     is_missing,
     leaks,
@@ -130,17 +131,17 @@ class Folder(Target):
         return replace(found, notes=(*notes, *found.notes), **everyone)
 
     def fingerprint(self) -> str:
-        """Names and sizes of the images, the table's bytes, and how both are read."""
+        """Version, what the images hold, and the table with how it is read: `1-…-…`."""
         if self.given is None:
             return super().fingerprint()
-        given, digest = self.given, hashlib.sha256()
-        for path in sorted(set(_files(given.path).values())):
-            line = f"{path.relative_to(given.path).as_posix()} {path.stat().st_size}\n"
-            digest.update(line.encode())
+        given, files = self.given, sorted(set(_files(self.given.path).values()))
+        pixels, table = hashlib.sha256(), hashlib.sha256()
+        for path, text in zip(files, digests(given.path, files), strict=True):
+            pixels.update(f"{path.relative_to(given.path).as_posix()} {text}\n".encode())
         if given.metadata is not None:
-            digest.update(given.metadata.read_bytes())
-        digest.update(repr((given.label, given.group, given.image)).encode())
-        return f"{self.card.version}-{digest.hexdigest()[:16]}"
+            table.update(given.metadata.read_bytes())
+        table.update(repr((given.label, given.group, given.image)).encode())
+        return f"{self.card.version}-{pixels.hexdigest()[:12]}-{table.hexdigest()[:8]}"
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

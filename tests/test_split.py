@@ -29,8 +29,8 @@ def a_set(labels, groups, *, hashes=None, parts=None, name="set") -> Prepared:
     )
 
 
-def cut(data: Prepared, how: Split, fold: int = 0, seed: int = 0, **more):
-    return split(data, how, protocol="p", fold=fold, seed=seed, **more)
+def cut(data: Prepared, how: Split, fold: int = 0, partition: int = 0, **more):
+    return split(data, how, fold=fold, partition=partition, **more)
 
 
 def test_many_small_classes_have_a_validation_part_too():
@@ -74,7 +74,7 @@ def test_the_partition_depends_on_target_protocol_and_seed_only():
     first, again = cut(data, Split()), cut(data, Split())
     assert np.array_equal(first.test, again.test)
     assert np.array_equal(first.val, again.val)
-    assert not np.array_equal(first.test, cut(data, Split(), seed=1).test)
+    assert not np.array_equal(first.test, cut(data, Split(), partition=1).test)
     other = a_set([0, 1] * 50, list(range(100)), name="other")
     assert not np.array_equal(first.test, cut(other, Split()).test)
 
@@ -132,7 +132,7 @@ def test_a_limit_keeps_whole_groups_and_the_classes(seed: int, limit: int):
     rng = np.random.default_rng(seed)
     groups = rng.integers(0, 100, 300)
     labels = np.tile([0, 0, 0, 1], 25)[groups]
-    parts = cut(a_set(labels, groups), Split(folds=2), seed=seed, limit=limit)
+    parts = cut(a_set(labels, groups), Split(folds=2), partition=seed, limit=limit)
     rows = np.concatenate([parts.train, parts.val, parts.test])
     assert len(rows) <= limit + 12
     assert len(rows) >= limit * 0.7

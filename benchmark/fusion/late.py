@@ -11,7 +11,8 @@ class Late(Fusion):
     card = FusionCard(
         title="Late fusion",
         needs="probabilities",
-        options={"record": "boosting"},  # the variant of `metadata` on the other side
+        beside="metadata",
+        options={"record": "best"},  # the variant on the other side; best: by validation
     )
     variants = ("mean", "product")
 
@@ -21,9 +22,10 @@ class Late(Fusion):
         """Probabilities (N, K) of both sides as one.
 
         `product` is p_image · p_record / prior, scaled to sum 1: Bayes' rule where image and
-        record are independent given the class. `prior` (K,) is the class frequency both sides were
-        trained under; None means uniform, as class-balanced training makes it. A row in which the
-        sides exclude each other's every class falls back to the mean.
+        record are independent given the class. `prior` (K,) is the one that the record's side was
+        trained under, None the uniform one. The image's prior p_i stays in the answer, which is
+        (p_image / p_i) · (p_record / prior) · p_i: a record that knows nothing changes nothing. A
+        row in which the sides exclude each other's every class falls back to the mean.
         """
         mean = (image + record) / 2
         if self.variant != "product":

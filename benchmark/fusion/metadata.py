@@ -41,6 +41,11 @@ class Metadata(Fusion):
         scores[:, known] = model.predict_proba(test)
         return scores
 
+    def prior(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """The class frequencies (classes,) its probabilities stand for: balanced, so all alike."""
+        known = np.bincount(labels, minlength=classes) > 0
+        return known / known.sum()
+
     def _model(self, seed: int):
         from sklearn.ensemble import HistGradientBoostingClassifier
         from sklearn.impute import SimpleImputer

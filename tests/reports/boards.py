@@ -22,6 +22,7 @@ from benchmark.spec import (
     Split,
     seed_of,
 )
+from benchmark.split import partition_seed
 from benchmark.stats import Estimate, interval
 from benchmark.store import Store
 
@@ -247,7 +248,7 @@ def _level(target: str, source: str, fusion: str) -> float:
 
 def _evaluated(store: Store, cell: Cell, spec: RunSpec, part: tuple) -> dict[str, Any]:
     labels, scores, groups = part
-    seed = seed_of("bootstrap", spec.target, spec.protocol, spec.seed, spec.fold)
+    seed = seed_of("bootstrap", partition_seed(spec.target, spec.split, spec.partition), spec.fold)
     found = metrics.evaluate(labels, scores, groups, draws=DRAWS, seed=seed)
     store.save_predictions(
         cell, labels=labels, scores=scores, groups=groups, draws=found.draws[spec.headline]
