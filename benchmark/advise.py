@@ -4,13 +4,14 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from benchmark import grid, planfile, registry
 from benchmark.errors import BenchError
 from benchmark.expand import Request
 from benchmark.store import Store
-from reports import recommend
+from reports import own, recommend
 from reports.recommend import Recommendation
 
 PLACE = ("protocol", "mode", "arch")
@@ -28,7 +29,12 @@ class Question:
     def answer(self, store: Store, **how: Any) -> Recommendation:
         """The recommendation as the store has it now; `how` as `recommend.advise` takes it."""
         (target,) = planfile.requests(self.asked, self.names)[0].targets
-        if target not in {*self.names.inputs, *self.names.paths}:
+        given = self.names.inputs.get(target)
+        if given is not None:
+            look = partial(registry.version, "target", target, given=given)
+            bare = not any(self.asked.get(name) for name in planfile.OWN if name != "name")
+            target = own.name_in(store, target, look, images_only=bare)
+        elif target not in self.names.paths:
             registry.load("target", target)
         where = {f"{name}s": planfile.listed(self.asked.get(name, ())) for name in PLACE}
         where["sources"] = [self.names.resolve("source", name) for name in self.sources]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,4 +49,5 @@ def _place(root: Path) -> Path:
     from platformdirs import user_cache_path
 
     mark = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return user_cache_path("transfer-bench") / "contents" / f"{mark}.json"
+    cache = os.environ.get("BENCH_CACHE")
+    return (Path(cache) if cache else user_cache_path("transfer-bench")) / f"files-{mark}.json"

@@ -24,11 +24,13 @@ class Identity(NamedTuple):
     fusion: str
     options: tuple[tuple[str, Scalar], ...]
     columns: tuple[str, ...]
+    types: tuple[tuple[str, str], ...]
     allowed: tuple[str, ...]
     record: RecordMap | None
     arch: str
     mode: str
     recipe: Recipe
+    pretrain_seed: int
     pretraining: Recipe | None  # None: scratch, weights by others, or no longer known
     source_version: str
     fusion_version: str
@@ -52,11 +54,24 @@ def origin(source: str, mode: str) -> str:
     return "scratch" if mode == "finetune" else RANDOM
 
 
+class Place(NamedTuple):
+    """What the cells of a board share: they test the same patients of one set."""
+
+    target: str
+    protocol: str
+    partition: int
+
+
 class Run(NamedTuple):
     """An outcome with its spec, known to be a run's."""
 
     spec: RunSpec
     outcome: Outcome
+
+
+def place_of(run: Run) -> Place:
+    """The board that a run belongs on."""
+    return Place(run.spec.target, run.spec.protocol, run.spec.partition)
 
 
 @dataclass(frozen=True)
@@ -114,11 +129,13 @@ def _identity(run: Run, pretraining: Recipe | None) -> Identity:
         fusion=spec.fusion,
         options=tuple(sorted(spec.options.items())),
         columns=spec.columns,
+        types=tuple(sorted(spec.types.items())),
         allowed=spec.allowed,
         record=spec.record,
         arch=spec.arch,
         mode=spec.mode,
         recipe=spec.recipe,
+        pretrain_seed=spec.pretrain_seed,
         pretraining=pretraining,
         source_version=versions.get("source", ""),
         fusion_version=versions.get("fusion", ""),
@@ -174,6 +191,8 @@ class _Habits:
         self.recipe = limited | _by(whole, _kind, lambda who: who.recipe)
         self.options = _by(arms, lambda who: who.fusion, lambda who: who.options)
         self.columns = usual_columns(arms)
+        self.types = _by(arms, lambda who: who.fusion, lambda who: who.types)
+        self.pretrain_seed = _by(arms, _weights, lambda who: who.pretrain_seed)
         self.record = _by(arms, lambda who: who.fusion, lambda who: who.record)
         self.pretraining = _by(arms, _weights, lambda who: who.pretraining)
         self.source = _by(arms, lambda who: who.source, lambda who: who.source_version, _newest)
@@ -272,7 +291,11 @@ def _setting(who: Identity, habits: _Habits, *, tested: bool) -> Iterator[str]:
     yield from (f"{name} {value}" for name, value in who.options if usual.get(name) != value)
     if who.columns and who.columns != habits.columns:
         yield _columns(who.columns, habits.columns)
+    usual = dict(habits.types[who.fusion])
+    yield from (f"{name} {kind}" for name, kind in who.types if usual.get(name, kind) != kind)
     yield from _differences(who.record, habits.record[who.fusion])
+    if who.pretrain_seed != habits.pretrain_seed[_weights(who)]:
+        yield f"pretraining seed {who.pretrain_seed}"
     pretraining = habits.pretraining[_weights(who)]
     if not tested:  # so perhaps never pretrained
         return

@@ -1,4 +1,4 @@
-"""Boards: the arms of one target under one protocol, measured, ranked, or told why they are not."""
+"""Boards: the arms of one target under one protocol and partition, ranked or told why not."""
 
 import zipfile
 import zlib
@@ -72,10 +72,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """The rows of one target under one protocol: by rank, then those without one."""
+    """The rows of one target under one protocol and partition: by rank, then those without one."""
 
     target: str
     protocol: str
+    partition: int
     headline: str
     leaky: bool  # one patient may be on both sides of the split
     siblings: float  # mean share of test images with a sibling in train
@@ -91,6 +92,11 @@ class Board:
     def overlaps(self) -> list[str]:
         """Sets of this board that are known to share images."""
         return overlaps.among([self.target, *(row.identity.source for row in self.rows)])
+
+    @property
+    def under(self) -> str:
+        """The protocol, and the partition where it is not the first."""
+        return f"{self.protocol}, partition {self.partition}" if self.partition else self.protocol
 
     @property
     def several(self) -> bool:
@@ -109,7 +115,7 @@ def make(
     keep: Callable[[RunSpec], bool] = lambda spec: True,
     baseline: Baseline = "scratch",
 ) -> Board | None:
-    """The board of the runs of one target and protocol; `keep` picks the rows to show.
+    """The board of the runs of one target, protocol and partition; `keep` picks the rows to show.
 
     The runs that are not kept still serve as baselines of the gains.
     """
@@ -128,6 +134,7 @@ def make(
     return Board(
         target=spec.target,
         protocol=spec.protocol,
+        partition=spec.partition,
         headline=reference.headline,
         leaky=reference.split.kind == "image" or any(rates),
         siblings=float(np.mean(rates)) if rates else 0.0,
@@ -356,11 +363,12 @@ def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) ->
     found = []
     for row, arm in zip(rows, arms, strict=True):
         who, target = row.identity, arm.runs[0].spec.target
-        alone = who._replace(fusion="none", options=(), columns=(), record=None)
-        base = who._replace(source=target if baseline == "self" else "none")
+        alone = who._replace(fusion="none", options=(), columns=(), types=(), record=None)
+        other = who._replace(pretrain_seed=0)
+        base = who._replace(source=target) if baseline == "self" else other._replace(source="none")
         others = {
             "self" if baseline == "self" else base.origin: base,
-            "imagenet": who._replace(source="imagenet"),
+            "imagenet": other._replace(source="imagenet"),
             "fusion": alone,
         }
         gains = {}
@@ -374,9 +382,10 @@ def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) ->
 
 
 def _same(who: Identity) -> tuple:
-    """What row and baseline share beside the data: all but versions and pretraining."""
-    return (who.source, who.fusion, who.options, who.columns, who.record, who.arch, who.mode,
-            who.recipe, who.split, who.headline, who.digest)  # fmt: skip
+    """What row and baseline share beside the data: all but versions and how weights were made."""
+    return (who.source, who.pretrain_seed, who.fusion, who.options, who.columns, who.types,
+            who.record, who.arch, who.mode, who.recipe, who.split, who.headline,
+            who.digest)  # fmt: skip
 
 
 def _paired(row: Row) -> tuple:

@@ -14,8 +14,8 @@ from benchmark.errors import BenchError
 from benchmark.registry import did_you_mean
 from benchmark.stats import Comparison, Estimate
 from benchmark.store import Store
-from reports import formats
-from reports.arms import Arm, Identity, Run, gather, origin
+from reports import formats, own
+from reports.arms import Arm, Identity, Place, Run, gather, origin, place_of
 from reports.board import Array, draws_of, higher_is_better, pool
 from reports.by_class import ClassPair, Z, class_pairs, normal_p, recalls_apart
 from reports.leaderboard import read
@@ -80,12 +80,15 @@ def compare(
     wanted.pop(kind, None)
     runs = [
         run for run in runs
-        if all(not names or getattr(run.spec, name) in names for name, names in wanted.items())
+        if all(
+            not names or any(own.is_called(getattr(run.spec, name), one) for one in names)
+            for name, names in wanted.items()
+        )
     ]  # fmt: skip
-    arms: dict[tuple[str, str], list[Arm]] = defaultdict(list)
-    places: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    arms: dict[Place, list[Arm]] = defaultdict(list)
+    places: dict[Place, list[Run]] = defaultdict(list)
     for run in runs:
-        places[run.spec.target, run.spec.protocol].append(run)
+        places[place_of(run)].append(run)
     for place, part in places.items():
         arms[place] = [arm for arm in gather(store, part)[1] if not arm.stale]
     names = first, second
@@ -169,12 +172,12 @@ def _listed(names: set[str]) -> str:
 
 
 def _partners(
-    kind: str, names: tuple[str, str], arms: dict[tuple[str, str], list[Arm]]
+    kind: str, names: tuple[str, str], arms: dict[Place, list[Arm]]
 ) -> Iterator[tuple[Arm, Arm]]:
     """Arms of the first name with those of the second that are like them in all else."""
-    pools: dict[str, list[Arm]] = defaultdict(list)
-    for (target, protocol), part in arms.items():
-        pools[target if kind == "protocol" else f"{target}\x00{protocol}"] += part
+    pools: dict[Place, list[Arm]] = defaultdict(list)
+    for place, part in arms.items():
+        pools[place._replace(protocol="") if kind == "protocol" else place] += part
     for part in pools.values():
         sides = [[arm for arm in part if getattr(arm.runs[0].spec, kind) == n] for n in names]
         for a, b in product(*sides):
@@ -186,21 +189,33 @@ def _partners(
 def _rest(kind: str, who: Identity, bare: bool) -> tuple:
     """What must be the same; an arm on the record alone shares only the patients with another."""
     patients = (who.split, who.headline, who.digest, who.recipe.limit)
-    arm = (who.fusion, who.options, who.columns, who.record)
+    arm = (who.fusion, who.options, who.columns, who.types, who.record)
     if bare:
         return patients
     if kind == "source":
         return (*patients, *arm, who.arch, who.mode, who.recipe)
     if kind == "fusion":
-        return (*patients, who.source, who.pretraining, who.arch, who.mode, who.recipe)
-    return (who.source, *arm[:3], who.pretraining, who.arch, who.mode, who.digest, who.recipe.limit)
+        trained = (who.pretrain_seed, who.pretraining)
+        return (*patients, who.source, *trained, who.arch, who.mode, who.recipe)
+    return (
+        who.source,
+        *arm[:4],
+        who.pretrain_seed,
+        who.pretraining,
+        who.arch,
+        who.mode,
+        who.digest,
+        who.recipe.limit,
+    )
 
 
 # --- numbers ----------------------------------------------------------------------------------
 
 
 def _pair(store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm) -> Pair | None:
-    unpaired = kind == "protocol"
+    # Protocols that cut alike test the same patients.
+    cuts = [(who.split, who.digest, who.recipe.limit) for who in (a.identity, b.identity)]
+    unpaired = cuts[0] != cuts[1]
     first, second = (_finished(arm) for arm in (a, b))
     if not unpaired:
         cells = first.keys() & second.keys()
@@ -318,7 +333,7 @@ def _notes(a: Arm, b: Arm, cells: int, kind: str, names: tuple[str, str]) -> Ite
                 "what it reads higher is not a gain"
             )
     expected = a.identity.split.folds * len({run.spec.seed for run in a.runs})
-    if kind != "protocol" and cells < expected:
+    if a.identity.split == b.identity.split and cells < expected:
         yield f"only {cells} of {expected} cells are in both"
 
 

@@ -50,7 +50,7 @@ class Group:
 def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Place, Group]:
     """The gains of the whole rows of one arm; only rows of one board are compared."""
     groups: dict[Place, Group] = defaultdict(Group)
-    for made in boards:
+    for made in of_one_partition(boards):
         places = by_place(made, fusion)
         for place, part in places.items():
             whole, why = fair(made, part)
@@ -63,6 +63,14 @@ def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Pla
             groups[place].left += [*why, *more]
             groups[place].weights |= {run.spec.weights or "" for row in part for run in row.runs}
     return dict(groups)
+
+
+def of_one_partition(boards: Sequence[Board]) -> list[Board]:
+    """The first partition of each target and protocol: a pair enters once."""
+    first: dict[tuple[str, str], Board] = {}
+    for made in sorted(boards, key=lambda made: made.partition):
+        first.setdefault((made.target, made.protocol), made)
+    return [made for made in boards if made is first[made.target, made.protocol]]
 
 
 def by_place(made: Board, fusion: str) -> dict[Place, list[Row]]:

@@ -11,8 +11,8 @@ from benchmark.errors import BenchError
 from benchmark.registry import did_you_mean
 from benchmark.spec import RunSpec
 from benchmark.store import Store
-from reports import board, formats
-from reports.arms import RANDOM, Run
+from reports import board, formats, own
+from reports.arms import RANDOM, Place, Run, place_of
 from reports.board import Baseline, Board, Row
 
 #: Metrics that every format shows beside the headline, with their headings.
@@ -51,15 +51,15 @@ def boards(
         "source": sources, "fusion": fusions, "arch": archs, "mode": modes,
     }  # fmt: skip
     for name, asked in wanted.items():
-        _known(name, asked, [getattr(run.spec, name) for run in runs])
+        wanted[name] = _known(name, asked, {getattr(run.spec, name) for run in runs})
 
     def keeps(spec: RunSpec, *names: str) -> bool:
         return all(not wanted[name] or getattr(spec, name) in wanted[name] for name in names)
 
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    groups: dict[Place, list[Run]] = defaultdict(list)
     for run in runs:
         if keeps(run.spec, "target", "protocol", "seed"):
-            groups[run.spec.target, run.spec.protocol].append(run)
+            groups[place_of(run)].append(run)
     found = (
         board.make(
             store,
@@ -82,9 +82,15 @@ def known_baseline(name: str) -> Baseline:
 
 def best_run(store: Store, target: str) -> str:
     """The key of the best run of a target whose network was kept: one that leaks comes last."""
+    found = boards(store, targets=(target,))
+    if len(names := {made.target for made in found}) > 1:
+        raise BenchError(
+            f"{len(names)} sets are named {target}: {', '.join(sorted(names))}.",
+            "Give one of these names, or the key of a run.",
+        )
     kept = [
         (made.leaky or row.leaky, made.protocol != "standard", key)
-        for made in boards(store, targets=(target,))
+        for made in found
         for row in made.rows
         for key in (run.outcome.key for run in row.runs)
         if row.identity.arch != "none" and (store.folder("run", key) / KEPT).is_file()
@@ -109,7 +115,8 @@ def show(store: Store, *, format: str = "table", **filters: Any) -> str:
 def read(store: Store) -> list[Run]:
     """Every run of a store; an error that says what to do where there is none."""
     with _no_collection():
-        runs = [Run(o.spec, o) for o in store.outcomes() if isinstance(o.spec, RunSpec)]
+        outcomes = own.told_apart(store, store.outcomes())
+        runs = [Run(o.spec, o) for o in outcomes if isinstance(o.spec, RunSpec)]
     if not runs:
         raise BenchError(
             f"The store {store.root} has no results yet.",
@@ -131,13 +138,18 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _known(name: str, asked: Sequence[Any], known: Sequence[Any]) -> None:
+def _known(name: str, asked: Sequence[Any], known: set[Any]) -> list[Any]:
+    """What was asked for as results call it."""
+    found = []
     for value in asked:
-        if value not in known:
-            names = sorted({str(item) for item in known})
+        fits = [item for item in known if item == value or own.is_called(str(item), str(value))]
+        if not fits:
+            names = sorted(map(str, known))
             raise BenchError(
                 f"The store has no results of {name} '{value}'.", did_you_mean(str(value), names)
             )
+        found += fits
+    return found
 
 
 # --- words ------------------------------------------------------------------------------------
@@ -214,7 +226,7 @@ def _table(made: Board) -> formats.Table:
         lines.append(line + ([_seconds(row.extraction), _seconds(row.classifier)] if timed else []))
     ranks = [row.rank for row in made.rows]
     fused = any(row.identity.columns for row in made.rows)
-    parts = [made.target, made.protocol, metric_title(made.headline), leak(made)]
+    parts = [made.target, made.under, metric_title(made.headline), leak(made)]
     return formats.Table(
         title=" · ".join(part for part in parts if part),
         head=head,
@@ -234,6 +246,7 @@ def _flat(made: Board, row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {
         "target": made.target,
         "protocol": made.protocol,
+        "partition": made.partition,
         "leaky": made.leaky,
         "siblings": made.siblings,
         "rank": row.rank,
@@ -269,6 +282,7 @@ def _board(made: Board) -> dict[str, Any]:
     return {
         "target": made.target,
         "protocol": made.protocol,
+        "partition": made.partition,
         "headline": made.headline,
         "higher_is_better": board.higher_is_better(made.headline),
         "leaky": made.leaky,
@@ -319,6 +333,7 @@ def _run(run: Run) -> dict[str, Any]:
         "key": run.outcome.key,
         "fold": run.spec.fold,
         "seed": run.spec.seed,
+        "pretrain_seed": run.spec.pretrain_seed,
         "status": run.outcome.status,
         "reason": reason(run),
         "headline": run.outcome.metrics.get(run.spec.headline),

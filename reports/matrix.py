@@ -137,9 +137,10 @@ def _scores(
     left: dict[Place, list[str]] = defaultdict(list)
     if not any(store.keys("run")):
         return scores, left
-    for made in leaderboard.boards(
+    made_of = leaderboard.boards(
         store, fusions=(fusion,), protocols=protocols, archs=archs, modes=modes
-    ):
+    )
+    for made in gains.of_one_partition(made_of):
         sign = 1 if higher_is_better(made.headline) else -1
         for place, rows in gains.by_place(made, fusion).items():
             fair, why = gains.fair(made, rows)

@@ -13,7 +13,7 @@ from benchmark.errors import BenchError
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, Scalar, Size
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import overlaps
+from reports import overlaps, own
 
 
 class How(NamedTuple):
@@ -65,7 +65,8 @@ def measured(
 
     Distances of the same network are taken, of another only where a method has no other.
     """
-    done = [(o.spec, o) for o in outcomes if isinstance(o.spec, DistanceSpec) and o.status == "ok"]
+    fine = own.told_apart(store, [outcome for outcome in outcomes if outcome.status == "ok"])
+    done = [(outcome.spec, outcome) for outcome in fine if isinstance(outcome.spec, DistanceSpec)]
     _known(asked, sorted({spec.method for spec, _ in done}))
     groups: dict[How, dict[tuple[str, str], dict[int, list[Outcome]]]] = {}
     for spec, outcome in done:

@@ -102,7 +102,7 @@ def _boards(
     """The boards of the store by (target, protocol)."""
     runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for outcome in store.outcomes():
-        if isinstance(outcome.spec, RunSpec):
+        if isinstance(outcome.spec, RunSpec) and outcome.spec.partition == 0:
             place = outcome.spec.target, outcome.spec.protocol
             runs[place].append(Run(outcome.spec, outcome))
     return {place: board.make(store, runs[place]) for place in runs.keys() & places}

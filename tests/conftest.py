@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory):
     """What files held is remembered for a user; tests leave the user's memory alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import data, images, registry
+from benchmark import contents, data, images, registry
 from benchmark.errors import BenchError
 from benchmark.spec import Input, Runtime
 
@@ -26,6 +26,40 @@ def folder(root: Path, n: int = 12, *, seed: int = 0) -> Path:
 def own(tmp_path: Path, place: Path, **more) -> Runtime:
     inputs = {f"folder:{place.name}": Input(path=place)}
     return Runtime(store=tmp_path / "store", inputs=inputs, **{"workers": 1, **more})
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["touched", "times kept"])
+def test_a_changed_file_of_the_same_size_is_another_set(tmp_path: Path, kept: bool):
+    """Also after its time of change was set back, and where the file had been seen before."""
+    place = tmp_path / "mine"
+    for i, label in enumerate("aabb"):
+        (place / label).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (10 * i, 0, 0)).save(place / label / f"{i}.bmp")
+    runtime, path = own(tmp_path, place), place / "a" / "0.bmp"
+    given = runtime.inputs["folder:mine"]
+    before = path.stat()
+    for _ in range(2):
+        first = registry.version("target", "folder:mine", given=given)
+    assert first == registry.version("target", "folder:mine", given=given)
+    old = data.prepare("folder:mine", 8, runtime)
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(path)
+    if kept:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert registry.version("target", "folder:mine", given=given) != first
+    new = data.prepare("folder:mine", 8, runtime)
+    row = old.names.tolist().index("a/0.bmp")
+    assert (old.images[row, 0, 0, 0], new.images[row, 0, 0, 0]) == (0, 200)
+
+
+def test_a_settled_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    place = folder(tmp_path / "mine")
+    files = sorted(place.glob("*/*.png"))
+    monkeypatch.setattr(contents, "SETTLED", -1.0)
+    first = contents.digests(place, files)
+    monkeypatch.setattr(contents.hashlib, "file_digest", None)  # reading would fail
+    assert contents.digests(place, files) == first
+    assert len({*first}) == len(files)
 
 
 def test_a_prepared_set_is_what_was_read(tmp_path: Path):

@@ -1,18 +1,20 @@
 """Every arm comes to its numbers: features shared, records fused, papers' heads solved."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmark import cell as cells
-from benchmark import plan, weights
+from benchmark import data, fold, plan, registry, split, train, weights
 from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
-from benchmark.work import Memory
+from benchmark.work import Memory, Work
 
 BOTH = Path(__file__).parent / "components" / "both.py"
-FUSED = ("concat", "metanet", "metablock", "film", "late")
+FUSED = ("concat", "metanet", "metablock", "film", "late:product")
 
 
 def run_all(request: plan.Request, runtime: Runtime) -> list[Outcome]:
@@ -61,7 +63,7 @@ def test_arms_see_the_same_patients(fused):
 
 # MetaBlock puts gate values in the place of features: on features of an untrained network it
 # does not clear this bar (0.828 beside 0.829 for the image alone), so it is not held to it.
-@pytest.mark.parametrize("arm", sorted({*FUSED} - {"metablock"}))
+@pytest.mark.parametrize("arm", sorted({*FUSED} - {"metablock", "late:product"}))
 def test_fused_arms_beat_both_single_arms_outside_their_intervals(fused, arm: str):
     _, found = fused
     singles = [found[name].metrics["auroc"] for name in ("none", "metadata:logistic")]
@@ -71,8 +73,49 @@ def test_fused_arms_beat_both_single_arms_outside_their_intervals(fused, arm: st
 
 def test_late_fusion_builds_on_the_image_run(fused):
     _, found = fused
-    assert found["late"].spec.base == found["none"].key
-    assert "features" not in found["late"].seconds
+    late = found["late:product"]
+    assert isinstance(late.spec, RunSpec) and late.spec.base == found["none"].key
+    assert "features" not in late.seconds
+
+
+def test_late_fusion_takes_the_better_arm_on_the_record_and_says_why(fused):
+    runtime, found = fused
+    late = found["late:product"]
+    assert "and logistic on the record (the better by validation AUROC" in late.chosen
+    store = Store(runtime.store)
+    image, record, both = (
+        store.predictions(found[name].key)["scores"].astype(float)
+        for name in ("none", "metadata:logistic", "late:product")
+    )
+    values = [found[name].metrics["auroc"].value for name in ("none", "metadata:logistic")]
+    assert late.metrics["auroc"].value > max(values) + 0.03
+    product = image * record
+    np.testing.assert_allclose(both, product / product.sum(1, keepdims=True), atol=1e-5)
+
+
+def test_test_data_do_not_choose_the_arm_on_the_record(runtime, request_tiny):
+    """Whatever labels and records the test part has, the choice and its reason are the same."""
+    told = []
+    for turned in (False, True):
+        there = runtime.model_copy(update={"store": runtime.store / str(turned)})
+        made = plan.make(request_tiny(fusions=("late",), folds=(0,)), there)
+        cell = next(p.cell for p in made.cells if p.cell.spec.fusion == "late")
+        spec = cell.spec
+        prepared = data.prepare("tiny", spec.recipe.size, there)
+        parts = split.split(prepared, spec.split, fold=0)
+        labels = prepared.labels.copy()
+        record = np.random.default_rng(3).normal(size=(len(labels), 2)).astype(np.float32)
+        record[:, 0] += labels
+        if turned:
+            labels[parts.test], record[parts.test] = labels[parts.test][::-1], 9
+        one = fold.Fold(
+            spec, data.source_of("tiny", there), registry.load("fusion", "late"),
+            replace(prepared, labels=labels), parts, record,
+        )  # fmt: skip
+        work = Work(cell, there, Store(there.store), train.Report(), torch.device("cpu"), Memory())
+        told.append(fold._beside(work, one)[1])
+    assert told[0] == told[1]
+    assert "boosting 0." in told[0] and "logistic 0." in told[0]
 
 
 def test_an_encoder_is_kept_and_numbers_are_explained(fused):
@@ -122,8 +165,6 @@ def test_a_source_is_pretrained_and_its_overlap_measured(runtime, request_tiny):
 
 
 def test_pretraining_depends_on_its_seed_and_on_nothing_before_it(runtime, request_tiny, tmp_path):
-    import torch
-
     states = []
     for i in range(2):
         torch.manual_seed(100 + i)  # whatever ran before in this process

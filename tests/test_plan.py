@@ -7,12 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import archs, network, plan, protocol, registry
+from benchmark import archs, expand, network, plan, protocol, registry
 from benchmark.errors import BenchError
 from benchmark.expand import DistanceRequest
 from benchmark.options import failure_kinds
 from benchmark.pace import Foresight, Pace
-from benchmark.spec import Augment, DistanceSpec, Failure, Outcome, PretrainSpec, RunSpec, Runtime
+from benchmark.spec import (
+    Augment,
+    Cell,
+    DistanceSpec,
+    Failure,
+    Outcome,
+    PretrainSpec,
+    RunSpec,
+    Runtime,
+)
 from benchmark.store import Store
 
 
@@ -36,6 +45,78 @@ def test_one_pretraining_serves_every_cell_that_starts_from_it(runtime, request_
     assert len(runs(made)) == 2 * 2 * 3
     weights = {spec.weights for spec in runs(made) if spec.source == "dtd"}
     assert weights == {pretrainings[0].cell.key}
+
+
+def changed(runtime, request_tiny, **changes) -> set[str]:
+    """The fields of the run and of its pretraining that one change of the request moves."""
+    fields = set()
+    request = {"sources": ("patterns:near",), "folds": (0,)}
+    two = [plan.make(request_tiny(**request, **more), runtime).cells for more in ({}, changes)]
+    for one, other in zip(*two, strict=True):
+        before, after = one.cell.spec, other.cell.spec
+        names = type(before).model_fields
+        fields |= {f"{before.kind}.{n}" for n in names if getattr(before, n) != getattr(after, n)}
+    return fields
+
+
+@pytest.mark.parametrize(
+    "name, moved",
+    [
+        ("seeds", {"run.seed"}),
+        ("partitions", {"run.partition"}),
+        ("pretrain_seeds", {"run.pretrain_seed", "run.weights", "pretrain.seed"}),
+    ],
+)
+def test_three_seeds_move_nothing_of_each_other(runtime, request_tiny, name: str, moved: set[str]):
+    assert changed(runtime, request_tiny, **{name: (1,)}) == moved
+
+
+def test_weights_that_were_not_trained_here_have_one_seed(runtime, request_tiny):
+    request = request_tiny(sources=("none", "imagenet"), folds=(0,), pretrain_seeds=(0, 1))
+    assert [spec.pretrain_seed for spec in runs(plan.make(request, runtime))] == [0, 0]
+
+
+def test_a_distance_looks_with_the_weights_of_its_pretraining_seed(runtime):
+    request = plan.DistanceRequest(
+        ("patterns:far",), ("demo:skin",), ("otdd",), probe="patterns:near", seeds=(0, 1),
+        pretrain_seeds=(0, 1),
+    )  # fmt: skip
+    cells = [p.cell for p in plan.make_distances(request, runtime).cells]
+    trained = {c.key: c.spec.seed for c in cells if isinstance(c.spec, PretrainSpec)}
+    found = [c.spec for c in cells if not isinstance(c.spec, PretrainSpec)]
+    assert sorted(trained.values()) == [0, 1]
+    assert sorted((s.seed, s.pretrain_seed, trained[s.weights]) for s in found) == [
+        (0, 0, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1),
+    ]  # fmt: skip
+
+
+def test_the_type_of_a_column_is_part_of_the_key(runtime, request_tiny):
+    request = {"fusions": ("concat",), "folds": (0,)}
+    made = [
+        plan.make(request_tiny(**request, types=types), runtime).cells[0].cell
+        for types in ({}, {"age": "categorical"}, {"age": "numeric"})
+    ]
+    types = [cell.spec.types for cell in made if isinstance(cell.spec, RunSpec)]
+    assert [found["age"] for found in types] == ["numeric", "categorical", "numeric"]
+    assert made[0].key == made[2].key != made[1].key
+
+
+def test_a_late_cell_is_made_again_when_the_arm_on_the_record_changes(
+    runtime, request_tiny, monkeypatch
+):
+    from benchmark.fusion.metadata import Metadata
+
+    def late() -> Cell:
+        made = plan.make(request_tiny(fusions=("late",), folds=(0,)), runtime)
+        return next(p.cell for p in made.cells if p.cell.spec.fusion == "late")
+
+    before = late()
+    expand._built_in_version.cache_clear()
+    monkeypatch.setattr(Metadata, "card", replace(Metadata.card, version=7))
+    after = late()
+    expand._built_in_version.cache_clear()
+    assert (before.versions["record"], after.versions["record"]) == ("1", "7")
+    assert before.key != after.key
 
 
 def test_states_follow_the_store(runtime, request_tiny):
@@ -145,6 +226,7 @@ def test_a_small_run_and_one_on_a_cluster_are_not_measured(runtime, request_tiny
         ({"recipe": {"epochs": 0}}, "epochs is 0"),
         ({"recipe": {"size": -5}}, "size is -5"),
         ({"recipe": {"size": (32, 0)}}, "size is"),
+        ({"types": {"aeg": "numeric"}}, "no column 'aeg' to give a type"),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(runtime, request_tiny, changes, message):

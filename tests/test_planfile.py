@@ -61,6 +61,32 @@ def test_a_cell_asked_for_twice_is_one(tmp_path: Path):
     assert len(made(BASE + "include: [{fold: 0}]\nsize: [32, $protocol]\n", tmp_path)) == 1
 
 
+def test_the_three_seeds_are_lists_like_any_other():
+    options = {"target": "demo:skin", "partition": [0, 1], "seed": 2, "pretrain_seed": [0, 3]}
+    (found,) = planfile.requests(options, Names())
+    assert (found.partitions, found.seeds, found.pretrain_seeds) == ((0, 1), (2,), (0, 3))
+
+
+def test_a_type_is_known_by_its_full_word():
+    (found,) = planfile.requests({"target": "demo:skin", "type": {"age": "num"}}, Names())
+    assert found.types == {"age": "numeric"}
+
+
+def test_a_folder_goes_by_the_name_given(tmp_path: Path):
+    places = [tmp_path / part / "images" for part in "ab"]
+    for place in places:
+        place.mkdir(parents=True)
+    names = Names()
+    options = {"source": str(places[0]), "target": str(places[0]), "name": "eyes"}
+    (found,) = planfile.requests(options, names)
+    assert (found.targets, found.sources) == (("folder:eyes",), ("folder:eyes",))
+    assert names.inputs["folder:eyes"].path == places[0]
+    with pytest.raises(BenchError, match="both named 'eyes'"):
+        planfile.requests({"target": str(places[1]), "name": "eyes"}, names)
+    with pytest.raises(BenchError, match="no name"):
+        planfile.requests({"target": str(places[1]), "name": "a/b"}, Names())
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -73,6 +99,9 @@ def test_a_cell_asked_for_twice_is_one(tmp_path: Path):
         ("target: demo\nexclude: [{source: none}]\n", "excludes by 'source'"),
         ("target: demo\nsource: none\nexclude: [{source: '*'}]\n", "excludes everything"),
         ("target: demo\nfold: first\n", "not a whole number"),
+        ("target: demo\npartition: -1\n", "not a whole number"),
+        ("target: demo\ntype: {age: nummeric}\n", "No type named 'nummeric'"),
+        ("target: demo\nname: mine\n", "describe a folder of your own"),
         ("target: demo\nfusion: !!python/object/apply:os.system [ls]\n", "not YAML"),
     ],
 )

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from typing import Annotated
 
 import pytest
 from hypothesis import given
@@ -10,22 +11,86 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from benchmark.spec import (
+    NEUTRAL,
+    Augment,
     Cell,
+    DistanceSpec,
     Outcome,
     PretrainSpec,
     Recipe,
+    RecordMap,
     RunSpec,
     Runtime,
+    Split,
     key_of,
     seed_of,
 )
 from benchmark.stats import Estimate
 
+LATE = {"record": "best"}
+ONCE = Split(kind="image", folds=1, test=0.15, validation=0.2)
+TURNED = Recipe(augment=Augment(rotation=90, shift=30))
+TYPES = {"age": "numeric", "sex": "categorical"}
+PROBE = "0123456789abcdef"
+KEYS = {
+    "f998d92966284222": RunSpec(source="dtd", target="isic"),
+    "ef72fc7b7232829f": RunSpec(
+        source="none", target="isic", fusion="concat", columns=("age", "sex"), types=TYPES,
+        record=RecordMap(),
+    ),
+    "da6be2cee25895a5": RunSpec(
+        source="none", target="isic", fusion="metadata:boosting", arch="none", mode="frozen",
+        columns=("age",), record=RecordMap(encoder="ordinal", standardise=False),
+    ),
+    "9a051dd909e2c0e5": RunSpec(
+        source="imagenet", target="ptbxl", fusion="late:product", options=LATE, base=PROBE,
+        weights="fedcba9876543210",
+    ),
+    "adc4025a5d02c902": RunSpec(
+        source="imagenet", target="ptbxl", mode="tuned", protocol="thomas", split=ONCE,
+        recipe=TURNED,
+    ),
+    "8a2ebdebea0e79a5": RunSpec(source="dtd", target="isic", fold=3, seed=2),
+    "555ae29dd96a5648": RunSpec(source="dtd", target="isic", partition=1),
+    "e3864ff395b763db": RunSpec(source="dtd", target="isic", pretrain_seed=1),
+    "47514f175ea8a4fc": RunSpec(
+        source="none", target="folder:mine", headline="mcr",
+        recipe=Recipe(size=(32, 48), limit=100),
+    ),
+    "7a1b54ba5917b0b2": PretrainSpec(source="dtd", recipe=Recipe()),
+    "8f5a9ee26d35c403": PretrainSpec(
+        source="dtd", arch="resnet18", seed=1, recipe=Recipe(size=(300, 300), batch=12)
+    ),
+    "c41fb9bf3d27f0ad": DistanceSpec(source="dtd", target="isic", method="otdd"),
+    "dc495f6e4cbc4b64": DistanceSpec(
+        source="dtd", target="isic", method="task2vec", seed=1, limit=500,
+        options={"exact": True}, weights=PROBE,
+    ),
+    "e1d9633d4a1f5ac5": DistanceSpec(
+        source="dtd", target="isic", method="scores:logme", pretrain_seed=1
+    ),
+}  # fmt: skip
 
-def test_a_key_is_what_it_was_when_the_schema_was_made():
-    # A changed key would orphan every stored outcome: raise SCHEMA_VERSION and say so instead.
-    assert key_of(RunSpec(source="dtd", target="isic"), {"core": "1"}) == "f998d92966284222"
-    assert key_of(PretrainSpec(source="dtd", recipe=Recipe()), {}) == "dc91a243c4342075"
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_is_what_it_was(key: str):
+    # A changed key would orphan every stored outcome: mark a new field NEUTRAL instead.
+    assert key_of(KEYS[key], {"core": "1"}) == key
+
+
+def test_a_field_that_says_nothing_is_in_no_key():
+    class Later(Recipe):
+        tune: Annotated[tuple[float, ...], NEUTRAL] = ()
+
+    class Asked(RunSpec):
+        shuffled: Annotated[bool, NEUTRAL] = False
+        recipe: Later = Later()  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    plain, new = RunSpec(source="dtd", target="isic"), Asked(source="dtd", target="isic")
+    assert key_of(new, {}) == key_of(plain, {})
+    changed = [{"shuffled": True}, {"recipe": Later(tune=(0.1,))}]
+    keys = {key_of(new.model_copy(update=change), {}) for change in changed}
+    assert len(keys | {key_of(plain, {})}) == 3
 
 
 def test_a_key_is_the_same_in_another_process():
@@ -42,7 +107,9 @@ def test_a_key_is_the_same_in_another_process():
 
 
 @given(
-    st.sampled_from(["fold", "seed", "fusion", "source", "lr", "versions"]),
+    st.sampled_from(
+        ["fold", "seed", "partition", "pretrain_seed", "fusion", "source", "lr", "versions"]
+    ),
     st.integers(1, 10**6),
 )
 def test_whatever_changes_the_numbers_changes_the_key(field: str, value: int):
@@ -52,7 +119,7 @@ def test_whatever_changes_the_numbers_changes_the_key(field: str, value: int):
         changed = base.model_copy(update={"recipe": Recipe(lr=value / 1e7)})
     elif field == "versions":
         versions = {"core": str(value + 1)}
-    elif field in ("fold", "seed"):
+    elif field in ("fold", "seed", "partition", "pretrain_seed"):
         changed = base.model_copy(update={field: value})
     else:
         changed = base.model_copy(update={field: f"other{value}"})

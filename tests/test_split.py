@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark import protocol
 from benchmark.data import Prepared
 from benchmark.errors import BenchError
 from benchmark.spec import Split
@@ -69,7 +70,16 @@ def test_grouped_folds_part_no_group_and_cover_everything(seed: int, folds: int,
     assert sorted(tested) == list(range(len(labels)))
 
 
-def test_the_partition_depends_on_target_protocol_and_seed_only():
+def test_protocols_that_cut_alike_test_the_same_images():
+    data = a_set([0, 1] * 50, list(range(100)))
+    one, other, own = (
+        protocol.load(name).split for name in ("thomas", "thomas-augmented", "standard")
+    )
+    assert np.array_equal(cut(data, one).test, cut(data, other).test)
+    assert not np.array_equal(cut(data, one).test, cut(data, own).test)
+
+
+def test_the_partition_depends_on_target_split_and_partition_only():
     data = a_set([0, 1] * 50, list(range(100)))
     first, again = cut(data, Split()), cut(data, Split())
     assert np.array_equal(first.test, again.test)

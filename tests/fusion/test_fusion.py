@@ -184,6 +184,16 @@ def test_clinical_attention_gives_the_known_maps(variant: str):
     close(block(case["x"], case["t"]), case["y"])
 
 
+def test_a_record_that_knows_nothing_changes_nothing():
+    """Whatever the priors are that the two sides were trained under."""
+    prior = np.array([0.7, 0.2, 0.1])
+    image = np.random.default_rng(0).dirichlet(np.ones(3), 8)
+    product = registry.load("fusion", "late:product")
+    np.testing.assert_allclose(product.combine(image, np.tile(prior, (8, 1)), prior), image)
+    balanced = registry.load("fusion", "metadata").prior(np.array([0, 0, 0, 2]), 3)
+    assert balanced.tolist() == [0.5, 0.0, 0.5]
+
+
 def test_late_fusion_gives_the_known_probabilities():
     case = {name: value.numpy() for name, value in arm_case("late").items()}
     pi, pt, prior = case["pi"], case["pt"], case["prior"]

@@ -143,9 +143,9 @@ def run(
     return outcome
 
 
-def shared_draws(target: str, fold: int, seed: int, spread: float = 0.02) -> np.ndarray:
+def shared_draws(target: str, fold: int, partition: int = 0, spread: float = 0.02) -> np.ndarray:
     """What the patients drawn do to every arm alike."""
-    rng = np.random.default_rng(seed_of("shared", target, fold, seed))
+    rng = np.random.default_rng(seed_of("shared", target, fold, partition))
     return rng.normal(0, spread, DRAWS)
 
 
@@ -159,8 +159,8 @@ def predictions(
     patients: int = 120,
     classes: int = 3,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, scores and groups of one test fold: two images per patient, arms share the noise."""
-    rng = np.random.default_rng(seed_of("patients", target, fold, seed))
+    """Labels, scores and groups of one test fold: two images per patient; arms share the noise."""
+    rng = np.random.default_rng(seed_of("patients", target, fold))
     labels = np.repeat(rng.integers(classes, size=patients), 2)
     noise = rng.normal(size=(2 * patients, classes))
     own = np.random.default_rng(seed_of("arm", target, fold, seed, arm, skill))
@@ -199,7 +199,7 @@ def fill(
                 continue
             rng = np.random.default_rng(seed_of("cell", target, source, fusion, fold))
             value = float(level + rng.normal(0, 0.006))
-            draws = value + shared_draws(target, fold, 0) + rng.normal(0, 0.008, DRAWS)
+            draws = value + shared_draws(target, fold) + rng.normal(0, 0.008, DRAWS)
             run(store, **common, value=value, draws=draws)
     return store
 
@@ -270,7 +270,7 @@ def _invented(
 ) -> dict[str, Any]:
     value = 0.8 if value is None else value
     if draws is None:
-        draws = value + shared_draws(spec.target, spec.fold, spec.seed)
+        draws = value + shared_draws(spec.target, spec.fold, spec.partition)
     low, high = interval(draws)
     estimates = {}
     for name in metrics.NAMES:

@@ -35,7 +35,7 @@ def arm(
     """All cells of an arm whose headline is `value` on every fold, paired with every other arm."""
     for seed in seeds:
         for fold in range(folds):
-            shared = shared_draws(cell.get("target", "isic"), fold, seed)
+            shared = shared_draws(cell.get("target", "isic"), fold)
             cell.setdefault("source", "dtd")
             run(store, fold=fold, folds=folds, seed=seed, value=value, draws=value + shared, **cell)
 
