@@ -21,13 +21,14 @@ from benchmark.spec import (
     RecordMap,
     RunSpec,
     Runtime,
+    Scalar,
     Split,
     key_of,
     seed_of,
 )
 from benchmark.stats import Estimate
 
-LATE = {"record": "best"}
+LATE: dict[str, Scalar] = {"record": "best"}
 ONCE = Split(kind="image", folds=1, test=0.15, validation=0.2)
 TURNED = Recipe(augment=Augment(rotation=90, shift=30))
 TYPES = {"age": "numeric", "sex": "categorical"}

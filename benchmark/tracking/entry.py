@@ -108,7 +108,8 @@ def of_cell(store: Store, outcome: Outcome) -> Entry:
 
 def _title(outcome: Outcome) -> str:
     spec = outcome.spec
-    seed = f" seed {spec.seed}" if spec.seed else ""
+    drawn = {name: getattr(spec, name, 0) for name in ("partition", "seed", "pretrain_seed")}
+    seed = "".join(f" {name.replace('_', ' ')} {n}" for name, n in drawn.items() if n)
     if isinstance(spec, RunSpec):
         return f"{spec.source} {spec.fusion} {spec.mode} fold {spec.fold}{seed}"
     if isinstance(spec, DistanceSpec):
