@@ -363,7 +363,9 @@ def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) ->
     found = []
     for row, arm in zip(rows, arms, strict=True):
         who, target = row.identity, arm.runs[0].spec.target
-        alone = who._replace(fusion="none", options=(), columns=(), types=(), record=None)
+        alone = who._replace(
+            fusion="none", options=(), columns=(), types=(), allowed=(), record=None
+        )
         other = who._replace(pretrain_seed=0)
         base = who._replace(source=target) if baseline == "self" else other._replace(source="none")
         others = {
