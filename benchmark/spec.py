@@ -12,8 +12,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
 )
 
 from benchmark.stats import Estimate
@@ -86,12 +84,8 @@ class Recipe(Frozen):
     # optimum, or that by plain gradient descent as the paper ran it.
     head: Literal["trained", "optimum", "faithful"] = "trained"
     limit: int | None = Field(default=None, ge=2)  # images used at most, whole groups, seeded
-    data: str = ""  # how a set draws its images where not as usual: "boundary=half scaling=joint"
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A recipe that draws its images as usual keeps the key it had before one could choose."""
-        return {name: item for name, item in serialise(self).items() if item or name != "data"}
+    #: How a set draws its images where not as usual: "boundary=half scaling=joint".
+    data: Annotated[str, NEUTRAL] = ""
 
 
 class Split(Frozen):
