@@ -14,6 +14,7 @@ from benchmark.errors import plain
 from benchmark.files import write as write_file
 from benchmark.store import Store
 from reports import (
+    across,
     charts,
     distances,
     formats,
@@ -40,6 +41,7 @@ class Page:
     about: str  # the first line of its component's file
     file: str
     views: tuple[views.View, ...]
+    across: across.Across | None  # what the record adds, over all of its boards
 
 
 def write(store: Store, out: Path) -> Path:
@@ -55,6 +57,7 @@ def write(store: Store, out: Path) -> Path:
             about=about.get(target.partition(":")[0], ""),
             file=file_name(target),
             views=tuple(views.of(store, made, f"b{i}") for i, made in enumerate(part, start=1)),
+            across=across.of(part),
         )
         for target, part in by_target.items()
     ]
