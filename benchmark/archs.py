@@ -29,7 +29,7 @@ ALONE = ("dino", "fb_dino", "mae", "fcmae")
 #: Networks whose features are the mean of their last maps, and some whose features are more than
 #: that (a norm or a layer after the pooling, a token, the flattened maps); others are built to see.
 MEAN = re.compile(
-    r"(wide_)?resnet\d+[cdstw]*(_\d)?|(resnext|densenet)\d+\w*|regnet[xy]_\d+|efficientnet_b\d"
+    r"test_resnet|(wide_)?resnet\d+[cdstw]*(_\d)?|(resnext|densenet)\d+\w*|regnet[xy]_\d+|efficientnet_b\d"
     r"|mobilenet_?v2\w*|googlenet|inception_resnet_v2|legacy_senet154|pnasnet5large"
 )
 MORE = re.compile(r"(alexnet|vgg|convnext|mobilenetv3|vit|deit|beit|eva)\w*")

@@ -238,7 +238,7 @@ def weights(trained: Trained) -> tuple[Any, dict[str, Any]]:
     as the second against the first.
     """
     model: Any = trained.model
-    output = model.head.output
+    output = getattr(model.head, "head", model.head).output
     found = output.weight.detach().double().cpu().numpy()
     names = trained.outcome.classes
     found, panels = (

@@ -4,14 +4,16 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
-from benchmark import data, features, metrics, registry, split, train, weights
+from benchmark import data, features, heads, metrics, registry, split, train, weights
 from benchmark.api import Fusion, Source
 from benchmark.errors import BenchError
 from benchmark.files import cached_folder, write
@@ -39,6 +41,21 @@ class Fold(NamedTuple):
     def seed(self) -> int:
         spec = self.spec
         return seed_of("train", spec.target, spec.protocol, spec.fold, spec.seed)
+
+    @property
+    def init(self) -> int:
+        spec = self.spec
+        return seed_of("init", spec.target, spec.fold, spec.seed)
+
+    @property
+    def inner_seed(self) -> int:
+        """Of a cut of the training part: the same for every source, arm and seed."""
+        return seed_of("inner", self.spec.target, self.spec.fold)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What the arm's parts are built with."""
+        return {"dropout": self.spec.recipe.dropout, "options": self.spec.options}
 
     @property
     def width(self) -> int:
@@ -88,43 +105,30 @@ def is_linear(spec: RunSpec) -> bool:
 
 def is_solved(spec: RunSpec) -> bool:
     """Whether that layer was solved for instead of trained."""
-    return spec.recipe.head != "trained" and spec.mode != "finetune" and is_linear(spec)
+    trained = spec.recipe.head == "trained" or spec.options.get("modality_dropout")
+    return not trained and spec.mode != "finetune" and is_linear(spec)
 
 
 def _trained(work: Work, fold: Fold) -> Answer:
     """The training loop: on the whole network, or on a head over its features."""
-    spec, prepared, parts, arm = fold.spec, fold.prepared, fold.parts, fold.arm
-    recipe, classes = spec.recipe, len(prepared.classes)
-    init = seed_of("init", spec.target, spec.fold, spec.seed)
-    inputs: train.Inputs
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("head", init))
-        if spec.mode == "finetune":
-            backbone = features.Extractor.of(spec)._replace(seed=init).build(work)
-            model = arm.network(
-                backbone, fold.width, classes, dropout=recipe.dropout, options=spec.options
-            )
-            inputs = work.pixels(prepared, backbone, recipe, fold.record)
-        else:
-            values = features.pooled(work, prepared, recipe)
-            model = arm.head(
-                values.shape[1], fold.width, classes, dropout=recipe.dropout, options=spec.options
-            )
-            inputs = train.Features(values, work.tensor(fold.record))
-    model = work.put(model)
+    spec, prepared, parts = fold.spec, fold.prepared, fold.parts
+    recipe, labels = spec.recipe, torch.as_tensor(prepared.labels, device=work.device)
+    make, inputs = (_network if spec.mode == "finetune" else _head)(work, fold)
+    how: dict[str, Any] = {
+        "classes": len(prepared.classes),
+        "seed": fold.seed,
+        "report": work.report,
+    }
     with work.timed("train"):
-        fit = train.fit(
-            model,
-            inputs,
-            torch.as_tensor(prepared.labels, device=work.device),
-            parts.train,
-            parts.val,
-            recipe,
-            classes=classes,
-            seed=fold.seed,
-            checkpoint=work.folder / "last.pt",
-            report=work.report,
-        )
+        if spec.mode == "finetune" or recipe.head == "trained":
+            model, path = make(), work.folder / "last.pt"
+            fit = train.fit(
+                model, inputs, labels, parts.train, parts.val, recipe, checkpoint=path, **how
+            )
+        else:
+            rows = heads.rows_of(prepared, parts, fold.inner_seed)
+            model, fit, doubts = heads.trained(make, inputs, labels, rows, recipe, **how)
+            work.warnings.extend(doubts)
     if fit.resumed:
         work.log(f"resumed after epoch {fit.resumed}")
     with work.timed("test"):
@@ -133,32 +137,66 @@ def _trained(work: Work, fold: Fold) -> Answer:
     return Answer(scores, fit.chosen, fit.history)
 
 
-def _solved(work: Work, fold: Fold) -> Answer:
-    """Thomas's softmax classifier on [F(X), G(M)], solved on the training part."""
-    from benchmark.softmax import softmax_optimum
+def _network(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], train.Inputs]:
+    """A maker of the arm with its image network, and what that is fed with."""
+    spec, init = fold.spec, fold.init
+    backbone = features.Extractor.of(spec)._replace(seed=init).build(work)
 
-    spec, parts, labels = fold.spec, fold.parts, fold.prepared.labels
-    values = features.pooled(work, fold.prepared, spec.recipe).cpu().numpy()
+    def make() -> nn.Module:
+        with _drawn(init):
+            model = fold.arm.network(backbone, fold.width, len(fold.prepared.classes), **fold.how)
+        return work.put(model)
+
+    return make, work.pixels(fold.prepared, backbone, spec.recipe, fold.record)
+
+
+def _head(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], train.Inputs]:
+    """A maker of the arm's head, and the features it is fed with."""
+    from benchmark.network import Standardised
+
+    values = features.pooled(work, fold.prepared, fold.spec.recipe)
+    seen = values[torch.as_tensor(fold.parts.train)].double()
+    mean, deviation = seen.mean(0).float(), seen.std(0, correction=0).float()
+    raw = fold.spec.recipe.head == "trained"
+
+    def make() -> nn.Module:
+        with _drawn(fold.init):
+            width, classes = values.shape[1], len(fold.prepared.classes)
+            head = fold.arm.head(width, fold.width, classes, **fold.how)
+        # To a mean of one: a gate that multiplies tells nothing by features around zero.
+        return work.put(head if raw else Standardised(head, mean - deviation, deviation))
+
+    return make, train.Features(values, work.tensor(fold.record))
+
+
+@contextmanager
+def _drawn(init: int) -> Iterator[None]:
+    """Draw a head from its seed, and leave the global generators as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("head", init))
+        yield
+
+
+def _solved(work: Work, fold: Fold) -> Answer:
+    """A logistic regression on [F(X), G(M)], solved on the training part."""
+    recipe, prepared, parts = fold.spec.recipe, fold.prepared, fold.parts
+    values = features.pooled(work, prepared, recipe).cpu().numpy()
     if fold.record is not None:
         values = np.concatenate([values, fold.record], axis=1)
-    classes = len(fold.prepared.classes)
-    balance = train.class_weights(labels[parts.train], classes, spec.recipe)
+    how: dict[str, Any] = {"classes": len(prepared.classes), "report": work.report}
     with work.timed("train"):
-        found = softmax_optimum(
-            values[parts.train],
-            labels[parts.train],
-            classes=classes,
-            sample_weight=balance[labels[parts.train]],
-            faithful=spec.recipe.head == "faithful",
-        )
+        if recipe.head == "chosen":
+            rows = heads.rows_of(prepared, parts, fold.inner_seed)
+            found, choice = heads.solved(values, prepared.labels, rows, recipe, **how)
+        else:
+            found, choice = heads.optimum(values, prepared.labels, parts.train, recipe, **how)
+    work.warnings.extend(choice.warnings)
     with work.timed("test"):
-        logits = torch.from_numpy(values[parts.test] @ found.weight.T + found.bias)
-        scores = logits.double().softmax(1).numpy()
+        scores = heads.probabilities(found, values[parts.test])
     # In the form of the trained heads, so that prediction and pictures read one form.
     state = {"output.weight": found.weight, "output.bias": found.bias}
     _keep(work, fold, {name: torch.from_numpy(value).float() for name, value in state.items()})
-    how = f"{spec.recipe.head} of the softmax, gradient norm {found.gradient_norm:.2g}"
-    return Answer(scores, f"{how} after {found.iterations} iterations", [])
+    return Answer(scores, choice.text, [])
 
 
 def _record_alone(work: Work, fold: Fold) -> Answer:

@@ -140,6 +140,24 @@ class Head(nn.Module):
         return self.output(self.dropout(pooled))
 
 
+class Standardised(nn.Module):
+    """A head on features from which `mean` is taken before they are divided by `deviation`."""
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, head: nn.Module, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        """`mean` and `deviation` (C,); a deviation of 0 counts as 1."""
+        super().__init__()
+        self.head = head
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("deviation", torch.where(deviation > 0, deviation, 1.0))
+
+    def forward(self, pooled: torch.Tensor, record: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (N, K)."""
+        return self.head((pooled - self.mean) / self.deviation, record)
+
+
 class Classifier(nn.Module):
     """A backbone and a head; a gate may change the maps, or those at `inside`, by the record."""
 

@@ -154,6 +154,8 @@ def load(store: Store, outcome: Outcome, runtime: Runtime) -> Trained:
     else:
         backbone = features.Extractor.of(spec).build(work)
         head = arm.head(backbone.channels, width, classes, **how)
+        if "deviation" in state:
+            head = network.Standardised(head, state["mean"], state["deviation"])
         head.load_state_dict(state)
         model = network.Classifier(backbone, head)
     return Trained(outcome, spec, work, work.put(model).eval(), encoder, scale)

@@ -1,6 +1,7 @@
 """Multinomial logistic regression on fixed features, solved to its optimum (Thomas 2021, Eq. 4)."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -112,15 +113,12 @@ class _Problem:
         self.rows[:, :-1] = scaled
         self.classes, self.target = classes, np.eye(classes)[self.y]
         self.penalty = np.zeros(self.rows.shape[1])
-        self._gram: Floats | None = None
 
-    @property
+    @cached_property
     def gram(self) -> Floats:
         """Second moments (R + 1, R + 1) of the weighted rows."""
-        if self._gram is None:
-            weighted = self.rows * np.sqrt(self.share)[:, None]
-            self._gram = weighted.T @ weighted
-        return self._gram
+        weighted = self.rows * np.sqrt(self.share)[:, None]
+        return weighted.T @ weighted
 
     def zeros(self) -> Floats:
         return np.zeros((self.classes, self.rows.shape[1]))

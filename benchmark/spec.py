@@ -80,9 +80,11 @@ class Recipe(Frozen):
     )  # per cell: CPU results differ bitwise between thread counts
     select: Literal["validation", "last"] = "validation"
     init: Literal["default", "he"] = "default"
-    # A linear head on features: trained by the loop, or Thomas's softmax classifier solved to its
-    # optimum, or that by plain gradient descent as the paper ran it.
-    head: Literal["trained", "optimum", "faithful"] = "trained"
+    # A head on frozen features. chosen: a linear one is a logistic regression at its optimum, its
+    # penalty chosen by validation; any other is trained, its learning rate and decay chosen so.
+    # trained: by the loop, as the recipe says. optimum, faithful: Thomas's softmax classifier
+    # without a choice, solved or by plain gradient descent as the paper ran it.
+    head: Literal["chosen", "trained", "optimum", "faithful"] = "chosen"
     limit: int | None = Field(default=None, ge=2)  # images used at most, whole groups, seeded
     #: How a set draws its images where not as usual: "boundary=half scaling=joint".
     data: Annotated[str, NEUTRAL] = ""

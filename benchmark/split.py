@@ -54,6 +54,13 @@ def split(
     return Parts(train, val, test, siblings)
 
 
+def inner(data: Prepared, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A training part cut in two, groups whole: rows to fit, and a fifth to choose settings by."""
+    labels, units = data.labels[rows], linked_groups(data)[rows]
+    fit, val = _share(labels, units, 0.2, seed % 2**32, data.name)
+    return rows[fit], rows[val]
+
+
 def linked_groups(data: Prepared) -> np.ndarray:
     """Group numbers in which groups that share an image, pixel for pixel, are one."""
     from scipy.sparse import coo_matrix

@@ -80,6 +80,7 @@ class Fit:
 
     history: list[dict[str, float | int | None]] = field(default_factory=list)
     chosen: str = ""
+    epoch: int = 0  # the one whose weights were kept
     resumed: int = 0
 
 
@@ -103,22 +104,28 @@ def fit(
     seed: int,
     checkpoint: Path | None = None,
     report: Report | None = None,
+    patience: int | None = None,
+    stop: int | None = None,
 ) -> Fit:
-    """Train `model` in place and leave the chosen checkpoint's weights in it."""
+    """Train `model` in place and leave the chosen checkpoint's weights in it.
+
+    It ends before the recipe's last epoch after `patience` epochs without a better validation
+    AUROC, or after `stop` epochs.
+    """
     report = report or Report()
     device = labels.device
     weights = class_weights(labels[torch.as_tensor(train)].cpu().numpy(), classes, recipe)
     loss_of = nn.CrossEntropyLoss(weight=torch.as_tensor(weights, device=device).float())
     optimizer = make_optimizer(model, recipe)
     rows = torch.as_tensor(train)
-    result, best, start = Fit(), {"score": -math.inf, "epoch": -1, "state": None}, 0
+    result, best, start = Fit(), {"score": (-1.0, 0.0), "epoch": -1, "state": None}, 0
     select = recipe.select == "validation" and len(val) > 0
     saved = None if checkpoint is None else _saved(checkpoint, model, optimizer, device)
     if saved is not None:
         result.history, best, start = saved["history"], saved["best"], saved["epoch"]
         result.resumed = start
     written = time.monotonic()
-    for epoch in range(start, recipe.epochs):
+    for epoch in range(start, recipe.epochs if stop is None else stop):
         began = time.monotonic()
         loss = _epoch(model, inputs, labels, rows, recipe, loss_of, optimizer, epoch, seed, report)
         if not math.isfinite(loss):
@@ -134,16 +141,21 @@ def fit(
         }
         if len(val) and (select or epoch + 1 == recipe.epochs):
             scores = predict(model, inputs, torch.as_tensor(val), recipe, device)
-            facts["val_auroc"] = auroc(labels[torch.as_tensor(val)].cpu().numpy(), scores)
-            if select and _better(facts["val_auroc"], best["score"]):
-                best = {"score": facts["val_auroc"], "epoch": epoch, "state": _copy(model)}
+            of_val = labels[torch.as_tensor(val)].cpu().numpy()
+            facts["val_auroc"], score = auroc(of_val, scores), quality(of_val, scores)
+            if select and score > tuple(best["score"]):
+                best = {"score": score, "epoch": epoch, "state": _copy(model)}
         result.history.append(facts)
         report.epoch({**facts, "epochs": recipe.epochs, "seconds": seconds})
         if checkpoint is not None and time.monotonic() - written > CHECKPOINT_EVERY:
             _save(checkpoint, model, optimizer, result.history, best, epoch + 1)
             written = time.monotonic()
+        if select and patience is not None and epoch - best["epoch"] >= patience:
+            break
+    result.epoch = len(result.history)
     if select and best["state"] is not None:
         model.load_state_dict(best["state"])
+        result.epoch = best["epoch"] + 1
         result.chosen = f"epoch {best['epoch'] + 1} of {recipe.epochs} by validation AUROC"
     else:
         result.chosen = f"last epoch of {recipe.epochs}"
@@ -214,7 +226,15 @@ def predict(
 
 def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Macro one-vs-rest AUROC over the classes that can have one."""
-    return float(metrics.one_vs_rest(labels, scores)["macro"]["auroc"]["mean"])
+    with warnings.catch_warnings(action="ignore"):  # of what other metrics cannot say here
+        return float(metrics.one_vs_rest(labels, scores)["macro"]["auroc"]["mean"])
+
+
+def quality(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """What chooses: the AUROC, and between equals the mean log of the label's probability."""
+    found = auroc(labels, scores)
+    of_label = scores[np.arange(len(labels)), labels]
+    return 0.0 if math.isnan(found) else found, float(np.log(of_label.clip(1e-12)).mean())
 
 
 def class_weights(labels: np.ndarray, classes: int, recipe: Recipe) -> np.ndarray:
@@ -270,16 +290,8 @@ def on_device(pixels: np.ndarray, device: torch.device) -> torch.Tensor:
 
 def _shared(pixels: np.ndarray) -> torch.Tensor:
     """A tensor over read-only memory; nothing here writes to it."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings(action="ignore"):
         return torch.from_numpy(pixels)
-
-
-def _better(score: float | int | None, best: float) -> bool:
-    """A first score counts even when it is undefined; ties keep the earlier epoch."""
-    return score is not None and (score > best or (math.isnan(score) and best == -math.inf))
 
 
 def _copy(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -27,7 +27,8 @@ BROKEN = Path(__file__).parent / "components" / "broken.py"
 
 #: Twelve cells: two arms, two seeds, three folds; each trains long enough to be hit.
 BASE = ["--target", str(TINY), "--arch", "test_resnet", "--protocol", "demo", "--mode", "frozen",
-        "--epochs", "60", "--threads", "1", "--device", "cpu", "--offline"]  # fmt: skip
+        "--epochs", "60", "--threads", "1", "--device", "cpu", "--offline",
+        "--set", "recipe.head=trained"]  # fmt: skip
 GRID = [*BASE, "--fusion", "none", "--fusion", "concat", "--seed", "0", "--seed", "1"]
 
 

@@ -40,7 +40,7 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runtime, dict[str, 
         modes=("frozen",),
         protocols=("demo",),
         folds=(0,),
-        recipe={"threads": 1, "epochs": 100},
+        recipe={"threads": 1, "epochs": 40},
     )
     found = {o.spec.fusion: o for o in run_all(request, runtime) if isinstance(o.spec, RunSpec)}
     return runtime, found
@@ -61,9 +61,7 @@ def test_arms_see_the_same_patients(fused):
         assert np.array_equal(arrays["groups"], kept[0]["groups"])
 
 
-# MetaBlock puts gate values in the place of features: on features of an untrained network it
-# does not clear this bar (0.828 beside 0.829 for the image alone), so it is not held to it.
-@pytest.mark.parametrize("arm", sorted({*FUSED} - {"metablock", "late:product"}))
+@pytest.mark.parametrize("arm", sorted({*FUSED} - {"late:product"}))
 def test_fused_arms_beat_both_single_arms_outside_their_intervals(fused, arm: str):
     _, found = fused
     singles = [found[name].metrics["auroc"] for name in ("none", "metadata:logistic")]

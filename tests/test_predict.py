@@ -58,8 +58,8 @@ ARMS = [
     {"fusions": ("none",)},
     {"fusions": ("concat",)},
     {"fusions": ("concat",), "modes": ("finetune",), "recipe": {"epochs": 1}},
-    {"fusions": ("metablock",), "recipe": {"constancy": True, "crop": 28}},
-    {"fusions": ("concat",), "recipe": {"head": "optimum"}},
+    {"fusions": ("metablock",), "recipe": {"constancy": True, "crop": 28, "head": "chosen"}},
+    {"fusions": ("concat",), "recipe": {"head": "chosen"}},
 ]
 
 

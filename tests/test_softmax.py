@@ -102,6 +102,18 @@ def test_fewer_images_than_features_are_solved_where_the_images_span(n: int):
         np.testing.assert_allclose(chances(one, x), theirs.predict_proba(z), atol=2e-3)
 
 
+def test_few_images_of_a_wide_network_are_solved():
+    """Features of an untrained ResNet50 are like this: wide, positive and nearly all alike."""
+    rng = np.random.default_rng(0)
+    y = np.arange(45) % 3
+    hidden = rng.normal(size=(45, 4)) + np.eye(4)[y]
+    x = np.abs(hidden @ rng.normal(size=(4, 1200)) + 0.01 * rng.normal(size=(45, 1200)))
+    found = softmax_optimum(x.astype(np.float32), y, classes=3)
+    assert found.converged
+    assert found.iterations < 50
+    assert (chances(found, x).argmax(1) == y).all()
+
+
 def test_a_head_that_is_not_at_its_optimum_says_so_and_can_be_stopped():
     x, y = problem()
     assert not softmax_optimum(x, y, classes=4, max_iterations=1).converged

@@ -80,11 +80,24 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
 
 def test_the_best_epoch_on_validation_is_kept(problem):
     model, found = fit(problem)
-    best = max(found.history, key=lambda h: (h["val_auroc"], -h["epoch"]))
-    assert found.chosen == f"epoch {best['epoch']} of 6 by validation AUROC"
+    best = max(found.history, key=lambda h: h["val_auroc"])
+    assert found.chosen == f"epoch {found.epoch} of 6 by validation AUROC"
+    assert found.history[found.epoch - 1]["val_auroc"] == best["val_auroc"]
     inputs, labels, _, val = problem
     scores = train.predict(model, inputs, torch.as_tensor(val), RECIPE, torch.device("cpu"))
     assert train.auroc(labels[val].numpy(), scores) == pytest.approx(best["val_auroc"], abs=1e-12)
+
+
+def test_of_epochs_with_equal_ranks_the_surest_is_kept(problem):
+    """A few validation images are soon in perfect order, long before the network is trained."""
+    inputs, labels, rows, _ = problem
+    values = inputs.values + 20 * torch.eye(3)[labels] @ torch.ones(3, 8).tril()
+    few = (train.Features(values, None), labels, rows, np.arange(120, 126))
+    found = fit(few, RECIPE.model_copy(update={"lr": 0.03}))[1]
+    assert found.history[0]["val_auroc"] == 1.0
+    assert found.epoch > 1
+    short = fit((inputs, *problem[1:]), RECIPE.model_copy(update={"epochs": 60}), patience=2)[1]
+    assert len(short.history) == short.epoch + 2 < 60
 
 
 def test_the_last_epoch_is_kept_where_the_protocol_says_so(problem):
