@@ -48,6 +48,7 @@ class Prepared:
     metadata: dict[str, np.ndarray]  # column -> str (N,), as written in the source
     digest: str
     white: int = images.WHITE  # what images of 16 bits counted as white
+    unit: str = "group"  # what a group is, in the card's word; empty: every image stands alone
     made: tuple[str, ...] = ()  # version of what decoded it, and what was done to its colours
 
     def frame(self, columns: Sequence[str], rows: np.ndarray):
@@ -132,6 +133,7 @@ def load(folder: Path, name: str) -> Prepared:
         metadata={k.removeprefix(META): v for k, v in columns.items() if k.startswith(META)},
         digest=meta["digest"],
         white=meta.get("white", images.WHITE),
+        unit=meta.get("unit", "group"),
         made=tuple(str(meta[name]) for name in MADE if name in meta),
     )
 
@@ -171,7 +173,9 @@ def _decode_all(
     records = list(component.records(root))
     _check(records, name)
     component.white = _white(component, records)
-    made = {**made, "white": component.white}
+    named = any(record.group for record in records)
+    unit = getattr(component.card, "group", "") if named else ""
+    made = {**made, "white": component.white, "unit": unit}
     pixels = np.lib.format.open_memmap(
         folder / "images.npy", "w+", np.uint8, (len(records), *size, 3)
     )

@@ -80,6 +80,7 @@ def _modality(data: Any) -> NDArray[np.float64]:
 def _open(path: Path) -> Any:
     try:
         import pydicom
+        from pydicom.errors import InvalidDicomError
     except ImportError as error:
         raise BenchError(
             f"{path.name} is a DICOM file, and pydicom is not installed.",
@@ -88,7 +89,7 @@ def _open(path: Path) -> Any:
     with _told(path):
         try:
             return pydicom.dcmread(path)
-        except pydicom.errors.InvalidDicomError as error:
+        except InvalidDicomError as error:
             raise ValueError("it is no DICOM file") from error
 
 

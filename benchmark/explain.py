@@ -323,7 +323,7 @@ def importance(tested: Tested) -> tuple[Any, dict[str, Any]]:
     found.append(("the image", loss(lambda order: (order, record), "image")))
     note = (
         f"{arm_title(spec)} arm, {spec.headline} {value:.3f} on {n} test images.\nMean of "
-        f"{SHUFFLES} shuffles; lines: 95 % interval over resampled patients. Grey: it holds zero."
+        f"{SHUFFLES} shuffles; lines: 95 % interval over resampled groups. Grey: it holds zero."
     )
     title = metrics.NAMES[spec.headline].title.partition(" (")[0]
     numbers = dict(found)

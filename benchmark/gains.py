@@ -71,9 +71,7 @@ def by_class(
             f"(paired Wilcoxon over {len(pairs)} {units}: p = {whole:.3g}{' ' * bool(_star(whole))}"
             f"{_star(whole)})"
         )
-        note += (
-            " Stars: DeLong's test with patients as units,\n* p ≤ 0.10, ** p ≤ 0.05, n. s.: not."
-        )
+        note += " Stars: DeLong's test over groups,\n* p ≤ 0.10, ** p ≤ 0.05, n. s.: not."
         numbers = {"wilcoxon": whole, "delong": dict(zip(names[first:], p, strict=True))}
         stars = [star or "n. s." for star in stars]
     labels = [arm_title(o.spec) for o in (arm[0] for arm in arms) if isinstance(o.spec, RunSpec)]
@@ -110,7 +108,7 @@ def by_metric(
     title = f"Gain from the patient's record: {arm_title(arm)} minus image alone"
     note = (
         f"Mean over {len(plain)} folds, {n} test images, means over classes. Lines: 95 % interval "
-        "over\nresampled patients, the same for both arms. Grey: it holds zero."
+        "over\nresampled groups, the same for both arms. Grey: it holds zero."
     )
     numbers = dict(found)
     return pictures.gains(found, title=title, note=note), numbers

@@ -123,7 +123,7 @@ def importance(found: Sequence[tuple[str, Estimate]], *, metric: str, note: str)
         figure = Figure(figsize=(8.5, 0.45 * len(found) + 2.2), layout="constrained")
         axis = figure.subplots()
         _bars(axis, found)
-        axis.set_title(f"What is lost when the test patients' values are shuffled\n({metric})")
+        axis.set_title(f"What is lost when the test part's values are shuffled\n({metric})")
         axis.set_xlabel("loss in percentage points; to the right of 0: the arm relies on it")
         figure.supxlabel(note, fontsize=9)
     return figure

@@ -126,6 +126,7 @@ def facts_of(prepared: data.Prepared, parts: split.Parts) -> dict[str, Scalar]:
     return {
         "digest": prepared.digest,
         "white": prepared.white,
+        "unit": prepared.unit,
         "train": len(parts.train),
         "val": len(parts.val),
         "test": len(parts.test),

@@ -70,6 +70,10 @@ class Row:
         return f"{who.arch} {who.mode}" if who.arch != "none" else "–"
 
 
+#: Said of a board whose images name no patient.
+UNKNOWN = "patients unknown, images taken as independent: intervals are too narrow if they are not"
+
+
 @dataclass(frozen=True)
 class Board:
     """The rows of one target under one protocol and partition: by rank, then those without one."""
@@ -97,6 +101,19 @@ class Board:
     def under(self) -> str:
         """The protocol, and the partition where it is not the first."""
         return f"{self.protocol}, partition {self.partition}" if self.partition else self.protocol
+
+    @property
+    def unit(self) -> str:
+        """What is resampled and never parted, in the card's word; empty: each image alone."""
+        known = (run.outcome.data.get("unit") for row in self.rows for run in row.runs)
+        return next((str(unit) for unit in known if unit is not None), "group")
+
+    @property
+    def units(self) -> str:
+        """Several of them."""
+        if self.unit.isalpha():
+            return f"{self.unit}s"
+        return f"values of {self.unit}" if self.unit else "images"
 
     @property
     def several(self) -> bool:
@@ -189,7 +206,7 @@ def _undecidable(row: Row, usual: int) -> Row:
     if len(row.draws) != usual:
         return replace(row, why=(f"{len(row.draws)} bootstrap draws, not {usual}",))
     if np.isnan(row.headline.low):
-        return replace(row, why=("too few patients in the test part for an interval",))
+        return replace(row, why=("too few groups in the test part for an interval",))
     return row
 
 

@@ -22,7 +22,8 @@ from reports.leaderboard import read
 
 KINDS = ("source", "fusion", "protocol")
 FOOTER = (
-    "Differences are first minus second; patients are resampled, not images. p (Wilcoxon) is of "
+    "Differences are first minus second; patients (lesions, slides) are resampled, images where "
+    "none is known. p (Wilcoxon) is of "
     "the recalls of all folds and classes, as in MetaNet's Table 1: it takes them for independent, "
     "which classes of the same patients are not."
 )

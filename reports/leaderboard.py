@@ -13,7 +13,7 @@ from benchmark.spec import RunSpec
 from benchmark.store import Store
 from reports import board, formats, own
 from reports.arms import RANDOM, Place, Run, place_of
-from reports.board import Baseline, Board, Row
+from reports.board import UNKNOWN, Baseline, Board, Row
 
 #: Metrics that every format shows beside the headline, with their headings.
 OVER = ("scratch", RANDOM, "self", "imagenet")  # what a row may have gained over
@@ -22,7 +22,7 @@ SPREAD = {"over_folds": "± folds", "over_classes": "± classes"}  # of the head
 #: The network of a run, where it was kept.
 KEPT = "weights.safetensors"
 FOOTER = (
-    "Rows that share a rank cannot be told apart (paired bootstrap over patients, p ≥ 0.05). ±: "
+    "Rows that share a rank cannot be told apart (paired bootstrap over groups, p ≥ 0.05). ±: "
     "the headline's standard deviation (n − 1) over folds and over classes."
 )
 
@@ -237,6 +237,7 @@ def _table(made: Board) -> formats.Table:
             *([f"The record, if a row says no other: {', '.join(made.columns)}."] if fused else []),
             *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
             *made.overlaps,
+            *([] if made.unit or made.leaky else [f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}."]),
         ],
     )
 

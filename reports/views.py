@@ -9,22 +9,22 @@ from benchmark.stats import Comparison
 from benchmark.store import Store
 from reports import charts, curves, formats, gallery, leaderboard
 from reports.arms import RANDOM, Run
-from reports.board import Board, Row, higher_is_better
+from reports.board import UNKNOWN, Board, Row, higher_is_better
 
 TOP = 6  # rows of a card on the index
 GAINS = 14  # rows of a chart of gains
 PLAIN = ("scratch", RANDOM)
 OVER = {"scratch": "training from scratch", RANDOM: RANDOM, "self": "the target itself"}
 SPLITS = {
-    "grouped": "no patient on two sides",
-    "image": "images are split, not patients",
+    "grouped": "no {unit} on two sides",
+    "image": "images are split, not {units}",
     "official": "the data set’s own",
 }
 COUNTS = {
     "train": "images in train",
     "val": "images in validation",
     "test": "images in test",
-    "test_groups": "patients in test",
+    "test_groups": "{units} in test",
 }
 
 
@@ -182,7 +182,9 @@ def _facts(made: Board) -> Iterator[tuple[str, tuple[str, ...]]]:
     share = f", {split.validation:.0%} of the rest for validation" if split.validation else ""
     draws = max((len(row.draws) for row in made.rows if row.draws is not None), default=0)
     yield "Protocol", (f"{made.protocol}, version {versions['protocol']}",)
-    yield "Split", (f"{split.kind}: {SPLITS[split.kind]}; {split.folds} folds{share}",)
+    how = SPLITS[split.kind].format(unit=made.unit, units=made.units if made.unit else "patients")
+    how = how if made.unit or split.kind != "grouped" else UNKNOWN
+    yield "Split", (f"{split.kind}: {how}; {split.folds} folds{share}",)
     if made.leaky:
         yield "Leak", (leaderboard.leak(made),)
     if made.overlaps:
@@ -192,16 +194,17 @@ def _facts(made: Board) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield (
         "Intervals",
         (
-            f"95 % bootstrap over patients, {draws // max(len(made.seeds), 1):,} draws a fold, "
+            f"95 % bootstrap over {made.units}, {draws // max(len(made.seeds), 1):,} draws a fold, "
             "paired between rows",
             "of other metrics: combined from the intervals of the folds",
         ),
     )
     yield "Ranks", ("a row shares the rank of the best row that it cannot be told from, p ≥ 0.05",)
-    counts = (
-        f"{title}: {_span([int(run.outcome.data.get(name, 0)) for run in fair])}"
+    counts = [
+        (title.format(units=made.units), [int(run.outcome.data.get(name, 0)) for run in fair])
         for name, title in COUNTS.items()
-    )
+    ]
+    counts = (f"{title}: {_span(found)}" for title, found in counts)
     yield "Data", (f"version {versions['target']}, digest {made.digest or 'unknown'}", *counts)
     yield "Checkpoint", tuple(dict.fromkeys(_chosen(run) for run in fair))
     yield "Code", (f"transfer-bench, numbers of version {versions['core']}",)

@@ -86,9 +86,9 @@ class Folder(Target):
         return super().read(record, size)
 
     def brightest(self, record: Record) -> int:
-        path = record.image
-        is_dicom = isinstance(path, Path) and path.suffix.lower() == ".dcm"
-        return dicom.brightest(path) if is_dicom else super().brightest(record)
+        if isinstance(record.image, Path) and record.image.suffix.lower() == ".dcm":
+            return dicom.brightest(record.image)
+        return super().brightest(record)
 
     def columns(self) -> dict[str, str]:
         """The table's other columns, less those that leak by name, are doubtful, or say nothing."""

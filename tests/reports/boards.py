@@ -130,7 +130,7 @@ def run(
             **{
                 "data": {
                     "digest": "0123456789abcdef", "train": 5000, "val": 500, "test": 1000,
-                    "test_groups": 700, "siblings": 0.0,
+                    "test_groups": 700, "siblings": 0.0, "unit": "patient",
                 } | (data or {}),
                 "seconds": {"data": 3.0, "train": 250.0, "test": 9.0, "total": 262.0},
                 "joules": 61_000.0,

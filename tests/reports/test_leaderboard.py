@@ -493,3 +493,22 @@ def test_2000_outcomes_as_json_in_two_seconds(tmp_path: Path):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Of the processor, not of the clock: other processes may be at work here.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
+
+
+@pytest.mark.parametrize(
+    ("unit", "units"), [("lesion", "lesions"), ("who_id", "values of who_id"), ("", "images")]
+)
+def test_the_unit_is_the_cards_word(tmp_path: Path, unit: str, units: str):
+    from reports import views
+
+    store = Store(tmp_path)
+    for fold in range(5):
+        run(store, fold=fold, data={"unit": unit})
+    (made,) = leaderboard.boards(store)
+    facts = dict(views._facts(made))
+    assert f"bootstrap over {units}," in facts["Intervals"][0]
+    assert any(text == f"{units} in test: 700" for text in facts["Data"])
+    unknown = "patients unknown, images taken as independent: intervals are too narrow if they are"
+    assert (unknown in facts["Split"][0]) == (not unit)
+    assert (unknown[1:] in leaderboard.show(store)) == (not unit)
+    assert (f"no {unit} on two sides" in facts["Split"][0]) == bool(unit)
