@@ -48,7 +48,7 @@ def recipe_for(
     base = protocol.recipe.model_dump()
     base.update(protocol.by_target.get(target.partition(":")[0], {}))
     if mode in ("frozen", "tuned"):
-        base.update(protocol.frozen)
+        base.update({"head": "chosen", **protocol.frozen})
     known = {name: field.default for name, field in Augment.model_fields.items()}
     for name in cannot_bear:
         if name not in known:

@@ -84,7 +84,7 @@ class Recipe(Frozen):
     # penalty chosen by validation; any other is trained, its learning rate and decay chosen so.
     # trained: by the loop, as the recipe says. optimum, faithful: Thomas's softmax classifier
     # without a choice, solved or by plain gradient descent as the paper ran it.
-    head: Literal["chosen", "trained", "optimum", "faithful"] = "chosen"
+    head: Literal["chosen", "trained", "optimum", "faithful"] = "trained"
     limit: int | None = Field(default=None, ge=2)  # images used at most, whole groups, seeded
     #: How a set draws its images where not as usual: "boundary=half scaling=joint".
     data: Annotated[str, NEUTRAL] = ""
