@@ -296,6 +296,10 @@ def explain(
         Path | None, typer.Option(help="Folder to write; the run's own explain/ if not given.")
     ] = None,
     images: Annotated[int, typer.Option(help="Test images to show.", min=1)] = 6,
+    figures: Annotated[
+        bool,
+        typer.Option("--figures", help="Also the weights of the image alone beside the arm's."),
+    ] = False,
     device: Device = "auto",
     data: Data = Path("data"),
     store: Store = Path("store"),
@@ -312,7 +316,7 @@ def explain(
     if target:
         run = boards.best_run(results, target)
     runtime = Runtime(data=data, store=store, device=device, offline=True)
-    found = explaining.explain(results, run, runtime, out=out, images=images)
+    found = explaining.explain(results, run, runtime, out=out, images=images, figures=figures)
     for path in found.files:
         sys.stdout.write(f"{path}\n")
     for note in found.notes:

@@ -51,14 +51,23 @@ class Explanation(NamedTuple):
 
 
 def explain(
-    store: Store, run: str, runtime: Runtime, *, out: Path | None = None, images: int = 6
+    store: Store,
+    run: str,
+    runtime: Runtime,
+    *,
+    out: Path | None = None,
+    images: int = 6,
+    figures: bool = False,
 ) -> Explanation:
-    """Write every picture that this run allows, as PNG and SVG, with the numbers as JSON."""
+    """Write every picture that this run allows, as PNG and SVG, with the numbers as JSON.
+
+    `figures` adds the weights of the image alone beside those of this arm, as Thomas's Fig. 5.
+    """
     outcome = find(store, run)
     folder = out or store.folder("run", outcome.key) / "explain"
     folder.mkdir(parents=True, exist_ok=True)
     plain, fused = gains.arms_of(store, outcome)
-    figures: dict[str, Any] = {}
+    drawn: dict[str, Any] = {}
     numbers: dict[str, Any] = {"run": outcome.key}
     notes: list[str] = []
 
@@ -70,7 +79,7 @@ def explain(
             return None
 
     def draw(name: str, make: Callable[[], tuple[Any, dict[str, Any]]]) -> None:
-        figures[name], numbers[name] = attempt(make) or (None, None)
+        drawn[name], numbers[name] = attempt(make) or (None, None)
 
     tested = attempt(lambda: _tested(store, outcome, runtime))
     if tested is not None:
@@ -79,6 +88,8 @@ def explain(
         draw("maps", lambda: maps([beside, tested] if beside else [tested], images))
         if fold.is_linear(tested.trained.spec):
             draw("weights", lambda: weights(tested.trained))
+            if figures and beside is not None:
+                draw("image_weights", lambda: image_weights(beside.trained, tested.trained))
         else:
             notes.append(f"{tested.trained.spec.fusion} has no linear layer on the record to show.")
         if tested.record is not None:
@@ -90,7 +101,7 @@ def explain(
         notes.append("The store has no second arm on the same folds: no gain is shown.")
     files = [
         path
-        for name, figure in figures.items()
+        for name, figure in drawn.items()
         if figure
         for path in pictures.save(figure, folder, name)
     ]
@@ -237,6 +248,30 @@ def weights(trained: Trained) -> tuple[Any, dict[str, Any]]:
     Softmax sees differences only: they are shown against the mean of the classes, of two classes
     as the second against the first.
     """
+    image, record, panels = _linear(trained)
+    columns = column_titles(trained.encoder) if trained.encoder else []
+    if columns:
+        shown = np.sort(np.argsort(-np.abs(record).max(0), kind="stable")[:24])
+        record, columns = record[:, shown], [columns[i] for i in shown]
+    numbers = {
+        p: dict(zip(columns, r.tolist(), strict=True)) for p, r in zip(panels, record, strict=True)
+    }
+    return pictures.weights(record, columns, image, panels), numbers
+
+
+def image_weights(plain: Trained, fused: Trained) -> tuple[Any, dict[str, Any]]:
+    """How large the image's weights are without and with the record, and the record's own."""
+    (alone, _, panels), (image, record, _) = _linear(plain), _linear(fused)
+    parts = {"image, alone": alone, "image, with the record": image, "the record": record}
+    numbers = {
+        panel: {name: float(np.median(np.abs(values[i]))) for name, values in parts.items()}
+        for i, panel in enumerate(panels)
+    }
+    return pictures.image_weights(list(parts.items()), panels), numbers
+
+
+def _linear(trained: Trained) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """A linear head's weights of the image (P, C) and of the record as it was written (P, M)."""
     model: Any = trained.model
     output = getattr(model.head, "head", model.head).output
     found = output.weight.detach().double().cpu().numpy()
@@ -248,15 +283,7 @@ def weights(trained: Trained) -> tuple[Any, dict[str, Any]]:
     )
     width = len(trained.encoder.columns_out) if trained.encoder else 0
     image, record = found[:, : found.shape[1] - width], found[:, found.shape[1] - width :]
-    columns = column_titles(trained.encoder) if trained.encoder else []
-    if width:
-        record = record / np.array(trained.scale["deviation"])
-        shown = np.sort(np.argsort(-np.abs(record).max(0), kind="stable")[:24])
-        record, columns = record[:, shown], [columns[i] for i in shown]
-    numbers = {
-        p: dict(zip(columns, r.tolist(), strict=True)) for p, r in zip(panels, record, strict=True)
-    }
-    return pictures.weights(record, columns, image, panels), numbers
+    return image, record / np.array(trained.scale["deviation"]) if width else record, panels
 
 
 def column_titles(encoder: Encoder) -> list[str]:

@@ -149,7 +149,8 @@ def _star(p: float) -> str:
 
 def _bare(spec: RunSpec, own: bool) -> RunSpec:
     """What two cells must share: all but the fold, and, of two arms, all that makes the arm."""
-    arm = {} if own else {"fusion": "", "options": {}, "columns": (), "allowed": (), "record": None}
+    none = {"fusion": "", "options": {}, "columns": (), "types": {}, "allowed": (), "record": None}
+    arm = {} if own else none
     return spec.model_copy(update={"fold": 0, "base": None, **arm})
 
 

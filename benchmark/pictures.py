@@ -117,6 +117,41 @@ def weights(
     return figure
 
 
+def image_weights(parts: Sequence[tuple[str, np.ndarray]], panels: Sequence[str]) -> Figure:
+    """Box plots of the size of weights (P, C) on a logarithmic axis, part beside part by panel."""
+    colours = (GREY, BLUE, ORANGE)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(max(1.6 * len(panels) + 3, 7.5), 4.8), layout="constrained")
+        axis = figure.subplots()
+        figure.suptitle("Size of the weights without and with the patient's record", fontsize=13)
+        for k, (_, values) in enumerate(parts):
+            axis.boxplot(
+                [np.abs(row[row != 0]) for row in values],
+                positions=(np.arange(len(panels)) + 0.27 * (k - 1)).tolist(),
+                widths=0.22,
+                patch_artist=True,
+                flierprops={"marker": ".", "markersize": 3, "markeredgecolor": GREY},
+                boxprops={"facecolor": colours[k], "alpha": 0.6, "edgecolor": DARK},
+                medianprops={"color": DARK, "linewidth": 2},
+                manage_ticks=False,
+            )
+        axis.set_yscale("log")
+        axis.set_xticks(range(len(panels)), [_short(panel, 30) for panel in panels])
+        axis.set_xlim(-0.6, len(panels) - 0.4)
+        axis.set_ylabel("size of a weight of the last layer")
+        axis.grid(axis="y", color="#E5E5E5")
+        handles = [Patch(facecolor=c, alpha=0.6, edgecolor=DARK, label=name)
+                   for c, (name, _) in zip(colours, parts, strict=True)]  # fmt: skip
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+        axis.legend(handles=handles, ncols=3, frameon=False, **place)
+        figure.supxlabel(
+            "Box: the middle half of the weights. The record's are of its values as written, the\n"
+            "image's of its pooled features.",
+            fontsize=9,
+        )
+    return figure
+
+
 def importance(found: Sequence[tuple[str, Estimate]], *, metric: str, note: str) -> Figure:
     """Loss of the headline metric when a column is shuffled; the last rows are wholes."""
     with mpl.rc_context(STYLE):

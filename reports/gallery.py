@@ -15,6 +15,7 @@ from reports.board import Board
 LOOKS = {
     "maps": "Where the network looks",
     "weights": "Weights of the last layer",
+    "image_weights": "Size of the weights without and with the record",
     "importance": "What is lost when a column is shuffled",
     "classes": "AUROC of the classes over the folds",
     "gains": "Gain of the fused arm over the image alone",

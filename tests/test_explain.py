@@ -35,9 +35,9 @@ def test_a_fused_run_is_explained_beside_the_image_alone(
     store = Store(runtime.store)
     runs = finished(runtime, request_tiny, fusions=("none", "concat"), recipe={"epochs": 30})
     outcome = runs["concat", 1]
-    found = explain.explain(store, outcome.key[:8], runtime, images=4)
+    found = explain.explain(store, outcome.key[:8], runtime, images=4, figures=True)
     folder = store.folder("run", outcome.key) / "explain"
-    names = ("maps", "weights", "importance", "classes", "gains")
+    names = ("maps", "weights", "image_weights", "importance", "classes", "gains")
     assert {p.name for p in found.files} == {f"{n}.{e}" for n in names for e in ("png", "svg")}
     assert found.notes == []
     for path in folder.glob("*.png"):
