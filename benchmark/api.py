@@ -16,7 +16,7 @@ import numpy as np
 from benchmark import archs, dicom, ecg, images, leaks, synthetic
 from benchmark.contents import digests
 from benchmark.download import File, locate
-from benchmark.errors import BenchError, DataMissing
+from benchmark.errors import BenchError, DataMissing, private
 from benchmark.leaks import Look
 from benchmark.metadata import FORBIDDEN, WARN, is_missing, kind_of
 from benchmark.spec import Augment, Input, Recipe, Scalar, Size
@@ -61,6 +61,7 @@ __all__ = [
     "is_missing",
     "leaks",
     "locate",
+    "private",
     "read_table",
     "synthetic",
 ]
@@ -480,7 +481,7 @@ def check_pairs(rows: Iterable[str], files: Iterable[str], table: str) -> None:
         if lost:
             raise BenchError(
                 f"{table} does not fit its images: {len(lost)} {kind} "
-                f"({', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}) "
+                f"({', '.join(map(private, lost[:3]))}{', …' if len(lost) > 3 else ''}) "
                 f"of {len(named)} rows and {len(there)} images.",
                 "Complete the set, or take them out.",
             )

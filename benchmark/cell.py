@@ -42,6 +42,8 @@ def run(
         store.finish(cell, outcome)
     except Exception as error:  # one failure costs one cell: its cause is written down
         work.log(traceback.format_exc())
+        if isinstance(error, BenchError):
+            work.log(f"{error.what} {error.todo}")
         if isinstance(error, Damaged):
             _spoil_upstream(store, cell)
         return store.fail(cell, failure_of(error, store.log_tail(cell)), seconds=work.seconds)

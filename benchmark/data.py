@@ -17,7 +17,7 @@ import numpy as np
 from benchmark import images, registry
 from benchmark.api import Record, Source
 from benchmark.download import find_root
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, private
 from benchmark.files import cached_folder, write
 from benchmark.spec import Runtime, Size, canonical, seed_of
 from benchmark.store import Store
@@ -273,7 +273,13 @@ def _decode_chunk(
     pixels = np.load(path, mmap_mode="r+")
     hashes = []
     for i, record in enumerate(records, start):
-        pixels[i], text = component.decode(record, size, constancy=constancy)
+        try:
+            pixels[i], text = component.decode(record, size, constancy=constancy)
+        except BenchError as error:
+            raise type(error)(f"Image {i + 1} of the set: {error.what}", error.todo) from error
+        except Exception as error:
+            what = f"Image {i + 1} of the set, {private(record.name)}, cannot be read"
+            raise BenchError(f"{what}: {private(error)}.", "Mend it or take it out.") from error
         hashes.append(text)
     return hashes
 
@@ -284,12 +290,12 @@ def _check(records: list[Record], name: str) -> None:
         raise BenchError(f"{name} has no images.", "Check the folder given by --data.")
     twice = [text for text, n in Counter(r.name for r in records).items() if n > 1]
     if twice:
-        raise BenchError(f"{name} names '{twice[0]}' twice.", "Image names must be unique.")
+        raise BenchError(f"{name} names {private(twice[0])} twice.", "Image names must be unique.")
     labels = {record.label for record in records}
     unlabelled = [record.name for record in records if not record.label]
     if unlabelled:
         raise BenchError(
-            f"{len(unlabelled)} images of {name} have no label, '{unlabelled[0]}' first.",
+            f"{len(unlabelled)} images of {name} have no label, {private(unlabelled[0])} first.",
             "Label them or take them out.",
         )
     if len(labels) < 2:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark import images
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, private
 
 #: What a folder of images may hold.
 ENDINGS = (*images.ENDINGS, ".dcm")
@@ -31,7 +31,7 @@ def read(path: Path, white: int = images.WHITE) -> NDArray[np.uint8]:
     data = _open(path)
     if int(data.get("NumberOfFrames", 1) or 1) > 1:
         raise BenchError(
-            f"{path} holds several frames, and only flat images can be classified.",
+            f"{private(path)} holds several frames, and only flat images can be classified.",
             "Cut it into slices with `bench data slices`.",
         )
     with _told(path):
@@ -83,7 +83,7 @@ def _open(path: Path) -> Any:
         from pydicom.errors import InvalidDicomError
     except ImportError as error:
         raise BenchError(
-            f"{path.name} is a DICOM file, and pydicom is not installed.",
+            f"{private(path.name)} is a DICOM file, and pydicom is not installed.",
             "Install transfer-bench[dicom], or save the images as PNG.",
         ) from error
     with _told(path):
@@ -100,6 +100,6 @@ def _told(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         why = " ".join(str(error).split())[:200]
         raise BenchError(
-            f"The image {path.name} is damaged or cut short ({why}).",
+            f"The image {private(path.name)} is damaged or cut short ({private(why)}).",
             "Fetch the file again or take it out.",
         ) from error

@@ -1,7 +1,18 @@
 """Errors a user can mend: one sentence what is wrong, one sentence what to do."""
 
 import errno
+import re
 from pathlib import Path
+
+
+def private(name: object) -> str:
+    """A name that may tell a patient's: for whoever runs the command, not for what lasts."""
+    return f"‹{str(name).translate({0x2039: '<', 0x203A: '>'})}›"
+
+
+def public(text: str) -> str:
+    """The text without the names marked as private."""
+    return re.sub("‹[^›]*›", "‹see the log on this machine›", text)
 
 
 class BenchError(Exception):
@@ -14,6 +25,9 @@ class BenchError(Exception):
         super().__init__(f"{what} {todo}".strip())
         self.what = what
         self.todo = todo
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.what, self.todo)
 
 
 class DataMissing(BenchError):

@@ -337,6 +337,7 @@ def _prepare(
                 say(f"  the images of {name} with 16 bits hold no value above {made.white}: white.")
         except BenchError as error:
             broken[name] = Failure.model_validate({"kind": error.kind, "message": str(error)})
+            say(f"{name}: {error.what} {error.todo}")  # with names, which the outcome leaves out
     good, failures = [], []
     for cell in cells:
         cause = next((broken[name] for name, *_ in _sets(cell, runtime) if name in broken), None)

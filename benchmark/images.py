@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmark.errors import BenchError, DataMissing
+from benchmark.errors import BenchError, DataMissing, private
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,17 +60,21 @@ def decode(
             _refuse_size(image, what)
             return _pixels(image, what, white)
     except FileNotFoundError as error:
-        raise DataMissing(f"There is no image {what}.", "Look at the folder's path.") from error
+        raise DataMissing(
+            f"There is no image {private(what)}.", "Look at the folder's path."
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BenchError(f"The image {what} is too large ({error}).", _SMALLER) from error
+        raise BenchError(
+            f"The image {private(what)} is too large ({private(error)}).", _SMALLER
+        ) from error
     except Image.UnidentifiedImageError as error:
         raise BenchError(
-            f"The file {what} is not an image of a known kind.",
+            f"The file {private(what)} is not an image of a known kind.",
             "Give JPEG, PNG, TIFF, BMP, GIF, WebP or PPM, or take the file out.",
         ) from error
     except _DAMAGE as error:
         raise BenchError(
-            f"The image {what} is damaged or cut short ({error}).",
+            f"The image {private(what)} is damaged or cut short ({private(error)}).",
             "Fetch the file again or take it out.",
         ) from error
 
@@ -105,7 +109,7 @@ def normalised_array(array: ArrayLike, *, what: str = "") -> NDArray[np.uint8]:
     bits unsigned over their full range, booleans, floats in 0 to 1, whole numbers in 0 to 255.
     """
     x = np.asarray(array)
-    name = f"The image {what}" if what else "The image array"
+    name = f"The image {private(what)}" if what else "The image array"
     if x.ndim == 2:
         x = x[..., None]
     is_last = x.ndim == 3 and x.shape[-1] in (1, 3, 4)
@@ -164,7 +168,8 @@ def to_png_bytes(image: NDArray[np.uint8]) -> bytes:
 def _refuse_size(image: "Image", what: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise BenchError(
-            f"The image {what} has {image.width} × {image.height} pixels, which is too large.",
+            f"The image {private(what)} has {image.width} × {image.height} pixels, "
+            "which is too large.",
             _SMALLER,
         )
 
@@ -175,7 +180,7 @@ def _pixels(image: "Image", what: str, white: int) -> NDArray[np.uint8]:
     # An MPO is a photograph with a preview behind it; other files of several pictures are volumes.
     if image.format not in ("JPEG", "MPO") and (frames := getattr(image, "n_frames", 1)) > 1:
         raise BenchError(
-            f"The image {what} holds {frames} pictures.", "Save each as a file of its own."
+            f"The image {private(what)} holds {frames} pictures.", "Save each as a file of its own."
         )
     image.load()
     ImageOps.exif_transpose(image, in_place=True)

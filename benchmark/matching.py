@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from benchmark.api import check_pairs
 from benchmark.dicom import ENDINGS
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, private
 
 
 def spellings(name: str) -> tuple[str, ...]:
@@ -66,13 +66,14 @@ def pair(
         found = _find(cell, index)
         if len(found) > 1:
             raise BenchError(
-                f"'{cell}' in {table} fits {len(found)} images.",
+                f"{private(cell)} in {table} fits {len(found)} images.",
                 "Name them by their path below the folder, with the ending.",
             )
         place = next((names[path] for path in found), cell)
         if place in named:
             raise BenchError(
-                f"{table} has two rows for {place} ('{named[place]}' and '{cell}').",
+                f"{table} has two rows for {private(place)}: {private(named[place])} and "
+                f"{private(cell)}.",
                 "Keep one row for each image.",
             )
         named[place] = cell

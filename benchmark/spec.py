@@ -14,6 +14,7 @@ from pydantic import (
     Field,
 )
 
+from benchmark.errors import public
 from benchmark.stats import Estimate
 
 SCHEMA_VERSION = 1
@@ -33,6 +34,10 @@ def _some(size: Size) -> Size:
 
 Sides = Annotated[Size, AfterValidator(_some)]
 Scalar = bool | int | float | str
+
+
+#: A text that lasts: names that may tell a patient's are not in it.
+Public = Annotated[str, AfterValidator(public)]
 
 
 class Frozen(BaseModel):
@@ -259,8 +264,8 @@ class Failure(Frozen):
     """Why a cell has no numbers."""
 
     kind: FailureKind
-    message: str
-    log_tail: str = ""
+    message: Public
+    log_tail: Public = ""
 
 
 def _nan_for_null(value: Any) -> Any:
@@ -285,7 +290,7 @@ class Outcome(Frozen):
     spec: Spec
     versions: dict[str, str] = {}
     status: Literal["ok", "failed", "skipped"]
-    reason: str = ""  # of a skip: an answer, not a failure
+    reason: Public = ""  # of a skip: an answer, not a failure
     failure: Failure | None = None
     metrics: Estimates = {}
     classes: tuple[str, ...] = ()
@@ -298,7 +303,7 @@ class Outcome(Frozen):
     chosen: str = ""  # which checkpoint, and by what
     history: list[dict[str, float | int | None]] = []
     data: dict[str, Scalar] = {}  # digest, counts, sibling rate, overlap
-    warnings: list[str] = []
+    warnings: list[Public] = []
     files: dict[str, str] = {}  # size and checksum of what lies beside it
     seconds: dict[str, float] = {}
     joules: float | None = None

@@ -100,8 +100,9 @@ def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def javascript(value: Any) -> str:
-    """JSON; an undefined number is null."""
-    return json.dumps(defined(value), ensure_ascii=False) + "\n"
+    """JSON; an undefined number is null, and what would turn a line is written as its number."""
+    text = json.dumps(defined(value), ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + "\n"
 
 
 def numbers(prefix: str, estimate: Estimate | None) -> dict[str, float | None]:

@@ -122,7 +122,7 @@ def _environment() -> "Environment":
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=lambda value: plain(value, "\n\t") if type(value) is str else value,
+        finalize=lambda value: plain(value, "\n\t\u2068\u2069") if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -27,6 +27,7 @@ from benchmark.api import (
     images,
     is_missing,
     leaks,
+    private,
     read_table,
     synthetic,
 )
@@ -163,7 +164,7 @@ def _files(root: Path) -> dict[str, Path]:
     for name, path in found.items():
         if not path.is_file():
             what = "a link to nothing" if path.is_symlink() else "no plain file"
-            raise BenchError(f"{name} below {root} is {what}.", "Mend it or take it out.")
+            raise BenchError(f"{private(name)} below {root} is {what}.", "Mend it or take it out.")
     if not found:
         raise BenchError(f"There are no images below {root}.", f"Known endings: {' '.join(FLAT)}.")
     return found
@@ -178,7 +179,7 @@ def _all_files(root: Path) -> Iterator[tuple[str, Path]]:
             continue
         if path.name.lower().endswith(VOLUMES):
             raise BenchError(
-                f"{path} is a volume or an array, and only flat images can be classified.",
+                f"{private(path)} is a volume or an array, and only flat images can be classified.",
                 "Cut it into slices with `bench data slices`, or save it as PNG.",
             )
         yield name, path
@@ -219,7 +220,7 @@ def _by_folder(root: Path) -> Iterator[tuple[Path, str, str]]:
     bare = [name for name, steps in split.items() if len(steps) < 2 + parted]
     if bare:
         raise BenchError(
-            f"{len(bare)} images lie in no class folder, {bare[0]} first.",
+            f"{len(bare)} images lie in no class folder, {private(bare[0])} first.",
             "Put each into a folder named by its class, or give a table by --metadata.",
         )
     labels = {steps[parted] for steps in split.values()}
@@ -252,7 +253,7 @@ def _by_table(given: Input, root: Path) -> Rows:
     if given.group and not all(groups):
         name = paths[keep[groups.index("")]].name
         raise BenchError(
-            f"The row of {name} has no {given.group}.",
+            f"The row of {private(name)} has no {given.group}.",
             "Fill it in: images of one group must not be on both sides of the split.",
         )
     left_out = {column, given.group, *columns}

@@ -16,6 +16,7 @@ from benchmark.api import (
     TargetCard,
     check_pairs,
     locate,
+    private,
     read_table,
     synthetic,
 )
@@ -120,6 +121,7 @@ def _label(name: str, row: dict[str, str]) -> str:
     found = [label for label in LABELS if row[label].strip() in ("1", "1.0")]
     if len(found) != 1:
         raise BenchError(
-            f"The ground truth gives {name} {len(found)} labels.", "Each image has exactly one."
+            f"The ground truth gives {private(name)} {len(found)} labels.",
+            "Each image has exactly one.",
         )
     return found[0]

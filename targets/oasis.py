@@ -14,6 +14,7 @@ from benchmark.api import (
     TargetCard,
     check_pairs,
     locate,
+    private,
     read_table,
     synthetic,
 )
@@ -69,7 +70,7 @@ class OASIS(Target):
         for name, row in rows.items():
             if row["label"] not in LABELS or not row["subject"]:
                 raise BenchError(
-                    f"labels.csv has no usable label or subject for {name}.",
+                    f"labels.csv has no usable label or subject for {private(name)}.",
                     "The label is demented or nondemented, the subject any name.",
                 )
             metadata = {key: row[key] for key in ("plane", "CDR", *COLUMNS)}

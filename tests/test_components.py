@@ -376,7 +376,7 @@ def test_isic_keeps_what_leaks_out_of_the_inputs(read: Callable[[str], list[Reco
 def test_isic_with_two_labels(copied: Callable[[str], Path]) -> None:
     root = copied("isic")
     _edit(root / TRUTH / f"{TRUTH}.csv", lambda rows: rows[3].__setitem__(slice(1, 4), ["1.0"] * 3))
-    _fails("isic", root, "gives ISIC_0024308 3 labels")
+    _fails("isic", root, "gives ‹ISIC_0024308› 3 labels")
 
 
 def test_chest_xray_patients(read: Callable[[str], list[Record]]) -> None:
@@ -465,7 +465,7 @@ def test_ptbxl_missing_record(copied: Callable[[str], Path]) -> None:
     root = copied("ptbxl")
     (root / "records500/00000/00007_hr.hea").unlink()
     assert len(list(load("ptbxl:100").records(root))) == 55
-    _fails("ptbxl:500", root, r"1 rows without an image \(records500/00000/00007_hr\)")
+    _fails("ptbxl:500", root, r"1 rows without an image \(‹records500/00000/00007_hr›\)")
 
 
 def test_adni_needs_the_subject_in_the_path(copied: Callable[[str], Path]) -> None:
@@ -477,7 +477,7 @@ def test_adni_needs_the_subject_in_the_path(copied: Callable[[str], Path]) -> No
 def test_oasis_without_subject(copied: Callable[[str], Path]) -> None:
     root = copied("oasis")
     _edit(root / "labels.csv", lambda rows: rows[1].__setitem__(2, ""))
-    _fails("oasis", root, "no usable label or subject for images/OAS1_0001_MR1_a.jpg")
+    _fails("oasis", root, "no usable label or subject for ‹images/OAS1_0001_MR1_a.jpg›")
 
 
 def test_weights_of_ones_own_have_no_images() -> None:
@@ -615,10 +615,10 @@ HEAD = "image,grade,who,age,colour"
 @pytest.mark.parametrize(
     ("lines", "more", "match"),
     [
-        ([*LINES, "im9.png,a,P9,1,red"], {}, r"1 rows without an image \(im9\.png\)"),
-        (LINES[:-2], {}, r"2 images without a row \(x/im4\.png, y/im5\.png\) of 4 rows and 6"),
-        ([*LINES, LINES[0]], {}, r"two rows for x/im0\.png"),
-        ([*LINES, LINES[0].replace("im0.png", "x/im0")], {}, r"two rows for x/im0\.png"),
+        ([*LINES, "im9.png,a,P9,1,red"], {}, r"1 rows without an image \(‹im9\.png›\)"),
+        (LINES[:-2], {}, r"2 images without a row \(‹x/im4\.png›, ‹y/im5\.png›\) of 4 rows and 6"),
+        ([*LINES, LINES[0]], {}, r"two rows for ‹x/im0\.png›"),
+        ([*LINES, LINES[0].replace("im0.png", "x/im0")], {}, r"two rows for ‹x/im0\.png›"),
         ([], {}, "has no rows"),
         (LINES, {"label": "grad"}, r"t\.csv has no column 'grad'"),
         (LINES, {"group": "patient"}, r"t\.csv has no column 'patient'"),
@@ -627,7 +627,7 @@ HEAD = "image,grade,who,age,colour"
         ([line.replace(",a,", ", NaN,").replace(",b,", ",,") for line in LINES], {}, "has a grade"),
         ([*LINES[:-1], "im5.png,a|b,P2,1,red"], {}, r"the grade 'a\|b' names several classes"),
         ([*LINES[:-1], "im5.png,a;b,P2,1,red"], {}, "names several classes"),
-        ([*LINES[:-1], "im5.png,a,,1,red"], {"group": "who"}, r"row of im5\.png has no who"),
+        ([*LINES[:-1], "im5.png,a,,1,red"], {"group": "who"}, r"row of ‹im5\.png› has no who"),
         ([f"q{line}" for line in LINES], {}, "No column of the table names the images"),
     ],
 )
@@ -653,7 +653,7 @@ def test_folder_named_in_the_table_from_further_up(own: Path) -> None:
 
 def test_folder_with_two_images_of_one_name(own: Path) -> None:
     shutil.copy(own / "x/im0.png", own / "y/im0.png")
-    _own_fails(own, "\n".join([HEAD, *LINES]), r"'im0\.png' in t\.csv fits 2 images", label="grade")
+    _own_fails(own, "\n".join([HEAD, *LINES]), r"‹im0\.png› in t\.csv fits 2 images", label="grade")
 
 
 def test_folder_needs_a_label(own: Path) -> None:
@@ -668,7 +668,7 @@ def test_folder_needs_a_label(own: Path) -> None:
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz", "v.npy"])
 def test_folder_refuses_volumes(own: Path, name: str) -> None:
     (own / "x" / name).touch()
-    with pytest.raises(BenchError, match=rf"{name} is a volume or an array, and only flat images"):
+    with pytest.raises(BenchError, match=rf"{name}› is a volume or an array, and only flat images"):
         _rows(registry.load("target", f"folder:{own}"), own)
 
 

@@ -121,7 +121,7 @@ def test_damaged_bytes_raise_nothing_else() -> None:
 def test_files_that_are_no_images(tmp_path: Path) -> None:
     pickled = tmp_path / "x.png"
     pickled.write_bytes(pickle.dumps(PIXELS))
-    with pytest.raises(BenchError, match=r"x\.png is not an image"):
+    with pytest.raises(BenchError, match=r"x\.png› is not an image"):
         images.decode(pickled)
     np.save(tmp_path / "x.npy", PIXELS)
     with pytest.raises(BenchError, match="not an image"):

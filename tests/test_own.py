@@ -230,7 +230,7 @@ def test_a_class_of_which_nothing_can_be_read_is_refused(classes: Path) -> None:
 def test_what_is_no_plain_file_is_a_sentence(classes: Path, kind: str) -> None:
     path = classes / "a" / "x.png"
     path.symlink_to("nowhere.png") if kind == "link" else os.mkfifo(path)
-    with pytest.raises(BenchError, match=r"a/x\.png below .* is (a link to nothing|no plain file)"):
+    with pytest.raises(BenchError, match=r"x\.png› below .* is (a link to nothing|no plain file)"):
         list(opened(classes).records(classes))
 
 
@@ -307,5 +307,20 @@ def test_a_damaged_dicom_is_a_sentence(classes: Path, left: int) -> None:
     own = opened(classes)
     record = next(r for r in own.records(classes) if r.name == "a/x.dcm")
     for look in (own.brightest, lambda record: own.read(record, 4)):
-        with pytest.raises(BenchError, match=r"x\.dcm is damaged or cut short"):
+        with pytest.raises(BenchError, match=r"x\.dcm› is damaged or cut short"):
             look(record)
+
+
+def test_no_image_is_named_in_what_lasts(tmp_path: Path):
+    """The command says which image it was; the outcome, which goes to others, does not."""
+    from benchmark.cell import failure_of
+    from benchmark.errors import BenchError
+    from benchmark.images import decode
+
+    broken = tmp_path / "Doe_Jane_1961.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    with pytest.raises(BenchError, match="Doe_Jane_1961") as caught:
+        decode(broken)
+    failure = failure_of(caught.value, f"log: {caught.value}")
+    assert "Doe" not in failure.model_dump_json()
+    assert "see the log on this machine" in failure.message

@@ -14,7 +14,7 @@ import pytest
 from boards import CLASSES, DRAWS, fill, pretrain, run, shared_draws, varied
 
 from benchmark import stats
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, plain
 from benchmark.spec import Failure, Recipe, RunSpec, Split
 from benchmark.stats import Estimate
 from benchmark.store import Store
@@ -451,8 +451,10 @@ def test_names_are_text_in_every_format(store: Store):
     assert "<script>" not in marked and "\\|" in marked
     assert len([line for line in marked.splitlines() if line.startswith("| ")]) == 4
     table = list(csv.DictReader(io.StringIO(leaderboard.show(store, format="csv"))))
-    assert table[0]["source"] == NASTY
-    assert json.loads(leaderboard.show(store, format="json"))[0]["rows"][0]["source"] == NASTY
+    assert [row["source"] for row in table] == [plain(NASTY), "'=1+1"]
+    text = leaderboard.show(store, format="json")
+    assert json.loads(text)[0]["rows"][0]["source"] == NASTY
+    assert "\u202e" not in text
 
 
 def test_the_order_of_the_cells_does_not_matter(tmp_path: Path):
