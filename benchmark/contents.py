@@ -44,10 +44,15 @@ def digests(root: Path, files: Sequence[Path]) -> list[str]:
     return [str(facts[3]) for _, facts, _ in looks]
 
 
-def _place(root: Path) -> Path:
-    """Beside no data and in no store: names of files are kept as hashes, for this user alone."""
+def cache() -> Path:
+    """Where this user's machine keeps what it found out."""
     from platformdirs import user_cache_path
 
+    named = os.environ.get("BENCH_CACHE")
+    return Path(named) if named else user_cache_path("transfer-bench")
+
+
+def _place(root: Path) -> Path:
+    """Beside no data and in no store: names of files are kept as hashes, for this user alone."""
     mark = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    cache = os.environ.get("BENCH_CACHE")
-    return (Path(cache) if cache else user_cache_path("transfer-bench")) / f"files-{mark}.json"
+    return cache() / f"files-{mark}.json"

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from benchmark import registry
 from benchmark.api import Source
+from benchmark.contents import cache
 from benchmark.download import find_root
 from benchmark.errors import BenchError
 from benchmark.spec import (
@@ -33,8 +34,8 @@ from benchmark.spec import (
 SMALL = 1e8
 #: Images of a batch on a CPU, where an image takes as long in a small batch as in a large one.
 FEW = 2
-#: Seconds a measurement may take.
-PATIENCE = 180
+#: Seconds that all measurements of a command may take together.
+PATIENCE = 60.0
 
 
 class Pace(NamedTuple):
@@ -62,6 +63,7 @@ class Foresight:
     paces: dict[str, Pace | None] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     extracted: set[tuple] = field(default_factory=set)
+    patience: float = PATIENCE  # seconds left to measure
 
     def worth(self, cells: list[Cell]) -> bool:
         """Whether these cells are large enough to measure a batch for them."""
@@ -144,7 +146,11 @@ class Foresight:
         }
         key = canonical(facts)
         if key not in self.paces:
-            self.paces[key] = _kept(key) or _measured(arch, recipe, self.runtime, key)
+            began = time.monotonic()
+            self.paces[key] = _kept(key) or _measured(
+                arch, recipe, self.runtime, key, self.patience
+            )
+            self.patience -= time.monotonic() - began
         return self.paces[key]
 
 
@@ -154,9 +160,7 @@ def _pixels(recipe: Recipe) -> int:
 
 
 def _place(key: str) -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("transfer-bench") / "pace" / f"{seed_of(key):016x}.json"
+    return cache() / "pace" / f"{seed_of(key):016x}.json"
 
 
 def _kept(key: str) -> Pace | None:
@@ -166,17 +170,22 @@ def _kept(key: str) -> Pace | None:
         return None
 
 
-def _measured(arch: str, recipe: Recipe, runtime: Runtime, key: str) -> Pace | None:
-    """One batch, measured in a process of its own; None where that does not succeed."""
+def _measured(
+    arch: str, recipe: Recipe, runtime: Runtime, key: str, patience: float
+) -> Pace | None:
+    """One batch, measured in a process of its own; None where that does not succeed in time."""
+    if patience <= 0:
+        return None
     command = [sys.executable, "-m", "benchmark.pace", arch, recipe.model_dump_json()]
-    sys.stderr.write(f"Measuring one batch of {arch} …\n")
+    sys.stderr.write(f"Measuring one batch of {arch}, for {patience:.0f} s at most …\n")
     try:
         told = subprocess.run(
             [*command, runtime.device],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=patience,
             check=True,
+            start_new_session=True,  # signals to the terminal's processes are for the parent
         )
         pace = Pace(**json.loads(told.stdout))
         _place(key).parent.mkdir(parents=True, exist_ok=True)

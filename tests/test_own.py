@@ -114,19 +114,29 @@ def test_a_column_recoded_from_the_label_is_refused(ask: Callable[..., Plan]) ->
     assert used(ask(TABLE, allow=("sex",))) == (("age", "sex"), ())  # it tells nothing
 
 
-def test_the_command_refuses_it_with_exit_code_2(
-    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["--fusion", "concat"], 2, ["code: one value is one class", "--allow-column code"]),
+        (["--fusion", "concat", "--mode", "frozen", "--allow-column", "code"], 0,
+         ["The record of folder:scans: code (numeric), age (numeric)", "5 cells to run"]),
+    ],
+    ids=["refused", "allowed"],
+)  # fmt: skip
+def test_a_dry_run_refuses_a_recoded_label_and_uses_it_where_told(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], more: list[str], code: int, said: list[str],
+) -> None:  # fmt: skip
     rows = (f"im{i};{KIND[i]};{CODE[i]};{AGE[i]}" for i in range(N))
     (tmp_path / "t.csv").write_text("\n".join(["image;kind;code;age", *rows]))
     words = ["run", "--target", scans, "--metadata", tmp_path / "t.csv", "--label", "kind",
-             "--fusion", "concat", "--dry-run", "--store", tmp_path / "store"]  # fmt: skip
+             "--dry-run", "--store", tmp_path / "store", *more]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
     with pytest.raises(SystemExit) as end:
         cli.main()
     told = capsys.readouterr().err
-    assert end.value.code == 2 and "Traceback" not in told
-    assert "code: one value is one class" in told and "--allow-column code" in told
+    assert end.value.code == code and "Traceback" not in told and "Measuring" not in told
+    assert [text for text in said if text not in told] == []
 
 
 def test_what_is_left_out_is_said_with_its_reason(ask: Callable[..., Plan]) -> None:

@@ -1,6 +1,7 @@
 """Cells are planned once each, know their state and why, and share what they can."""
 
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from benchmark import archs, expand, network, plan, protocol, registry
 from benchmark.errors import BenchError
-from benchmark.expand import DistanceRequest
+from benchmark.expand import DistanceRequest, Request
 from benchmark.options import failure_kinds
 from benchmark.pace import Foresight, Pace
 from benchmark.spec import (
@@ -180,7 +181,7 @@ def test_an_estimate_comes_from_cells_that_are_alike(runtime, request_tiny):
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -191,7 +192,9 @@ def test_a_batch_is_measured_where_no_finished_cell_is_alike(runtime, request_ti
     found = plan.estimate(made, store, Foresight(runtime))
     assert found.measured and found.unknown == 0
     assert found.seconds and found.seconds > 1000 * found.frozen > 0
-    assert 3 * 44e6 < (found.bytes or 0) < 3 * 48e6  # a ResNet18 for each of three folds
+    backbone = network.build("test_resnet", seed=0)
+    weights = 4 * sum(p.numel() for p in backbone.parameters())
+    assert 3 * weights < (found.bytes or 0) < 3.1 * weights  # and a head, for each of three folds
     (kept,) = cache.rglob("*.json")
     pace = Pace(**json.loads(kept.read_text()))
     kept.write_text(json.dumps(pace._replace(train=2 * pace.train)._asdict()))
@@ -208,6 +211,43 @@ def test_a_small_run_and_one_on_a_cluster_are_not_measured(runtime, request_tiny
     huge = plan.make(request_tiny(modes=("finetune",), recipe={"epochs": 10**6}), runtime)
     assert plan.estimate(huge, store).seconds is None
     assert not cache.exists()
+
+
+STAND_IN = """#!/usr/bin/env python3
+import json, os, time
+time.sleep({sleep})
+print(json.dumps({{"train": int(os.getsid(0) == os.getpid()), "test": 1, "bytes": 1}}))
+"""
+
+
+def huge(arch: str) -> Request:
+    """Worth a measurement, whatever is measured."""
+    recipe = {"threads": 1, "epochs": 10**6, "batch": 16}
+    return Request(targets=("tiny",), archs=(arch,), protocols=("demo",), recipe=recipe)
+
+
+def test_a_measurement_has_a_session_of_its_own(runtime, cache: Path, monkeypatch, tmp_path):
+    """So that Ctrl-C in a terminal is the command's, which ends it."""
+    other = tmp_path / "other"
+    other.write_text(STAND_IN.format(sleep=0))
+    other.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(other))
+    found = plan.estimate(
+        plan.make(huge("test_resnet"), runtime), Store(runtime.store), Foresight(runtime)
+    )
+    (kept,) = cache.rglob("*.json")
+    assert found.measured and json.loads(kept.read_text())["train"] == 1
+
+
+def test_networks_share_the_time_to_measure(runtime, cache: Path, monkeypatch, tmp_path, capfd):
+    other = tmp_path / "other"
+    other.write_text(STAND_IN.format(sleep=60))
+    other.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(other))
+    made = plan.make([huge("resnet18"), huge("resnet34")], runtime)
+    foresight = Foresight(runtime, patience=0.1)
+    assert plan.estimate(made, Store(runtime.store), foresight).seconds is None
+    assert capfd.readouterr().err.count("Measuring") == 1 and not cache.exists()
 
 
 @pytest.mark.parametrize(
