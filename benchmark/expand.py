@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from benchmark import archs, registry, split
+from benchmark import archs, leaks, registry, split
 from benchmark import protocol as protocols
 from benchmark.api import Distance, Fusion, Look, Source, SourceCard, Target, TargetCard
 from benchmark.download import find_root
@@ -442,13 +442,10 @@ def columns_of(component: Source, target: str, request: Request, runtime: Runtim
     ]
     telling = {name: look.refused[name] for name in names if name in look.refused}
     telling |= dict(matches([n for n in names if n in allow], forbidden))
-    if refused := [name for name in telling if name not in allow]:
-        listed = "; ".join(f"{name}: {telling[name]}" for name in refused)
-        raise BenchError(
-            f"The table of {target} tells the label ({listed}).",
-            "Take the column out, name those to use with --column, or use it all the same with "
-            f"--allow-column {refused[0]}, which the board will say.",
-        )
+    if refused := {name: how for name, how in telling.items() if name not in allow}:
+        raise leaks.refusal(target, refused)
+    if not look.labels:  # what it tells is seen when it is prepared: it is taken at its word
+        telling |= dict.fromkeys(allow, "")
     left_out = {} if request.columns else {
         name: why for name, why in look.left_out.items() if name not in names
     }  # fmt: skip

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmark import data, images, plan, registry
+import numpy as np
+
+from benchmark import data, images, leaks, plan, registry
 from benchmark.engine import local
 from benchmark.errors import BenchError, plain
 from benchmark.pace import Foresight
@@ -320,6 +322,7 @@ def _prepare(
 ) -> tuple[list[Cell], list[tuple[Cell, Failure]]]:
     """Decode every set once before workers start; what cannot be read costs its cells only."""
     broken: dict[str, Failure] = {}
+    unseen = _records(cells, runtime)
     for name, size, constancy, drawn in dict.fromkeys(
         use for cell in cells for use in _sets(cell, runtime)
     ):
@@ -338,6 +341,8 @@ def _prepare(
         except BenchError as error:
             broken[name] = Failure.model_validate({"kind": error.kind, "message": str(error)})
             say(f"{name}: {error.what} {error.todo}")  # with names, which the outcome leaves out
+        else:
+            _need_no_leak(made, unseen.pop(name, set()))
     good, failures = [], []
     for cell in cells:
         cause = next((broken[name] for name, *_ in _sets(cell, runtime) if name in broken), None)
@@ -347,6 +352,24 @@ def _prepare(
             store.fail(cell, cause)
             failures.append((cell, cause))
     return good, failures
+
+
+def _records(cells: list[Cell], runtime: Runtime) -> dict[str, set[str]]:
+    """Of each target whose table the plan could not read, the columns that are inputs."""
+    found: dict[str, set[str]] = {}
+    for spec in (cell.spec for cell in cells):
+        if isinstance(spec, RunSpec) and spec.columns:
+            found.setdefault(spec.target, set()).update({*spec.columns} - {*spec.allowed})
+    return {n: read for n, read in found.items() if not data.source_of(n, runtime).look().labels}
+
+
+def _need_no_leak(made: data.Prepared, columns: set[str]) -> None:
+    """Refuse inputs that tell the label; name those in doubt."""
+    table = {name: cells.tolist() for name, cells in made.metadata.items() if name in columns}
+    if table:
+        labels = np.array(made.classes)[made.labels]
+        for note in leaks.check(made.name, table, labels, made.groups):
+            say(f"Note: {note}")
 
 
 def _need_fetched(made: plan.Plan, runtime: Runtime) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.errors import BenchError
 from benchmark.metadata import FORBIDDEN, WARN, is_missing, kind_of, matches, words
 
 Codes = NDArray[np.int64]
@@ -175,6 +176,30 @@ def told(column: Cells, rows: Rows) -> Told:
         areas = np.maximum(areas, area)
     best = int(areas[: len(rows.names)].argmax())
     return Told(float(areas[best]), rows.names[best], _purity(column.codes, rows))
+
+
+def check(
+    target: str,
+    table: Mapping[str, Sequence[str]],
+    labels: Sequence[str] | NDArray[np.str_],
+    groups: Codes,
+) -> list[str]:
+    """Notes on columns that are inputs and doubtful; refuses those that tell the label."""
+    rows = Rows(labels, groups)
+    found = {name: told(Cells(name, cells), rows) for name, cells in table.items()}
+    if refused := {name: str(one) for name, one in found.items() if one.refused}:
+        raise refusal(target, refused)
+    return [f"The column {name} is doubtful: {one}." for name, one in found.items() if one.doubted]
+
+
+def refusal(target: str, telling: Mapping[str, str]) -> BenchError:
+    """What is said of columns that tell the label, each with how."""
+    listed = "; ".join(f"{name}: {how}" for name, how in telling.items())
+    return BenchError(
+        f"The table of {target} tells the label ({listed}).",
+        "Take the column out, name those to use with --column, or use it all the same with "
+        f"--allow-column {next(iter(telling))}, which the board will say.",
+    )
 
 
 def nothing(column: Cells) -> str:

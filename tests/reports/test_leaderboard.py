@@ -287,6 +287,14 @@ def test_a_source_that_is_the_target_or_holds_its_test_images_is_leaky(store: St
     assert row(board, "imagenet").rank == 1
 
 
+def test_a_column_that_was_allowed_is_leaky(store: Store):
+    arm(store, 0.99, fusion="concat", spec={"columns": ("code",), "allowed": ("code",)})
+    arm(store, 0.80, fusion="concat", spec={"columns": ("age",)})
+    found = {r.identity.allowed: (r.rank, r.leaky, r.why) for r in only(store).rows}
+    told = ("LEAKY: code tells the label (--allow-column)",)
+    assert found == {("code",): (None, True, told), (): (1, False, ())}
+
+
 def test_a_leaky_protocol_has_a_board_of_its_own_with_its_sibling_rate(store: Store):
     arm(store, 0.8)
     cats = {"protocol": "cats", "split": Split(kind="image", folds=3)}
