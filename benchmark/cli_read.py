@@ -298,7 +298,10 @@ def explain(
     images: Annotated[int, typer.Option(help="Test images to show.", min=1)] = 6,
     figures: Annotated[
         bool,
-        typer.Option("--figures", help="Also the weights of the image alone beside the arm's."),
+        typer.Option(
+            "--figures",
+            help="Also the weights of the image alone, and the record's beside each network.",
+        ),
     ] = False,
     device: Device = "auto",
     data: Data = Path("data"),

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark import data, features, fold, gains, metrics, pictures, stats
+from benchmark import data, features, fold, gains, last_layer, metrics, pictures, stats
 from benchmark.errors import BenchError
 from benchmark.files import write
 from benchmark.gains import arm_title, digest_of, fold_of
-from benchmark.metadata import Encoder
 from benchmark.predict import Trained, find, load
 from benchmark.spec import Outcome, Runtime
 from benchmark.stats import Estimate
@@ -61,7 +60,8 @@ def explain(
 ) -> Explanation:
     """Write every picture that this run allows, as PNG and SVG, with the numbers as JSON.
 
-    `figures` adds the weights of the image alone beside those of this arm, as Thomas's Fig. 5.
+    `figures` adds the weights of the image alone beside those of this arm, and the record's beside
+    those of the other networks (Thomas 2021, Figs 5 and 6).
     """
     outcome = find(store, run)
     folder = out or store.folder("run", outcome.key) / "explain"
@@ -87,9 +87,12 @@ def explain(
         beside = attempt(lambda: _tested(store, others[0], runtime)) if others else None
         draw("maps", lambda: maps([beside, tested] if beside else [tested], images))
         if fold.is_linear(tested.trained.spec):
-            draw("weights", lambda: weights(tested.trained))
+            draw("weights", lambda: last_layer.weights(last_layer.read(store, outcome)))
             if figures and beside is not None:
-                draw("image_weights", lambda: image_weights(beside.trained, tested.trained))
+                arms = [last_layer.read(store, one.trained.outcome) for one in (beside, tested)]
+                draw("image_weights", lambda: last_layer.image_weights(*arms))
+            if figures and tested.record is not None:
+                draw("record_weights", lambda: last_layer.across(store, outcome))
         else:
             notes.append(f"{tested.trained.spec.fusion} has no linear layer on the record to show.")
         if tested.record is not None:
@@ -240,65 +243,6 @@ def _cropped(pixels: np.ndarray, crop: Any) -> np.ndarray:
 
 
 # --- what it relies on ----------------------------------------------------------------------
-
-
-def weights(trained: Trained) -> tuple[Any, dict[str, Any]]:
-    """A linear head's weights: of the record's columns as they were before standardisation.
-
-    Softmax sees differences only: they are shown against the mean of the classes, of two classes
-    as the second against the first.
-    """
-    image, record, panels = _linear(trained)
-    columns = column_titles(trained.encoder) if trained.encoder else []
-    if columns:
-        shown = np.sort(np.argsort(-np.abs(record).max(0), kind="stable")[:24])
-        record, columns = record[:, shown], [columns[i] for i in shown]
-    numbers = {
-        p: dict(zip(columns, r.tolist(), strict=True)) for p, r in zip(panels, record, strict=True)
-    }
-    return pictures.weights(record, columns, image, panels), numbers
-
-
-def image_weights(plain: Trained, fused: Trained) -> tuple[Any, dict[str, Any]]:
-    """How large the image's weights are without and with the record, and the record's own."""
-    (alone, _, panels), (image, record, _) = _linear(plain), _linear(fused)
-    parts = {"image, alone": alone, "image, with the record": image, "the record": record}
-    numbers = {
-        panel: {name: float(np.median(np.abs(values[i]))) for name, values in parts.items()}
-        for i, panel in enumerate(panels)
-    }
-    return pictures.image_weights(list(parts.items()), panels), numbers
-
-
-def _linear(trained: Trained) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """A linear head's weights of the image (P, C) and of the record as it was written (P, M)."""
-    model: Any = trained.model
-    output = getattr(model.head, "head", model.head).output
-    found = output.weight.detach().double().cpu().numpy()
-    names = trained.outcome.classes
-    found, panels = (
-        (found[1:] - found[:1], [f"{names[1]} over {names[0]}"])
-        if len(names) == 2
-        else (found - found.mean(0), [f"for {name}" for name in names])
-    )
-    width = len(trained.encoder.columns_out) if trained.encoder else 0
-    image, record = found[:, : found.shape[1] - width], found[:, found.shape[1] - width :]
-    return image, record / np.array(trained.scale["deviation"]) if width else record, panels
-
-
-def column_titles(encoder: Encoder) -> list[str]:
-    """What each encoded column says, in the order of `columns_out`."""
-    found = []
-    for column in encoder.columns or ():
-        if encoder.name == "ordinal":
-            found += [f"{part}, per step" for part in column.parts]
-        elif column.categories:
-            found += [f"{column.name}: {category}" for category in column.categories]
-        else:
-            ends = zip(column.parts, column.low, column.high, strict=True)
-            found += [f"{part}: {low:g} to {high:g}" for part, low, high in ends]
-        found += [f"{column.name}: missing"] * encoder.indicator
-    return found
 
 
 def importance(tested: Tested) -> tuple[Any, dict[str, Any]]:

@@ -29,6 +29,11 @@ STYLE: Any = {
 }
 
 
+#: What bars of the record's weights say.
+RECORD = "the record: what each value adds; orange speaks for the class, blue against it"
+UNITS = "(a number: from its lowest to its highest value in training, or for each step of one)"
+
+
 class Look(NamedTuple):
     """One test image with each arm's map of evidence and what the arm said."""
 
@@ -145,10 +150,32 @@ def image_weights(parts: Sequence[tuple[str, np.ndarray]], panels: Sequence[str]
         place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
         axis.legend(handles=handles, ncols=3, frameon=False, **place)
         figure.supxlabel(
-            "Box: the middle half of the weights. The record's are of its values as written, the\n"
-            "image's of its pooled features.",
+            "Box: the middle half of the weights. The record's are of its encoded values, the\n"
+            "image's of its pooled features, each in its own unit before any standardisation.",
             fontsize=9,
         )
+    return figure
+
+
+def record_weights(
+    values: np.ndarray, columns: Sequence[str], panels: Sequence[str], networks: Sequence[str]
+) -> Figure:
+    """Bars of the record's weights (P, N, M): a row of axes for each class, a column a network."""
+    down, across, rows = values.shape
+    with mpl.rc_context(STYLE):
+        size = (max(1.7 * across + 3, 7.5), (0.22 * rows + 0.5) * down + 1.8)
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle("Weights of the patient's record beside each network", fontsize=13)
+        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        for line, panel, axes in zip(values, panels, grid, strict=True):
+            for axis, row in zip(axes, line, strict=True):
+                _weight_bars(axis, row)
+            axes[0].set_yticks(range(rows), [_short(name, 40) for name in columns])
+            axes[0].set_ylabel(_short(panel, 30), weight="bold")
+        for axis, name in zip(grid[0], networks, strict=True):
+            axis.set_title(name.replace(" · ", "\n"), fontsize=10)
+        grid[0][0].invert_yaxis()
+        figure.supxlabel(f"{RECORD}\n{UNITS}", fontsize=9)
     return figure
 
 
@@ -271,22 +298,23 @@ def _record_bars(
     grid = part.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
     y = np.arange(len(columns))
     for axis, values, panel in zip(grid, record, panels, strict=False):
-        axis.barh(y, values, color=[ORANGE if v > 0 else BLUE for v in values], height=0.7)
-        axis.axvline(0, color=DARK, linewidth=1)
+        _weight_bars(axis, values)
         axis.set_title(panel)
-        axis.grid(axis="x", color="#E5E5E5")
-        axis.tick_params(axis="y", length=0)
     for axis in grid[len(panels) :]:
         axis.set_visible(False)
     for axis in grid[max(len(panels) - shape[1], 0) : len(panels)]:
         axis.tick_params(axis="x", labelbottom=True)
     grid[0].set_yticks(y, [_short(name, 40) for name in columns])
     grid[0].invert_yaxis()
-    part.supxlabel(
-        "the patient's record: what each value adds; orange speaks for the class, blue against it\n"
-        "(of a number: from the lowest to the highest value in training)",
-        fontsize=10,
-    )
+    part.supxlabel(f"{RECORD}\n{UNITS}", fontsize=10)
+
+
+def _weight_bars(axis: Axes, values: np.ndarray) -> None:
+    colours = [ORANGE if value > 0 else BLUE for value in values]
+    axis.barh(np.arange(len(values)), values, color=colours, height=0.7)
+    axis.axvline(0, color=DARK, linewidth=1)
+    axis.grid(axis="x", color="#E5E5E5")
+    axis.tick_params(axis="y", length=0)
 
 
 def _image_spread(axis: Axes, image: np.ndarray, panels: Sequence[str]) -> None:
@@ -306,7 +334,9 @@ def _image_spread(axis: Axes, image: np.ndarray, panels: Sequence[str]) -> None:
     axis.set_yticks(y, [_short(panel, 30) for panel in panels] if len(panels) > 1 else [""])
     axis.set_ylim(len(panels) - 0.4, -0.6)
     axis.grid(axis="x", color="#E5E5E5")
-    axis.set_xlabel(f"the image: weights of its {image.shape[1]} features (box: the middle half)")
+    axis.set_xlabel(
+        f"the image: weights of its {image.shape[1]} features, per unit (box: the middle half)"
+    )
 
 
 def _enlarged(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:

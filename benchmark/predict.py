@@ -136,27 +136,21 @@ def load(store: Store, outcome: Outcome, runtime: Runtime) -> Trained:
             f"{spec.fusion} keeps no model: it is fitted to the record and used at once.",
             "Take a run of another arm, such as none or concat.",
         )
-    folder = store.folder("run", outcome.key)
-    if not (folder / weights.FILE).is_file():
-        raise BenchError(
-            f"The run {outcome.key} did not keep its network.",
-            f"Delete {folder} and run it again, without --no-keep.",
-        )
+    kept, folder = state(store, outcome), store.folder("run", outcome.key)
     cell = Cell(outcome.key, spec, outcome.versions)
     work = Work(cell, runtime, store, train.Report(), device_of(runtime), Memory())
-    encoder, scale = _record_map(folder) if spec.record is not None else (None, {})
+    encoder, scale = record_map(folder) if spec.record is not None else (None, {})
     width, classes = len(encoder.columns_out) if encoder else 0, len(outcome.classes)
     how = {"dropout": spec.recipe.dropout, "options": spec.options}
-    state = weights.read(store.kept(outcome, weights.FILE))
     if spec.mode == "finetune":
         model = arm.network(network.build(spec.arch, seed=0), width, classes, **how)
-        model.load_state_dict(state)
+        model.load_state_dict(kept)
     else:
         backbone = features.Extractor.of(spec).build(work)
         head = arm.head(backbone.channels, width, classes, **how)
-        if "deviation" in state:
-            head = network.Standardised(head, state["mean"], state["deviation"])
-        head.load_state_dict(state)
+        if "deviation" in kept:
+            head = network.Standardised(head, kept["mean"], kept["deviation"])
+        head.load_state_dict(kept)
         model = network.Classifier(backbone, head)
     return Trained(outcome, spec, work, work.put(model).eval(), encoder, scale)
 
@@ -182,7 +176,19 @@ def predict(
     return Prediction(tuple(paths), trained.outcome.classes, np.concatenate(scores), notes)
 
 
-def _record_map(folder: Path) -> tuple[Encoder, dict[str, list[float]]]:
+def state(store: Store, outcome: Outcome) -> dict[str, torch.Tensor]:
+    """The tensors that a finished run kept: of its head, or of the whole network it trained."""
+    folder = store.folder("run", outcome.key)
+    if not (folder / weights.FILE).is_file():
+        raise BenchError(
+            f"The run {outcome.key} did not keep its network.",
+            f"Delete {folder} and run it again, without --no-keep.",
+        )
+    return weights.read(store.kept(outcome, weights.FILE))
+
+
+def record_map(folder: Path) -> tuple[Encoder, dict[str, list[float]]]:
+    """The encoder of a run's record, and its columns' means and deviations."""
     try:
         encoder = Encoder.from_json((folder / fold.ENCODER).read_text(encoding="utf-8"))
         return encoder, json.loads((folder / fold.SCALE).read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ LOOKS = {
     "maps": "Where the network looks",
     "weights": "Weights of the last layer",
     "image_weights": "Size of the weights without and with the record",
+    "record_weights": "Weights of the record beside each network",
     "importance": "What is lost when a column is shuffled",
     "classes": "AUROC of the classes over the folds",
     "gains": "Gain of the fused arm over the image alone",

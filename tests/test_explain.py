@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import cell, data, explain, gains, network, plan
+from benchmark import cell, data, explain, gains, last_layer, network, plan
 from benchmark.errors import BenchError
 from benchmark.metadata import OneHotEncoder, OrdinalEncoder
 from benchmark.spec import Outcome, RunSpec, Runtime
@@ -39,7 +39,7 @@ def test_a_fused_run_is_explained_beside_the_image_alone(
     folder = store.folder("run", outcome.key) / "explain"
     names = ("maps", "weights", "image_weights", "importance", "classes", "gains")
     assert {p.name for p in found.files} == {f"{n}.{e}" for n in names for e in ("png", "svg")}
-    assert found.notes == []
+    assert ["one network only" in note for note in found.notes] == [True]
     for path in folder.glob("*.png"):
         with Image.open(path) as picture:
             assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
@@ -142,8 +142,8 @@ def test_columns_are_named_in_the_order_of_the_encoder():
     for kind in (OneHotEncoder, OrdinalEncoder):
         for indicator in (False, True):
             encoder = kind(indicator=indicator).fit(frame)
-            assert len(explain.column_titles(encoder)) == len(encoder.columns_out)
-    titles = explain.column_titles(OneHotEncoder().fit(frame[["age", "site"]]))
+            assert len(last_layer.column_titles(encoder)) == len(encoder.columns_out)
+    titles = last_layer.column_titles(OneHotEncoder().fit(frame[["age", "site"]]))
     assert titles == ["age: 20 to 60", "site: arm", "site: leg"]
 
 
@@ -152,17 +152,62 @@ def test_a_record_without_weight_has_no_importance(runtime: Runtime, request_tin
     outcome = finished(runtime, request_tiny, fusions=("concat",), folds=(0,))["concat", 0]
     tested = explain._tested(store, outcome, runtime)
     model: Any = tested.trained.model
-    weight = model.head.output.weight
-    deviation = tested.trained.scale["deviation"]
-    raw = ((weight[1] - weight[0]).detach().numpy()[-3:] / deviation).tolist()
-    _, told = explain.weights(tested.trained)
-    assert list(told["low over high"].values()) == pytest.approx(raw, rel=1e-5)
     with torch.no_grad():
-        weight[:, -2:] = 0  # of the site's two columns
+        model.head.output.weight[:, -2:] = 0  # of the site's two columns
     _, found = explain.importance(tested)
     assert tuple(found["site"][:3]) == (0, 0, 0)
     assert found["age"].value != 0
     assert found["age"][:3] == pytest.approx(found["the whole record"][:3], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [("chosen", {}), ("trained", {}), ("chosen", {"modality_dropout": 0.2})],
+    ids=["solved", "trained", "trained on standardised features"],
+)
+def test_weights_are_in_the_units_of_what_the_head_reads(
+    runtime: Runtime, request_tiny: Any, head: str, options: dict[str, float]
+):
+    how = {"fusions": ("concat",), "folds": (0,), "options": options, "recipe": {"head": head}}
+    outcome = finished(runtime, request_tiny, **how)["concat", 0]
+    store = Store(runtime.store)
+    tested = explain._tested(store, outcome, runtime)
+    trained, layer = tested.trained, last_layer.read(store, outcome)
+    features = trained.features(
+        trained.inputs(np.asarray(tested.prepared.images[tested.rows]), None)
+    )
+    frame = tested.prepared.frame(trained.spec.columns, tested.rows)
+    assert trained.encoder is not None
+    encoded = trained.encoder.transform(frame).to_numpy(float)
+    said = features.numpy() @ layer.image[0] + encoded @ layer.record[0]
+    answers = trained.decide(features, torch.from_numpy(tested.record))
+    odds = np.log(answers[:, 1] / answers[:, 0])
+    assert odds.std() > 0.01
+    assert np.ptp(odds - said) < 1e-3 * np.ptp(odds)  # a constant is all that is left
+
+
+def test_the_records_weights_stand_beside_each_network(
+    runtime: Runtime, request_tiny: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(explain, "SHUFFLES", 1)
+    store, how = Store(runtime.store), {"fusions": ("concat",), "folds": (0,)}
+    frozen = finished(runtime, request_tiny, **how)["concat", 0]
+    with pytest.raises(BenchError, match="one network only"):
+        last_layer.across(store, frozen)
+    tuned = finished(runtime, request_tiny, modes=("finetune",), **how)["concat", 0]
+    finished(runtime, request_tiny, **how, columns=("age",))  # another arm
+    found = explain.explain(store, tuned.key, runtime, images=2, figures=True)
+    assert {path.suffix for path in found.files if path.stem == "record_weights"} == {
+        ".png",
+        ".svg",
+    }
+    folder = store.folder("run", tuned.key) / "explain"
+    told = json.loads((folder / "explain.json").read_text())["record_weights"]["low over high"]
+    assert list(told) == ["random features · frozen", "scratch · finetune"]
+    for outcome, row in zip((frozen, tuned), told.values(), strict=True):
+        layer = last_layer.read(store, outcome)
+        assert row == pytest.approx(dict(zip(layer.columns, layer.record[0], strict=True)))
+    assert told["random features · frozen"] != told["scratch · finetune"]
 
 
 def test_stars_follow_the_p_value():
