@@ -59,6 +59,14 @@ def plain(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def units(unit: str, n: int = 2) -> str:
+    """So many of what is never parted, by its word: a card's, a column's, or none for images."""
+    several = "" if n == 1 else "s"
+    return (
+        f"{unit or 'image'}{several}" if not unit or unit.isalpha() else f"value{several} of {unit}"
+    )
+
+
 #: Error numbers of a disk or a quota that is full.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark import archs, leaks, registry, split
 from benchmark import protocol as protocols
-from benchmark.api import Distance, Fusion, Look, Source, SourceCard, Target, TargetCard
+from benchmark.api import Distance, Fusion, Source, SourceCard, Target, TargetCard
 from benchmark.download import find_root
 from benchmark.errors import BenchError, DataMissing
 from benchmark.metadata import FORBIDDEN, WARN, check_columns, matches
@@ -93,7 +93,7 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
         types, said, left_out, allowed = columns_of(component, target, request, runtime)
         notes.extend(said)
         for name in request.protocols:
-            _check_classes(component.look(), protocols.load(name).split, target, notes)
+            _check_classes(component, protocols.load(name).split, target, notes)
         reading = any(_component("fusion", f, runtime).card.record for f in request.fusions)
         if reading and (types or left_out):
             shown = ", ".join(f"{column} ({kind or 'inferred'})" for column, kind in types.items())
@@ -475,15 +475,17 @@ def _named(
     return list(dict.fromkeys(found))
 
 
-def _check_classes(look: Look, how: Split, target: str, notes: list[str]) -> None:
+def _check_classes(component: Source, how: Split, target: str, notes: list[str]) -> None:
     """Refuse or note classes that are too rare for the folds, where the labels are at hand."""
+    look = component.look()
     if not look.labels or how.kind == "official" or how.test is not None:
         return
     units = [
         group if group and how.kind == "grouped" else f"\0{i}"
         for i, group in enumerate(look.groups)
     ]
-    notes += split.check(np.array(look.labels), np.array(units), how.folds, target)
+    unit = getattr(component.card, "group", "") if how.kind == "grouped" else ""
+    notes += split.check(np.array(look.labels), np.array(units), how.folds, (target, unit))
 
 
 def _options(

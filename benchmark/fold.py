@@ -260,7 +260,8 @@ def _held_out(fold: Fold, side: Any) -> float:
     rarest = int(np.bincount(labels)[np.unique(labels)].min())
     if min(len(np.unique(units)), rarest) < INNER:
         return math.nan
-    for rest, held in split.cut_folds(labels, units, INNER, seed, fold.prepared.name):
+    named = fold.prepared.name, fold.prepared.unit
+    for rest, held in split.cut_folds(labels, units, INNER, seed, named):
         scores[held] = side.fit_predict(
             record[rest], labels[rest], record[held], seed, classes=classes
         )

@@ -7,10 +7,13 @@ import numpy as np
 
 from benchmark.data import Prepared
 from benchmark.errors import BenchError
+from benchmark.errors import units as counted
 from benchmark.spec import Split, canonical, seed_of
 
 #: What official parts are called in the sets' own files.
 OFFICIAL = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+#: A data set, and what of it is never parted, in the card's word; empty: each image alone.
+Named = tuple[str, str]
 
 
 class Parts(NamedTuple):
@@ -40,14 +43,16 @@ def split(
         parts = _official(data, rows)
     else:
         held = units if how.kind == "grouped" else np.arange(len(rows))
-        parts = _random(labels, held, how, fold, seed, data.name)
+        unit = data.unit if how.kind == "grouped" else ""
+        parts = _random(labels, held, how, fold, seed, (data.name, unit))
         parts = tuple(rows[part] for part in parts)
     train, val, test = parts
     both = linked_groups(data)
     siblings = float(np.isin(both[test], both[train]).mean()) if len(test) else 0.0
     if how.kind != "image" and (siblings > 0 or np.isin(both[val], both[train]).any()):
         raise BenchError(
-            f"The {how.kind} split of {data.name} has a group or an image in two parts.",
+            f"The {how.kind} split of {data.name} has a {data.unit or 'group'} or an image in "
+            "two parts.",
             "Correct the split, or take a protocol that regroups, such as standard.",
         )
     _check_classes(data, train, test)
@@ -57,7 +62,7 @@ def split(
 def inner(data: Prepared, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A training part cut in two, groups whole: rows to fit, and a fifth to choose settings by."""
     labels, units = data.labels[rows], linked_groups(data)[rows]
-    fit, val = _share(labels, units, 0.2, seed % 2**32, data.name)
+    fit, val = _share(labels, units, 0.2, seed % 2**32, (data.name, data.unit))
     return rows[fit], rows[val]
 
 
@@ -95,26 +100,26 @@ def limited(data: Prepared, limit: int, seed: int) -> np.ndarray:
 
 
 def _random(
-    labels: np.ndarray, held: np.ndarray, how: Split, fold: int, seed: int, name: str
+    labels: np.ndarray, held: np.ndarray, how: Split, fold: int, seed: int, what: Named
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = np.arange(len(labels))
     if how.test is not None:
-        rest, test = _share(labels, held, how.test, seed, name)
+        rest, test = _share(labels, held, how.test, seed, what)
     else:
-        rest, test = cut_folds(labels, held, how.folds, seed, name)[fold]
+        rest, test = cut_folds(labels, held, how.folds, seed, what)[fold]
     if not how.validation:
         return rows[rest], rows[:0], rows[test]
-    train, val = _share(labels[rest], held[rest], how.validation, seed + 1, name)
+    train, val = _share(labels[rest], held[rest], how.validation, seed + 1, what)
     return rows[rest][train], rows[rest][val], rows[test]
 
 
 def cut_folds(
-    labels: np.ndarray, held: np.ndarray, folds: int, seed: int, name: str
+    labels: np.ndarray, held: np.ndarray, folds: int, seed: int, what: Named
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The rest and the part of each fold; `held` (n,) numbers what stays whole."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    check(labels, held, folds, name)
+    check(labels, held, folds, what)
     alone = len(np.unique(held)) == len(held)
     kind = StratifiedKFold if alone else StratifiedGroupKFold
     cut = kind(folds, shuffle=True, random_state=seed % 2**32)
@@ -124,14 +129,15 @@ def cut_folds(
         return list(cut.split(np.zeros(len(labels)), labels, held))
 
 
-def check(labels: np.ndarray, units: np.ndarray, folds: int, name: str) -> list[str]:
+def check(labels: np.ndarray, units: np.ndarray, folds: int, what: Named) -> list[str]:
     """Refuse labels that cannot be cut into folds of whole units; tell of classes too rare."""
+    name, unit = what
     classes, counts = np.unique(labels, return_counts=True)
     groups = len(np.unique(units))
     if groups < folds:
         raise BenchError(
-            f"{name} has {groups} groups, fewer than the {folds} folds.",
-            "Take a protocol with fewer folds or add patients.",
+            f"{name} has {groups} {counted(unit, groups)}, fewer than the {folds} folds.",
+            "Take a protocol with fewer folds or add more.",
         )
     # What stands alone is cut class by class, so even the rarest must reach every fold.
     least = counts.min() if groups == len(units) else counts.max()
@@ -144,7 +150,7 @@ def check(labels: np.ndarray, units: np.ndarray, folds: int, name: str) -> list[
         )
     each = [(c, len(np.unique(units[labels == c]))) for c in classes]
     return [
-        f"The class '{c}' of {name} has {n} {'group' if n == 1 else 'groups'}, fewer than the "
+        f"The class '{c}' of {name} has {n} {counted(unit, n)}, fewer than the "
         f"{folds} folds: it is missing from some test or training parts."
         for c, n in each
         if n < folds
@@ -152,7 +158,7 @@ def check(labels: np.ndarray, units: np.ndarray, folds: int, name: str) -> list[
 
 
 def _share(
-    labels: np.ndarray, held: np.ndarray, share: float, seed: int, name: str
+    labels: np.ndarray, held: np.ndarray, share: float, seed: int, what: Named
 ) -> tuple[np.ndarray, np.ndarray]:
     """About `share` of the rows, stratified by label and whole by group."""
     units = len(np.unique(held))
@@ -166,7 +172,7 @@ def _share(
         strata = labels if many.all() and round(share * len(rows)) >= len(set(labels)) else None
         rest, part = train_test_split(rows, test_size=share, stratify=strata, random_state=seed)
         return np.sort(rest), np.sort(part)
-    return cut_folds(labels, held, folds, seed, name)[0]
+    return cut_folds(labels, held, folds, seed, what)[0]
 
 
 def _official(data: Prepared, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -185,7 +191,7 @@ def _check_classes(data: Prepared, train: np.ndarray, test: np.ndarray) -> None:
     if absent and len(data.classes) - len(absent) < 2:
         raise BenchError(
             f"The training part of {data.name} has one class only.",
-            "Raise the limit, or add patients of the other classes.",
+            "Raise the limit, or add images of the other classes.",
         )
     if not len(test):
         raise BenchError(f"The test part of {data.name} is empty.", "Raise the limit.")

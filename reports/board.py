@@ -3,7 +3,7 @@
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark import metrics, stats
-from benchmark.errors import Damaged
+from benchmark.errors import Damaged, units
 from benchmark.spec import RunSpec, Split
 from benchmark.stats import Comparison, Estimate
 from benchmark.store import Store
@@ -105,15 +105,12 @@ class Board:
     @property
     def unit(self) -> str:
         """What is resampled and never parted, in the card's word; empty: each image alone."""
-        known = (run.outcome.data.get("unit") for row in self.rows for run in row.runs)
-        return next((str(unit) for unit in known if unit is not None), "group")
+        return unit_of(run for row in self.rows for run in row.runs)
 
     @property
     def units(self) -> str:
         """Several of them."""
-        if self.unit.isalpha():
-            return f"{self.unit}s"
-        return f"values of {self.unit}" if self.unit else "images"
+        return units(self.unit)
 
     @property
     def several(self) -> bool:
@@ -123,6 +120,12 @@ class Board:
     def label(self, row: Row) -> str:
         """The row's name, with its network where the board has several."""
         return f"{row.name}, {row.network}" if self.several and row.network != "–" else row.name
+
+
+def unit_of(runs: Iterable[Run]) -> str:
+    """What of the runs' target is never parted, in its card's word; empty: each image alone."""
+    known = (run.outcome.data.get("unit") for run in runs)
+    return next((str(unit) for unit in known if unit is not None), "group")
 
 
 def make(

@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 
 from benchmark import stats
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, units
 from benchmark.registry import did_you_mean
 from benchmark.stats import Comparison, Estimate
 from benchmark.store import Store
 from reports import formats, own
 from reports.arms import Arm, Identity, Place, Run, gather, origin, place_of
-from reports.board import Array, draws_of, higher_is_better, pool
+from reports.board import Array, draws_of, higher_is_better, pool, unit_of
 from reports.by_class import ClassPair, Z, class_pairs, normal_p, recalls_apart
 from reports.leaderboard import read
 
 KINDS = ("source", "fusion", "protocol")
 FOOTER = (
-    "Differences are first minus second; patients (lesions, slides) are resampled, images where "
-    "none is known. p (Wilcoxon) is of "
-    "the recalls of all folds and classes, as in MetaNet's Table 1: it takes them for independent, "
-    "which classes of the same patients are not."
+    "Differences are first minus second; {units} are resampled. p (Wilcoxon) is of the recalls of "
+    "all folds and classes, as in MetaNet's Table 1: it takes them for independent, which classes "
+    "of the same {units} are not."
 )
 
 
@@ -43,8 +42,9 @@ class Pair:
     compared: Comparison
     holm: float  # p adjusted for the number of pairs
     cells: int  # that both have
-    groups: int  # patients (lesions, slides) tested
-    paired: bool  # the draws are of the same patients
+    groups: int  # units tested
+    unit: str  # the card's word for a patient, lesion or slide; empty: each image alone
+    paired: bool  # the draws are of the same units
     notes: tuple[str, ...]
     classes: tuple[ClassPair, ...]
     wilcoxon: (
@@ -118,7 +118,8 @@ def show(store: Store, first: str, second: str, *, format: str = "table", **filt
     if format == "csv":
         return formats.comma_separated(list(_flat(found)))
     write = formats.terminal if format == "table" else formats.markdown
-    return write(list(_tables(found)), f"{found.conclusion} {FOOTER}")
+    tested = " or ".join(sorted({units(pair.unit) for pair in found.pairs}))
+    return write(list(_tables(found)), f"{found.conclusion} {FOOTER.format(units=tested)}")
 
 
 def sentence(pair: Pair) -> str:
@@ -228,6 +229,7 @@ def _pair(store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm) -> Pa
     first_value, second_value = (_mean(side, metric) for side in sides)
     if kind == "source":
         names = origin(names[0], a.identity.mode), origin(names[1], b.identity.mode)
+    unit = unit_of([*a.runs, *b.runs])
     notes = list(_notes(a, b, len(sides[0]), kind, names))
     classes: tuple[ClassPair, ...] = ()
     x, y = (None, None) if unpaired else (draws_of(store, side) for side in sides)
@@ -239,7 +241,7 @@ def _pair(store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm) -> Pa
     else:
         compared = _apart(first_value, second_value)
         notes.append(
-            "The two are not paired: their intervals are combined as if of different patients"
+            f"The two are not paired: their intervals are combined as if of different {units(unit)}"
         )
     return Pair(
         kind=kind,
@@ -252,6 +254,7 @@ def _pair(store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm) -> Pa
         compared=compared,
         holm=compared.p,
         cells=min(len(side) for side in sides),
+        unit=unit,
         groups=sum(int(run.outcome.data.get("test_groups", 0)) for run in _one_seed(sides[0])),
         paired=x is not None,
         notes=tuple(notes),
@@ -366,14 +369,22 @@ def _tables(found: Verdict) -> Iterator[formats.Table]:
         values = [formats.interval(pair.first), formats.interval(pair.second)]
         test = _tested(pair.compared.difference, pair.compared.p, pair.holm)
         test.append(_short(pair.wilcoxon))
-        lines.append([*place, *values, *test, str(pair.cells), f"{pair.groups:,}"])
+        lines.append(
+            [
+                *place,
+                *values,
+                *test,
+                str(pair.cells),
+                f"{pair.groups:,} {units(pair.unit, pair.groups)}",
+            ]
+        )
         for c in pair.classes:
             test = _tested(c.difference, c.p, c.holm)
             classes.append([*place, c.name, *test, str(c.difference.n)])
     tests = ["difference", "p", "p (Holm)"]
     yield formats.Table(
         title=f"{found.names[0]} against {found.names[1]}, by {found.kind}",
-        head=["target", "shared", *found.names, *tests, "p (Wilcoxon)", "cells", "patients"],
+        head=["target", "shared", *found.names, *tests, "p (Wilcoxon)", "cells", "tested"],
         lines=lines,
         words=("target", "shared"),
         styles=["bold" if pair.holm < 0.05 else "" for pair in found.pairs],

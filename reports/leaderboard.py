@@ -22,7 +22,7 @@ SPREAD = {"over_folds": "± folds", "over_classes": "± classes"}  # of the head
 #: The network of a run, where it was kept.
 KEPT = "weights.safetensors"
 FOOTER = (
-    "Rows that share a rank cannot be told apart (paired bootstrap over groups, p ≥ 0.05). ±: "
+    "Rows that share a rank cannot be told apart (paired bootstrap over {units}, p ≥ 0.05). ±: "
     "the headline's standard deviation (n − 1) over folds and over classes."
 )
 
@@ -109,7 +109,8 @@ def show(store: Store, *, format: str = "table", **filters: Any) -> str:
     if format == "csv":
         return formats.comma_separated([_flat(made, row) for made in found for row in made.rows])
     write = formats.terminal if format == "table" else formats.markdown
-    return write([_table(made) for made in found], FOOTER)
+    units = " or ".join(sorted({made.units for made in found}))
+    return write([_table(made) for made in found], FOOTER.format(units=units))
 
 
 def read(store: Store) -> list[Run]:

@@ -197,8 +197,8 @@ def test_rare_classes_are_told_before_anything_runs(ask: Callable[..., Plan]) ->
         ask({**TABLE, "kind": [f"k{i}" for i in range(N)]})
     with pytest.raises(BenchError, match=r"1 of 3 classes .* 'odd' with 1"):
         ask({**TABLE, "kind": ["odd", *KIND[1:]]})
-    one = ask({**TABLE, "kind": ["odd", "odd", *KIND[2:]], "who": PATIENT}, group="who")
-    assert "class 'odd' of folder:scans has 1 group, fewer than the 5 folds" in said(one)
+    one = ask({**TABLE, "kind": ["odd", "odd", *KIND[2:]], "who_id": PATIENT}, group="who_id")
+    assert "class 'odd' of folder:scans has 1 value of who_id, fewer than the 5 folds" in said(one)
 
 
 # --- the files ------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """No patient and no image on two sides; the same partition for every source and fusion."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,15 @@ def test_no_official_parts_is_told():
 def test_too_few_for_the_folds_is_told(labels, groups, message):
     with pytest.raises(BenchError, match=message):
         cut(a_set(labels, groups), Split(folds=5))
+
+
+@pytest.mark.parametrize(
+    ("unit", "told"), [("slide", "4 slides, f"), ("who_id", "4 values of who_id, f")]
+)
+def test_it_is_told_in_the_sets_own_word(unit, told):
+    data = replace(a_set([0, 1] * 4, [0, 0, 1, 1, 2, 2, 3, 3]), unit=unit)
+    with pytest.raises(BenchError, match=told):
+        cut(data, Split(folds=5))
 
 
 @settings(max_examples=40, deadline=None)

@@ -222,6 +222,15 @@ def test_names_that_cannot_be_compared_say_why(store: Store):
         compare.compare(store, "dtd", "standard")
 
 
+@pytest.mark.parametrize(("unit", "units"), [("lesion", "lesions"), ("", "images")])
+def test_what_is_tested_and_resampled_has_its_own_word(store: Store, unit: str, units: str):
+    for source in ("dtd", "imagenet"):
+        run(store, source=source, folds=1, data={"unit": unit, "test_groups": 700})
+    text = compare.show(store, "dtd", "imagenet")
+    assert f"700 {units}" in text and f"second; {units} are resampled" in text
+    assert "patient" not in text
+
+
 def test_every_format_holds_every_pair(tmp_path: Path):
     store = fill(tmp_path, true=True, folds=2)
     data = json.loads(compare.show(store, "dtd", "imagenet", format="json"))
