@@ -50,7 +50,7 @@ class Group:
 def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Place, Group]:
     """The gains of the whole rows of one arm; only rows of one board are compared."""
     groups: dict[Place, Group] = defaultdict(Group)
-    for made in of_one_partition(boards):
+    for made, others in of_one_partition(boards):
         places = by_place(made, fusion)
         for place, part in places.items():
             whole, why = fair(made, part)
@@ -60,17 +60,24 @@ def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Pla
             base = bases.get(made.target if baseline == "self" else "none")
             found, more = _gains(made, whole, base, baseline)
             groups[place].pairs += found
-            groups[place].left += [*why, *more]
+            groups[place].left += [*others, *why, *more]
             groups[place].weights |= {run.spec.weights or "" for row in part for run in row.runs}
     return dict(groups)
 
 
-def of_one_partition(boards: Sequence[Board]) -> list[Board]:
-    """The first partition of each target and protocol: a pair enters once."""
-    first: dict[tuple[str, str], Board] = {}
-    for made in sorted(boards, key=lambda made: made.partition):
-        first.setdefault((made.target, made.protocol), made)
-    return [made for made in boards if made is first[made.target, made.protocol]]
+def of_one_partition(boards: Sequence[Board]) -> list[tuple[Board, list[str]]]:
+    """The first partition of each target and protocol, as a pair enters once; what stays out."""
+    cuts: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for made in boards:
+        cuts[made.target, made.protocol].append(made.partition)
+    found = []
+    for made in boards:
+        first, *others = sorted(cuts[made.target, made.protocol])
+        which = f"partition{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
+        why = f"Left out: {which} of {made.target} under {made.protocol}: partition {first} stands."
+        if made.partition == first:
+            found.append((made, [why] if others else []))
+    return found
 
 
 def by_place(made: Board, fusion: str) -> dict[Place, list[Row]]:

@@ -167,6 +167,12 @@ def leak(made: Board) -> str:
     return f"LEAKY: {rate}" if made.leaky else ""
 
 
+def record(made: Board) -> str:
+    """Which columns the record has where a row names no others; empty where no row reads it."""
+    reads = any(row.identity.columns for row in made.rows)
+    return f"The record, if a row says no other: {', '.join(made.columns)}." if reads else ""
+
+
 def cost(row: Row) -> str:
     """`1,310 GPU-s, 61 kJ`: of all cells of the row."""
     energy = f", {row.joules / 1000:,.0f} kJ" if row.joules is not None else ""
@@ -226,7 +232,6 @@ def _table(made: Board) -> formats.Table:
         line += [f"{row.done}/{row.expected}", cost(row)]
         lines.append(line + ([_seconds(row.extraction), _seconds(row.classifier)] if timed else []))
     ranks = [row.rank for row in made.rows]
-    fused = any(row.identity.columns for row in made.rows)
     parts = [made.target, made.under, metric_title(made.headline), leak(made)]
     return formats.Table(
         title=" · ".join(part for part in parts if part),
@@ -235,7 +240,7 @@ def _table(made: Board) -> formats.Table:
         words=("source", "fusion", "network", "setting"),
         styles=["bold" if rank == 1 else "dim" if rank is None else "" for rank in ranks],
         notes=[
-            *([f"The record, if a row says no other: {', '.join(made.columns)}."] if fused else []),
+            *([text] if (text := record(made)) else []),
             *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
             *made.overlaps,
             *([] if made.unit or made.leaky else [f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}."]),

@@ -140,11 +140,11 @@ def _scores(
     made_of = leaderboard.boards(
         store, fusions=(fusion,), protocols=protocols, archs=archs, modes=modes
     )
-    for made in gains.of_one_partition(made_of):
+    for made, others in gains.of_one_partition(made_of):
         sign = 1 if higher_is_better(made.headline) else -1
         for place, rows in gains.by_place(made, fusion).items():
             fair, why = gains.fair(made, rows)
-            left[place] += why
+            left[place] += [*others, *why]
             for source, row in fair.items():
                 if row.headline is not None and source != made.target:
                     score = sign * row.headline.value

@@ -1,6 +1,7 @@
 """What the index shows over all boards: counts, source × target maps, the sources' pretraining."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from benchmark.spec import Outcome, PretrainSpec
 from benchmark.store import Store
 from reports import charts, formats
 from reports.board import Board, Row, higher_is_better
+from reports.gains import of_one_partition
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Heat:
     origin: str  # what the source none is here, whose number is the middle of the colours
     rows: tuple[tuple[str, tuple[Shade | None, ...]], ...]
     most: float  # the difference that has the full colour
+    notes: tuple[str, ...]
 
 
 def counts(boards: Sequence[Board]) -> dict[str, int]:
@@ -52,17 +55,23 @@ def counts(boards: Sequence[Board]) -> dict[str, int]:
 def heats(boards: Sequence[Board]) -> list[Heat]:
     """A map for each protocol, fusion and network that more than one source was run with."""
     groups: dict[tuple[str, str, str], dict[tuple[str, str], tuple[Board, Row]]] = {}
-    for made in boards:
+    left: dict[str, list[str]] = defaultdict(list)
+    for made, others in of_one_partition(boards):
+        left[made.protocol] += others
         for row in made.rows:
             if row.setting or row.headline is None or row.identity.arch == "none":
                 continue
             place = (made.protocol, row.identity.fusion, row.network)
             groups.setdefault(place, {}).setdefault((row.identity.source, made.target), (made, row))
     order = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0][1] != "none", item[0]))
-    return [_heat(" · ".join(place), cells) for place, cells in order if len(cells) > 1]
+    return [
+        _heat(" · ".join(place), cells, left[place[0]]) for place, cells in order if len(cells) > 1
+    ]
 
 
-def _heat(title: str, cells: dict[tuple[str, str], tuple[Board, Row]]) -> Heat:
+def _heat(
+    title: str, cells: dict[tuple[str, str], tuple[Board, Row]], notes: Sequence[str]
+) -> Heat:
     sources = sorted({source for source, _ in cells}, key=lambda s: (s != "none", s))
     targets = sorted({target for _, target in cells})
     apart: dict[tuple[str, str], float] = {}
@@ -88,7 +97,7 @@ def _heat(title: str, cells: dict[tuple[str, str], tuple[Board, Row]]) -> Heat:
 
     rows = tuple((s, tuple(shade(s, t) for t in targets)) for s in sources)
     origin = next(iter(cells.values()))[1].identity._replace(source="none").origin
-    return Heat(title, tuple(targets), origin, rows, most)
+    return Heat(title, tuple(targets), origin, rows, most, tuple(notes))
 
 
 def pretraining(store: Store) -> tuple[list[dict[str, Any]], charts.Lines | None]:

@@ -139,6 +139,7 @@ def _environment() -> "Environment":
         short=lambda estimate, sign=False: formats.interval(estimate, sign=sign).partition(" ")[0],
         limits=lambda estimate, sign=False: formats.interval(estimate, sign=sign).partition(" ")[2],
         cost=leaderboard.cost,
+        record=leaderboard.record,
         frame=charts.frame,
         distance=distances.number,
         title_short=lambda name: leaderboard.metric_title(name).partition(" (")[0],

@@ -12,7 +12,7 @@ from benchmark.errors import BenchError
 from benchmark.spec import Cell, DistanceSpec, Input, Outcome
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import compare, leaderboard, page, transfer
+from reports import compare, leaderboard, matrix, overview, page, transfer
 
 ONE, TWO = "1-aaaaaaaaaaaa-11111111", "1-bbbbbbbbbbbb-11111111"
 NAMES = ["folder:images#aaaaaa-111111", "folder:images#bbbbbb-111111"]
@@ -122,6 +122,11 @@ def test_a_partition_has_a_board_of_its_own(store: Store):
     assert [made.under for made in boards] == ["standard", "standard, partition 1"]
     (found,) = transfer.analyse(store, boards)
     assert len(found.pairs) == 1, "a pair of source and target enters once"
+    told = "Left out: partition 1 of isic under standard: partition 0 stands."
+    (heat,) = overview.heats(boards)
+    known = matrix.of_store(store)
+    assert [list(notes).count(told) for notes in (found.notes, heat.notes, known[2])] == [1, 1, 1]
+    assert not any("partition" in note for note in transfer.analyse(store, boards[:1])[0].notes)
 
 
 def test_another_pretraining_is_another_row(store: Store):

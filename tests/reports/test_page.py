@@ -81,6 +81,10 @@ def test_the_board_the_failures_and_the_making_of_the_numbers_are_told(
     boards = leaderboard.boards(varied(tmp_path), targets=["isic"])
     rows = [row for board in boards for row in board.rows]
     assert len(rows) > 10
+    usual = [made.columns for made in boards if any(row.identity.columns for row in made.rows)]
+    assert usual
+    for columns in usual:
+        assert f"The record, if a row says no other: {', '.join(columns)}." in text
     for row in rows:
         assert row.identity.source in text and row.identity.fusion in text
         assert all(why in text for why in row.why)
