@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmark import data, features, fold, gains, last_layer, metrics, pictures, stats
 from benchmark.errors import BenchError
-from benchmark.files import write
+from benchmark.files import broken, write
 from benchmark.gains import arm_title, digest_of, fold_of
 from benchmark.predict import Trained, find, load
 from benchmark.spec import Outcome, Runtime
@@ -341,6 +341,8 @@ def _prepared(trained: Trained) -> data.Prepared:
     runtime = trained.work.runtime
     size = (spec.recipe.size,) * 2 if isinstance(spec.recipe.size, int) else spec.recipe.size
     for path in sorted((runtime.store / "prepared").glob(f"*-{size[0]}x{size[1]}-*/meta.json")):
+        if broken(path.parent):
+            continue
         meta = json.loads(path.read_text())
         if (
             meta["digest"] == digest

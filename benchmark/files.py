@@ -160,6 +160,14 @@ def broken(folder: Path) -> str:
     return f"{wrong[0]} was changed" if wrong else ""
 
 
+def intact(path: Path) -> bool:
+    """Whether a file of a cached folder is what was built, without a look at the others."""
+    try:
+        return read_json(path.parent / SUMS)["files"][path.name] == sum_of(path)
+    except (OSError, Damaged, KeyError, TypeError):
+        return False
+
+
 def leftovers(folder: Path, name: str = "") -> list[Path]:
     """Unfinished files in a folder, of anything or of one name, whose writers are gone."""
     found = []

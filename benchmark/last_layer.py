@@ -41,7 +41,7 @@ def read(store: Store, outcome: Outcome) -> Layer:
     columns, width, deviation = [], 0, np.ones(0)
     assert isinstance(outcome.spec, RunSpec)
     if outcome.spec.record is not None:
-        encoder, scale = predict.record_map(store.folder("run", outcome.key))
+        encoder, scale = predict.record_map(store, outcome)
         columns, deviation = column_titles(encoder), np.array(scale["deviation"])
         width = len(columns)
     image, record = np.split(found, [found.shape[1] - width], axis=1)

@@ -136,10 +136,10 @@ def load(store: Store, outcome: Outcome, runtime: Runtime) -> Trained:
             f"{spec.fusion} keeps no model: it is fitted to the record and used at once.",
             "Take a run of another arm, such as none or concat.",
         )
-    kept, folder = state(store, outcome), store.folder("run", outcome.key)
+    kept = state(store, outcome)
     cell = Cell(outcome.key, spec, outcome.versions)
     work = Work(cell, runtime, store, train.Report(), device_of(runtime), Memory())
-    encoder, scale = record_map(folder) if spec.record is not None else (None, {})
+    encoder, scale = record_map(store, outcome) if spec.record is not None else (None, {})
     width, classes = len(encoder.columns_out) if encoder else 0, len(outcome.classes)
     how = {"dropout": spec.recipe.dropout, "options": spec.options}
     if spec.mode == "finetune":
@@ -187,16 +187,10 @@ def state(store: Store, outcome: Outcome) -> dict[str, torch.Tensor]:
     return weights.read(store.kept(outcome, weights.FILE))
 
 
-def record_map(folder: Path) -> tuple[Encoder, dict[str, list[float]]]:
+def record_map(store: Store, outcome: Outcome) -> tuple[Encoder, dict[str, list[float]]]:
     """The encoder of a run's record, and its columns' means and deviations."""
-    try:
-        encoder = Encoder.from_json((folder / fold.ENCODER).read_text(encoding="utf-8"))
-        return encoder, json.loads((folder / fold.SCALE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BenchError(
-            f"The run {folder.name} did not keep how it reads the record.",
-            f"Delete {folder} and run it again.",
-        ) from error
+    encoder, scale = (store.kept(outcome, name) for name in (fold.ENCODER, fold.SCALE))
+    return Encoder.from_json(encoder.read_text("utf-8")), json.loads(scale.read_text("utf-8"))
 
 
 def _pixels(trained: Trained, name: str, path: Path) -> np.ndarray:

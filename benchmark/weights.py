@@ -60,11 +60,12 @@ def overlap(store: Store, key: str, hashes: "np.ndarray") -> "int | str":
     """How many of these images weights were made from; "" where nobody can tell."""
     import numpy as np
 
-    path = store.folder("pretrain", key) / HASHES
-    if not path.is_file():
-        return ""
-    seen = np.load(path, allow_pickle=False)
-    return int(np.isin(_numbers(hashes), seen).sum())
+    outcome = store.outcome("pretrain", key)
+    try:
+        seen = np.load(store.kept(outcome, HASHES), allow_pickle=False) if outcome else None
+    except Damaged:
+        seen = None
+    return "" if seen is None else int(np.isin(_numbers(hashes), seen).sum())
 
 
 def _numbers(hashes: "np.ndarray") -> "np.ndarray":

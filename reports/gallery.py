@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmark import registry
 from benchmark.errors import BenchError
+from benchmark.files import intact
 from benchmark.store import Store
 from reports.board import Board
 
@@ -45,8 +46,10 @@ def samples(store: Store) -> list[Album]:
     """Three images of every decoded set whose licence allows to show them."""
     found: dict[str, Album] = {}
     for path in sorted((store.root / "prepared").glob("*/samples.json")):
+        if not intact(path):
+            continue
         facts = json.loads(path.read_text(encoding="utf-8"))
-        files = sorted(path.parent.glob("sample-?.png"))
+        files = filter(intact, sorted(path.parent.glob("sample-?.png")))
         pictures = tuple(_picture(file, f"An image of {facts['name']}") for file in files)
         about = f"{facts['title']} · {facts['license']}"
         found.setdefault(facts["name"], Album(facts["name"], about, pictures))

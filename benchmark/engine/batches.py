@@ -20,8 +20,8 @@ from typing import Any, Protocol
 from benchmark import marks
 from benchmark.engine.local import GRACE, Listener, shared, without_upstream
 from benchmark.engine.worker import decode, encode, settled, stamp, stopped
-from benchmark.errors import BenchError
-from benchmark.files import remove, write
+from benchmark.errors import BenchError, Damaged
+from benchmark.files import read_json, remove, write, write_json
 from benchmark.spec import Cell, Failure, Runtime
 from benchmark.store import Store, born
 
@@ -186,8 +186,8 @@ def note_end(file: Path, code: int) -> None:
     waits once the batch was called off.
     """
     try:
-        raw = json.loads(file.read_text())["cells"]
-    except FileNotFoundError:
+        raw = read_json(file)["cells"]
+    except (FileNotFoundError, Damaged):
         return
     store, left, at = Store(file.parent.parent), [], []
     for one in raw:
@@ -225,8 +225,8 @@ class _Grid:
         """Wait for batches that an earlier command left running instead of running them again."""
         found = {}
         for path in self.folder.glob("*.json"):
-            with suppress(FileNotFoundError):  # its own command has just done with it
-                raw = json.loads(path.read_text())
+            with suppress(FileNotFoundError, Damaged):  # its own command has just done with it
+                raw = read_json(path)
                 if raw["by"] == self.by:
                     found[path] = raw
         jobs = {path.stem: raw["job"] for path, raw in found.items() if "job" in raw}
@@ -303,7 +303,7 @@ class _Grid:
             {**encode(cell), "before": before[cell.key], "mark": mark[cell.key]} for cell in cells
         ]
         file = self.folder / f"{name}.json"
-        write(file, json.dumps({"by": self.by, "asked": asked, "cells": raw}), durable=False)
+        write_json(file, {"by": self.by, "asked": asked, "cells": raw})
         return Batch(name, file, list(cells), before, mark)
 
     def _track(self, batch: Batch) -> None:

@@ -5,7 +5,6 @@ follows is up to the sender: ahead of a time limit or a preemption submitit requ
 it goes on from the last checkpoints; a cancelled job is killed.
 """
 
-import json
 import math
 import os
 import subprocess
@@ -20,7 +19,7 @@ from benchmark.engine.batches import Batch
 from benchmark.engine.local import Listener
 from benchmark.engine.worker import stopped
 from benchmark.errors import BenchError
-from benchmark.files import write
+from benchmark.files import read_json, write_json
 from benchmark.spec import Cell, Runtime
 
 #: How often a job may reach its time limit; each time it goes on where it was.
@@ -80,8 +79,7 @@ class _Jobs:
             ) from error
         for batch, job in zip(batches, jobs, strict=True):
             self.jobs[batch.id] = job
-            raw = json.loads(batch.file.read_text())
-            write(batch.file, json.dumps({**raw, "job": job.job_id}), durable=False)
+            write_json(batch.file, {**read_json(batch.file), "job": job.job_id})
         self.asked = -math.inf  # what squeue said before knows nothing of these
 
     def gone(self) -> Mapping[str, str]:

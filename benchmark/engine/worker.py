@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import marks
-from benchmark.errors import BenchError, Interrupted
+from benchmark.errors import BenchError, Damaged, Interrupted
+from benchmark.files import read_json
 from benchmark.spec import Cell, DistanceSpec, Outcome, PretrainSpec, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -120,8 +121,8 @@ def run_batch(path: Path, runtime: Runtime) -> int:
     _compile_here()
     store = Store(runtime.store)
     try:
-        given = json.loads(path.read_text())["cells"]
-    except FileNotFoundError:  # called off meanwhile
+        given = read_json(path)["cells"]
+    except (FileNotFoundError, Damaged):  # called off meanwhile, or it is given out anew
         return STOPPED
     cells = [(decode(raw), raw["before"]) for raw in given]
     left = [cell for cell, before in cells if settled(store, cell, before) is None]

@@ -1,7 +1,6 @@
 """What MLflow is shown of a cell, of a grid and of a distance; and what never leaves the store."""
 
 import hashlib
-import json
 import re
 import time
 from collections import Counter, defaultdict
@@ -14,6 +13,7 @@ import numpy as np
 
 from benchmark import weights
 from benchmark.errors import Damaged
+from benchmark.files import read_json
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, RunSpec, canonical
 from benchmark.stats import Estimate, Pairs
 from benchmark.store import Store
@@ -229,7 +229,10 @@ def _model(folder: Path, outcome: Outcome) -> tuple[str, dict[str, str]] | None:
     spec = outcome.spec
     if not isinstance(spec, PretrainSpec) or not (folder / weights.FILE).is_file():
         return None
-    card = json.loads((folder / weights.CARD).read_text(encoding="utf-8"))
+    try:
+        card = read_json(folder / weights.CARD)
+    except Damaged:
+        return None
     facts = {"key": outcome.key, "source": spec.source, "arch": spec.arch, "seed": spec.seed}
     facts |= {name: card[name] for name in ("license", "reference", "sha256") if card.get(name)}
     tags = {f"bench.{name}": str(value) for name, value in facts.items()}
