@@ -26,10 +26,11 @@ def file(tmp_path: Path):
         from safetensors.torch import save_file
 
         state = {
-            k: v.contiguous() for k, v in network.build("resnet18", seed=seed).state_dict().items()
+            k: v.contiguous()
+            for k, v in network.build("test_resnet", seed=seed).state_dict().items()
         }
         if spoil is not None:
-            state["net.conv1.weight"][0, 0, 0, 0] = spoil
+            next(iter(state.values())).view(-1)[0] = spoil
         path = tmp_path / f"seed{seed}.safetensors"
         save_file(state, path)
         return path
@@ -40,7 +41,7 @@ def file(tmp_path: Path):
 def add(runtime: Runtime, path: Path, **changes: Any) -> str:
     """Add a file as weights:mine; the beginning of its digest."""
     store = Store(runtime.store)
-    made = weights.add(store, "weights:mine", "resnet18", path, **changes)
+    made = weights.add(store, "weights:mine", "test_resnet", path, **changes)
     return weights.sha256(store.of(made))[:8]
 
 
@@ -92,10 +93,10 @@ def test_two_trainings_of_one_pretraining_do_not_take_each_others_place(runtime,
     for name, seed in (("a", 1), ("b", 2)):
         store = Store(tmp_path / name)
         made = expand.pretrain_cell(
-            "copies", "resnet18", 0, {}, Runtime(store=store.root, paths=there)
+            "copies", "test_resnet", 0, {}, Runtime(store=store.root, paths=there)
         )
-        state = network.build("resnet18", seed=seed).state_dict()
-        weights.save(store.of(made), state, {"source": "copies", "arch": "resnet18"})
+        state = network.build("test_resnet", seed=seed).state_dict()
+        weights.save(store.of(made), state, {"source": "copies", "arch": "test_resnet"})
         finish(store, made)
         weights.export(store, made.key, tmp_path / f"out-{name}")
         keys.append(made.key)
@@ -147,13 +148,13 @@ def test_public_weights_that_were_never_fetched_are_told_before_the_run(
 
 def test_a_probe_is_a_key_or_a_file(runtime, file):
     path, store = file(1), Store(runtime.store)
-    key = weights.probe(store, str(path), "resnet18")
-    assert weights.probe(store, key[:8], "resnet18") == key
-    assert weights.probe(store, "imagenet", "resnet18") == ""
-    assert weights.added(store, f"weights:{path.stem}", "resnet18") == "", "it takes no name"
-    with pytest.raises(BenchError, match="are of resnet18, not resnet50"):
+    key = weights.probe(store, str(path), "test_resnet")
+    assert weights.probe(store, key[:8], "test_resnet") == key
+    assert weights.probe(store, "imagenet", "test_resnet") == ""
+    assert weights.added(store, f"weights:{path.stem}", "test_resnet") == "", "it takes no name"
+    with pytest.raises(BenchError, match="are of test_resnet, not resnet50"):
         weights.probe(store, key, "resnet50")
-    request = DistanceRequest(["tiny"], ["tiny"], ["otdd"], arch="resnet18", probe=key, key=key)
+    request = DistanceRequest(["tiny"], ["tiny"], ["otdd"], arch="test_resnet", probe=key, key=key)
     (found,) = plan.make_distances(request, runtime).of("to run")
     assert isinstance(found.cell.spec, DistanceSpec)
     assert found.cell.spec.weights == key
@@ -166,7 +167,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runtime, Outco
         store=tmp_path_factory.mktemp("pretrained"), device="cpu", workers=1, offline=True,
         draws=200, paths={"tiny": TINY, "copies": COPIES},
     )  # fmt: skip
-    made = expand.pretrain_cell("copies", "resnet18", 0, {}, runtime)
+    made = expand.pretrain_cell("copies", "test_resnet", 0, {}, runtime)
     outcome = cells.run(made, runtime)
     assert outcome.status == "ok", outcome.failure
     return runtime, outcome
