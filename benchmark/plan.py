@@ -1,5 +1,6 @@
 """Says of every cell asked for whether it is done, to run, failed or skipped, and what is left."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from benchmark import expand
 from benchmark.expand import DistanceRequest, Request
+from benchmark.index import Asked, Summary, asked
 from benchmark.spec import (
     UNFINISHED,
     Cell,
     DistanceSpec,
-    Outcome,
     PretrainSpec,
     RunSpec,
     Runtime,
@@ -21,6 +22,9 @@ from benchmark.store import PARTS, Store
 
 if TYPE_CHECKING:
     from benchmark.pace import Foresight
+
+#: Cells from which a look at the whole store is quicker than one for each.
+MANY = 100
 
 State = Literal["done", "to run", "failed", "skipped"]
 
@@ -77,10 +81,12 @@ def make_distances(
 def _plan(
     found: Iterable[tuple[Cell, str]], store: Store, retry: Sequence[str], notes: list[str]
 ) -> Plan:
-    cells: dict[str, Planned] = {}
+    asked_for: dict[str, tuple[Cell, str]] = {}
     for cell, skip in found:
-        if cell.key not in cells:
-            cells[cell.key] = _state(cell, skip, store, retry)
+        asked_for.setdefault(cell.key, (cell, skip))
+    for kind in PARTS if len(asked_for) > MANY else ():
+        store.summaries(kind)  # all at once, and the next command knows them
+    cells = {key: _state(*pair, store, retry) for key, pair in asked_for.items()}
     waiting = [p.cell for p in cells.values() if p.state == "to run"]
     needed = {key for cell in waiting for _, key in cell.upstream()}
     ordered = [p for p in cells.values() if p.state != "to run" or not _idle(p, needed)]
@@ -95,20 +101,14 @@ def estimate(plan: Plan, store: Store, foresight: "Foresight | None" = None) -> 
     times: dict[tuple, list[float]] = defaultdict(list)
     on_gpu: dict[tuple, list[float]] = defaultdict(list)
     sizes: dict[tuple, list[float]] = defaultdict(list)
-    for kind in PARTS:
-        for outcome in store.outcomes(kind):
-            if outcome.status == "ok":
-                folder = store.folder(kind, outcome.key)
-                size = sum(path.stat().st_size for path in folder.iterdir())
-                took = outcome.seconds.get("total", 0.0)
-                gpu = outcome.environment.get("device", "").startswith("cuda")
-                for like in _likes(outcome.spec):
-                    times[like].append(took)
-                    on_gpu[like].append(took if gpu else 0.0)
-                    sizes[like].append(size)
+    for done in (row for kind in PARTS for row in store.summaries(kind) if row.status == "ok"):
+        for like in _likes(done.spec):
+            times[like].append(done.seconds)
+            on_gpu[like].append(done.seconds if done.device.startswith("cuda") else 0.0)
+            sizes[like].append(done.bytes)
     seconds, gpu_seconds, disk, unlike, known = 0.0, 0.0, 0.0, list[Cell](), 0
     for planned in plan.of("to run"):
-        like = next((like for like in _likes(planned.cell.spec) if like in times), None)
+        like = next((like for like in _likes(_asked(planned.cell)) if like in times), None)
         if like is None:
             unlike.append(planned.cell)
             continue
@@ -130,17 +130,17 @@ def estimate(plan: Plan, store: Store, foresight: "Foresight | None" = None) -> 
 
 def again(plan: Plan, store: Store) -> dict[str, str]:
     """For each cell to run that resembles a finished one: what differs, by the cell's key."""
-    past: dict[tuple, list[Outcome]] = defaultdict(list)
-    for kind in PARTS:
-        for outcome in store.outcomes(kind):
-            past[_identity(outcome.spec)].append(outcome)
+    past: dict[tuple, list[Summary]] = defaultdict(list)
+    for done in (row for kind in PARTS for row in store.summaries(kind)):
+        past[done.spec.identity].append(done)
     found = {}
     for planned in plan.of("to run"):
-        cell = planned.cell
+        cell, spec = planned.cell, _asked(planned.cell)
+        new = _flat(spec, cell.versions)
         others = [
-            _differences(outcome, cell)
-            for outcome in past.get(_identity(cell.spec), ())
-            if outcome.key != cell.key
+            _differences(_flat(done.spec, done.versions), new)
+            for done in past.get(spec.identity, ())
+            if done.key != cell.key
         ]
         if others:
             found[cell.key] = "differs from a finished cell in " + ", ".join(min(others, key=len))
@@ -148,20 +148,18 @@ def again(plan: Plan, store: Store) -> dict[str, str]:
 
 
 def _state(cell: Cell, skip: str, store: Store, retry: Sequence[str]) -> Planned:
-    done = store.outcome(cell.spec.kind, cell.key)
     if skip:
         return Planned(cell, "skipped", skip)
+    done = store.summary(cell.spec.kind, cell.key)
     if done is None:
         return Planned(cell, "to run")
     if done.status == "ok":
         return Planned(cell, "done")
     if done.status == "skipped":
         return Planned(cell, "skipped", done.reason)
-    assert done.failure is not None
-    kind = done.failure.kind
-    if kind in UNFINISHED or kind in retry or "all" in retry:
-        return Planned(cell, "to run", f"again: {kind}")
-    return Planned(cell, "failed", f"{kind}: {done.failure.message}")
+    if done.failure in (*UNFINISHED, *retry) or "all" in retry:
+        return Planned(cell, "to run", f"again: {done.failure}")
+    return Planned(cell, "failed", f"{done.failure}: {done.message}")
 
 
 def _idle(planned: Planned, needed: set[str]) -> bool:
@@ -187,37 +185,25 @@ def _order(planned: Planned) -> tuple:
     return (0, spec.source, spec.arch, spec.seed)
 
 
-def _likes(spec) -> Iterator[tuple]:
+def _asked(cell: Cell) -> Asked:
+    return asked(cell.spec.model_dump(mode="json"))
+
+
+def _likes(spec: Asked) -> Iterator[tuple]:
     """What makes the time of two cells alike, the nearest first."""
-    if isinstance(spec, PretrainSpec):
-        yield ("pretrain", spec.source, spec.arch, canonical(spec.recipe.model_dump(mode="json")))
+    if spec.kind == "pretrain":
+        yield ("pretrain", spec.source, spec.arch, spec.recipe)
         yield ("pretrain", spec.source, spec.arch)
-    elif isinstance(spec, RunSpec):
-        recipe = canonical(spec.recipe.model_dump(mode="json"))
-        yield ("run", spec.target, spec.arch, spec.mode, spec.fusion, recipe)
-        yield ("run", spec.target, spec.arch, spec.mode, recipe)
+    elif spec.kind == "run":
+        yield ("run", spec.target, spec.arch, spec.mode, spec.fusion, spec.recipe)
+        yield ("run", spec.target, spec.arch, spec.mode, spec.recipe)
         yield ("run", spec.target, spec.arch, spec.mode)
     else:
-        yield ("distance", spec.method, spec.arch, spec.limit)
+        yield ("distance", spec.method, spec.arch, json.loads(spec.rest)["limit"])
 
 
-def _identity(spec) -> tuple:
-    """What the user names when asking for a cell; all else can make it run again."""
-    if isinstance(spec, RunSpec):
-        return ("run", spec.source, spec.target, spec.fusion, spec.arch, spec.mode, spec.protocol,
-                spec.fold, spec.partition, spec.seed, spec.pretrain_seed)  # fmt: skip
-    if isinstance(spec, DistanceSpec):
-        return ("distance", spec.source, spec.target, spec.method, spec.arch, spec.seed,
-                spec.pretrain_seed)  # fmt: skip
-    return (spec.kind, spec.source, spec.arch, spec.seed)
-
-
-def _differences(outcome: Outcome, cell: Cell) -> list[str]:
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Fields and versions that changed, as `name old -> new`."""
-    old = {"version of " + k: v for k, v in outcome.versions.items()}
-    new = {"version of " + k: v for k, v in cell.versions.items()}
-    old.update(_flat(outcome.spec.model_dump(mode="json")))
-    new.update(_flat(cell.spec.model_dump(mode="json")))
     return [
         f"{k} {old.get(k)} -> {new.get(k)}"
         for k in sorted({*old, *new})
@@ -225,11 +211,15 @@ def _differences(outcome: Outcome, cell: Cell) -> list[str]:
     ]
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def _flat(spec: Asked, versions: dict[str, str]) -> dict[str, Any]:
+    """What two cells of one name may differ in."""
+    fields = {"recipe": json.loads(spec.recipe or "{}"), **json.loads(spec.rest)}
+    return dict(_leaves(fields)) | {"version of " + k: v for k, v in versions.items()}
+
+
+def _leaves(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, item in value.items():
         if isinstance(item, dict):
-            flat.update(_flat(item, f"{prefix}{name}."))
+            yield from _leaves(item, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = item
-    return flat
+            yield prefix + name, item

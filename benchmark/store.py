@@ -8,8 +8,9 @@ import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from benchmark.files import (
     write,
     write_json,
 )
+from benchmark.index import Index, Summary
 from benchmark.spec import SCHEMA_VERSION, Cell, Failure, Outcome
 
 #: Folders of what can be made again.
@@ -45,6 +47,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._indexes: dict[str, Index] = {}
 
     def folder(self, kind: str, key: str) -> Path:
         """Where a cell keeps its files."""
@@ -135,10 +138,24 @@ class Store:
             if (folder / "outcome.json").is_file():
                 yield folder.name
 
-    def outcomes(self, kind: str = "run") -> list[Outcome]:
-        """Every outcome of a kind, by key."""
-        found = (self.outcome(kind, key) for key in self.keys(kind))
+    def outcomes(self, kind: str = "run", keys: Iterable[str] | None = None) -> list[Outcome]:
+        """Every outcome of a kind, by key, or those of some keys."""
+        found = (self.outcome(kind, key) for key in (self.keys(kind) if keys is None else keys))
         return [outcome for outcome in found if outcome is not None]
+
+    def summary(self, kind: str, key: str) -> Summary | None:
+        """A finished cell without its numbers; read only if it changed since it last was."""
+        return self._index(kind).find(key)
+
+    def summaries(self, kind: str = "run") -> list[Summary]:
+        """The summary of every outcome of a kind, by key."""
+        return self._index(kind).all()
+
+    def _index(self, kind: str) -> Index:
+        if kind not in self._indexes:
+            read = partial(self.outcome, kind)
+            self._indexes[kind] = Index(self.root / PARTS[kind], read)
+        return self._indexes[kind]
 
     def begin(self, cell: Cell) -> Path:
         """Open a cell's folder: its spec is written and it is marked as running here."""
@@ -264,7 +281,8 @@ class Store:
 
     def sweep(self) -> None:
         """Remove what killed writers left."""
-        for part in ("", "prepared", "features", "splits", "grids", "batches", "outputs"):
+        parts = ("prepared", "features", "splits", "grids", "batches", "outputs")
+        for part in ("", *parts, *PARTS.values()):
             with suppress(OSError):
                 remove(leftovers(self.root / part))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from benchmark.index import Summary
 from benchmark.spec import Frozen, Outcome, PretrainSpec, Recipe, RecordMap, RunSpec, Scalar, Split
 from benchmark.store import Store
 from reports import overlaps
@@ -69,7 +70,7 @@ class Run(NamedTuple):
     outcome: Outcome
 
 
-def place_of(run: Run) -> Place:
+def place_of(run: Run | Summary) -> Place:
     """The board that a run belongs on."""
     return Place(run.spec.target, run.spec.protocol, run.spec.partition)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmark import stats
 from benchmark.errors import BenchError, units
+from benchmark.index import Summary
 from benchmark.registry import did_you_mean
 from benchmark.stats import Comparison, Estimate
 from benchmark.store import Store
@@ -18,7 +19,7 @@ from reports import formats, own
 from reports.arms import Arm, Identity, Place, Run, gather, origin, place_of
 from reports.board import Array, draws_of, higher_is_better, pool, unit_of
 from reports.by_class import ClassPair, Z, class_pairs, normal_p, recalls_apart
-from reports.leaderboard import read
+from reports.leaderboard import cells, read
 
 KINDS = ("source", "fusion", "protocol")
 FOOTER = (
@@ -75,20 +76,20 @@ def compare(
     protocols: Sequence[str] = (),
 ) -> Verdict:
     """First minus second, target by target; `by` says what the names are if that is not plain."""
-    runs = read(store)
-    kind = _kind(first, second, by, runs)
+    rows = cells(store)
+    kind = _kind(first, second, by, rows)
     wanted = {"target": targets, "source": sources, "fusion": fusions, "protocol": protocols}
     wanted.pop(kind, None)
-    runs = [
-        run for run in runs
+    keys = [
+        row.key for row in rows
         if all(
-            not names or any(own.is_called(getattr(run.spec, name), one) for one in names)
+            not names or any(own.is_called(getattr(row.spec, name), one) for one in names)
             for name, names in wanted.items()
         )
     ]  # fmt: skip
     arms: dict[Place, list[Arm]] = defaultdict(list)
     places: dict[Place, list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in read(store, keys):
         places[place_of(run)].append(run)
     for place, part in places.items():
         arms[place] = [arm for arm in gather(store, part)[1] if not arm.stale]
@@ -143,12 +144,12 @@ def sentence(pair: Pair) -> str:
 # --- which arms belong together ---------------------------------------------------------------
 
 
-def _kind(first: str, second: str, by: str, runs: Sequence[Run]) -> str:
+def _kind(first: str, second: str, by: str, rows: Sequence[Summary]) -> str:
     if by and by not in KINDS:
         raise BenchError(f"Nothing is compared by '{by}'.", did_you_mean(by, list(KINDS)))
     if first == second:
         raise BenchError(f"'{first}' is compared with itself.", "Name two different ones.")
-    known = {kind: {getattr(run.spec, kind) for run in runs} for kind in KINDS}
+    known = {kind: {getattr(row.spec, kind) for row in rows} for kind in KINDS}
     fits = [kind for kind in KINDS if {first, second} <= known[kind] and by in ("", kind)]
     if len(fits) == 1:
         return fits[0]

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from benchmark import metrics
 from benchmark.errors import BenchError
+from benchmark.index import Asked, Summary
 from benchmark.registry import did_you_mean
 from benchmark.spec import RunSpec
 from benchmark.store import Store
@@ -27,7 +28,7 @@ FOOTER = (
 )
 
 
-def boards(
+def each(
     store: Store,
     *,
     targets: Sequence[str] = (),
@@ -38,38 +39,45 @@ def boards(
     modes: Sequence[str] = (),
     seeds: Sequence[int] = (),
     baseline: Baseline = "scratch",
-) -> list[Board]:
+) -> Iterator[Board]:
     """Every board of the store, by target and protocol; empty filters keep everything.
 
     Ranks are among the rows that are kept; the gains' baselines need not be kept. Cells of other
-    seeds are left out before anything is averaged.
+    seeds are left out before anything is averaged. A board's cells are read when it is asked for.
     """
     baseline = known_baseline(baseline)
-    runs = read(store)
+    rows = cells(store)
     wanted = {
         "target": targets, "protocol": protocols, "seed": seeds,
         "source": sources, "fusion": fusions, "arch": archs, "mode": modes,
     }  # fmt: skip
     for name, asked in wanted.items():
-        wanted[name] = _known(name, asked, {getattr(run.spec, name) for run in runs})
+        wanted[name] = _known(name, asked, {getattr(row.spec, name) for row in rows})
 
-    def keeps(spec: RunSpec, *names: str) -> bool:
+    def keeps(spec: RunSpec | Asked, *names: str) -> bool:
         return all(not wanted[name] or getattr(spec, name) in wanted[name] for name in names)
 
-    groups: dict[Place, list[Run]] = defaultdict(list)
-    for run in runs:
-        if keeps(run.spec, "target", "protocol", "seed"):
-            groups[place_of(run)].append(run)
-    found = (
-        board.make(
+    groups: dict[Place, list[str]] = defaultdict(list)
+    for row in rows:
+        if keeps(row.spec, "target", "protocol", "seed"):
+            groups[place_of(row)].append(row.key)
+    for place in sorted(groups):
+        runs = read(store, groups[place])
+        if not runs:
+            continue
+        made = board.make(
             store,
-            groups[place],
+            runs,
             keep=lambda spec: keeps(spec, "source", "fusion", "arch", "mode"),
             baseline=baseline,
         )
-        for place in sorted(groups)
-    )
-    return [made for made in found if made is not None]
+        if made is not None:
+            yield made
+
+
+def boards(store: Store, **filters: Any) -> list[Board]:
+    """The boards all at once; `filters` as `each` takes them."""
+    return list(each(store, **filters))
 
 
 def known_baseline(name: str) -> Baseline:
@@ -101,9 +109,9 @@ def best_run(store: Store, target: str) -> str:
 
 
 def show(store: Store, *, format: str = "table", **filters: Any) -> str:
-    """The boards as text for stdout; `filters` as `boards` takes them."""
+    """The boards as text for stdout; `filters` as `each` takes them."""
     formats.check(format)
-    found = boards(store, **filters)
+    found = each(store, **filters)
     if format == "json":
         return formats.javascript([_board(made) for made in found])
     if format == "csv":
@@ -113,17 +121,22 @@ def show(store: Store, *, format: str = "table", **filters: Any) -> str:
     return write([_table(made) for made in found], FOOTER.format(units=units))
 
 
-def read(store: Store) -> list[Run]:
-    """Every run of a store; an error that says what to do where there is none."""
+def read(store: Store, keys: Sequence[str]) -> list[Run]:
+    """These runs of a store, as far as they can be read."""
     with _no_collection():
-        outcomes = own.told_apart(store, store.outcomes())
-        runs = [Run(o.spec, o) for o in outcomes if isinstance(o.spec, RunSpec)]
-    if not runs:
+        outcomes = own.told_apart(store, store.outcomes("run", keys))
+        return [Run(o.spec, o) for o in outcomes if isinstance(o.spec, RunSpec)]
+
+
+def cells(store: Store) -> list[Summary]:
+    """Every run of a store in brief; an error that says what to do where there is none."""
+    found = own.told_apart(store, store.summaries())
+    if not found:
         raise BenchError(
             f"The store {store.root} has no results yet.",
             "Make some with `bench run`, or name another store with --store.",
         )
-    return runs
+    return found
 
 
 @contextmanager

@@ -3,20 +3,22 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from benchmark.errors import BenchError
-from benchmark.spec import DistanceSpec, Outcome, RunSpec
+from benchmark.index import Summary
+from benchmark.spec import Outcome
 from benchmark.store import PARTS, Store
 
+Found = TypeVar("Found", Outcome, Summary)
 
-def told_apart(store: Store, outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes of one kind; where two sets share a name, each has its fingerprint in it."""
-    if not _versions(outcomes):
-        return list(outcomes)
-    kind = outcomes[0].spec.kind
-    others = (o for part in PARTS if part != kind for o in store.outcomes(part))
-    known = _versions([*outcomes, *others])
-    return [_renamed(outcome, known) for outcome in outcomes]
+
+def told_apart(store: Store, found: Sequence[Found]) -> list[Found]:
+    """What was found; where two sets share a name, each has its fingerprint in it."""
+    if not _versions(found):
+        return list(found)
+    known = _versions(row for part in PARTS for row in store.summaries(part))
+    return [_renamed(outcome, known) for outcome in found]
 
 
 def is_called(name: str, asked: str) -> bool:
@@ -27,7 +29,7 @@ def is_called(name: str, asked: str) -> bool:
 def name_in(store: Store, name: str, look: Callable[[], str], *, images_only: bool = False) -> str:
     """What results call a user's folder; `look` gives its version, and `images_only` says that
     its table was not named again."""
-    known = _versions([o for kind in PARTS for o in store.outcomes(kind)])[name]
+    known = _versions(row for kind in PARTS for row in store.summaries(kind))[name]
     if not known:
         return name
     version = look()
@@ -43,27 +45,32 @@ def name_in(store: Store, name: str, look: Callable[[], str], *, images_only: bo
     return _shown(name, version, known | {version})
 
 
-def _versions(outcomes: Iterable[Outcome]) -> dict[str, set[str]]:
+def _versions(outcomes: Iterable[Outcome | Summary]) -> dict[str, set[str]]:
     """The versions of each user's own set, by its name; an official set's has no fingerprint."""
     found: dict[str, set[str]] = defaultdict(set)
     for outcome in outcomes:
+        if isinstance(outcome, Summary) and "-" not in outcome.parts:
+            continue
+        versions = outcome.versions
         for side in ("source", "target"):
-            version = outcome.versions.get(side, "")
+            version = versions.get(side, "")
             if "-" in version:
                 found[getattr(outcome.spec, side)].add(version)
     return found
 
 
-def _renamed(outcome: Outcome, known: dict[str, set[str]]) -> Outcome:
+def _renamed(outcome: Found, known: dict[str, set[str]]) -> Found:
     spec, versions = outcome.spec, outcome.versions
     names = {
         side: _shown(getattr(spec, side), versions[side], known.get(getattr(spec, side), set()))
         for side in ("source", "target")
-        if isinstance(spec, RunSpec | DistanceSpec) and side in versions
+        if spec.kind != "pretrain" and side in versions
     }
     if all(getattr(spec, side) == name for side, name in names.items()):
         return outcome
-    return outcome.model_copy(update={"spec": spec.model_copy(update=names)})
+    if isinstance(outcome, Summary):
+        return outcome._replace(spec=outcome.spec._replace(**names))
+    return outcome.model_copy(update={"spec": outcome.spec.model_copy(update=names)})
 
 
 def _shown(name: str, version: str, known: set[str]) -> str:

@@ -14,11 +14,10 @@ from typing import Any
 from benchmark import protocol as protocols
 from benchmark import registry, stats
 from benchmark.errors import BenchError
-from benchmark.spec import Outcome, PretrainSpec, Recipe, RunSpec
+from benchmark.spec import Outcome, PretrainSpec, Recipe
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import board, formats, studies
-from reports.arms import Run
+from reports import board, formats, leaderboard, studies
 from reports.by_class import recalls_apart
 from reports.studies import Row, Section
 
@@ -100,12 +99,12 @@ def _boards(
     store: Store, places: set[tuple[str, str]]
 ) -> dict[tuple[str, str], board.Board | None]:
     """The boards of the store by (target, protocol)."""
-    runs: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for outcome in store.outcomes():
-        if isinstance(outcome.spec, RunSpec) and outcome.spec.partition == 0:
-            place = outcome.spec.target, outcome.spec.protocol
-            runs[place].append(Run(outcome.spec, outcome))
-    return {place: board.make(store, runs[place]) for place in runs.keys() & places}
+    keys: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in store.summaries():
+        if row.spec.partition == 0:
+            keys[row.spec.target, row.spec.protocol].append(row.key)
+    runs = {place: leaderboard.read(store, keys[place]) for place in keys.keys() & places}
+    return {place: board.make(store, found) for place, found in runs.items() if found}
 
 
 def _row(line: Wanted, ours: Estimate | None, cells: str, note: str = "") -> Row:

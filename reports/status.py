@@ -5,12 +5,14 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from benchmark import marks
+from benchmark.index import Summary
 from benchmark.marks import Mark
-from benchmark.spec import UNFINISHED, Outcome
-from benchmark.store import Store
+from benchmark.spec import UNFINISHED
+from benchmark.store import PARTS, Store
 from reports import formats
 from reports.formats import Table
 
@@ -25,7 +27,7 @@ class Standing:
     key: str
     state: State
     title: str = ""
-    outcome: Outcome | None = None
+    done: Summary | None = None
     mark: Mark | None = None
     sign: float = 0.0  # when the mark was last written, in seconds since 1970
 
@@ -43,16 +45,16 @@ class Grid:
         """The cells in these states."""
         return [cell for cell in self.cells if cell.state in states]
 
-    @property
+    @cached_property
     def seconds(self) -> float | None:
         """Until all is done, as the finished cells went and as many run; None if nobody knows."""
         running = self.of("running")
         todo = [*running, *self.of("left", "died")]
         times: dict[str, list[float]] = defaultdict(list)
         for cell in self.of("done"):
-            assert cell.outcome is not None
+            assert cell.done is not None
             for kind in (cell.kind, ""):
-                times[kind].append(cell.outcome.seconds.get("total", 0.0))
+                times[kind].append(cell.done.seconds)
         if not todo:
             return 0.0
         if not running or not times:
@@ -90,31 +92,32 @@ def show(store: Store, *, format: str = "table", now: float | None = None) -> st
 def gather(store: Store) -> list[Grid]:
     """The requests with the standing of each of their cells."""
     known: dict[str, Standing] = {}
-    grids = []
-    for facts in store.grids():
+    asked, grids = store.grids(), []
+    done = {(kind, row.key): row for kind in PARTS if asked for row in store.summaries(kind)}
+    for facts in asked:
         for name in facts["cells"]:
             if name not in known:
-                known[name] = standing(store, *name.split("/"))
+                kind, _, key = name.partition("/")
+                known[name] = standing(store, kind, key, done.get((kind, key)))
         cells = tuple(known[name] for name in facts["cells"])
         grids.append(Grid(facts["grid"], facts["command"], facts["began"], cells))
     return grids
 
 
-def standing(store: Store, kind: str, key: str) -> Standing:
+def standing(store: Store, kind: str, key: str, done: Summary | None) -> Standing:
     """Where one cell stands, by its outcome and the mark of whoever runs it."""
-    outcome = store.outcome(kind, key)
-    if outcome is not None and outcome.failure is None:
-        state: State = "done" if outcome.status == "ok" else "skipped"
-        return Standing(kind, key, state, title(outcome.spec.model_dump()), outcome)
+    if done is not None and not done.failure:
+        state: State = "done" if done.status == "ok" else "skipped"
+        return Standing(kind, key, state, title(done.spec._asdict()), done)
     folder = store.folder(kind, key)
     mark = marks.read(folder)
     if mark is not None:
         state = "died" if marks.alive(mark) is False else "running"
         sign = (marks.stamp(folder) or 0) / 1e9
-        return Standing(kind, key, state, _asked(store, kind, key), outcome, mark, sign)
-    if outcome is None or outcome.failure is None or outcome.failure.kind == "interrupted":
-        return Standing(kind, key, "left", "", outcome)
-    return Standing(kind, key, "failed", title(outcome.spec.model_dump()), outcome)
+        return Standing(kind, key, state, _asked(store, kind, key), done, mark, sign)
+    if done is None or done.failure == "interrupted":
+        return Standing(kind, key, "left", "", done)
+    return Standing(kind, key, "failed", title(done.spec._asdict()), done)
 
 
 def causes(grids: Sequence[Grid]) -> list[Cause]:
@@ -123,12 +126,10 @@ def causes(grids: Sequence[Grid]) -> list[Cause]:
     commands: dict[tuple[str, str], str] = {}
     for grid in grids:
         for cell in grid.of("failed"):
-            assert cell.outcome is not None
-            assert cell.outcome.failure is not None
-            failure = cell.outcome.failure
-            cause = (failure.kind, failure.message)
+            assert cell.done is not None
+            cause = (cell.done.failure, cell.done.message)
             found.setdefault(cause, {})[cell.key] = cell
-            again = "" if failure.kind in UNFINISHED else f" --retry {failure.kind}"
+            again = "" if cause[0] in UNFINISHED else f" --retry {cause[0]}"
             commands.setdefault(cause, grid.command + again)
     return [Cause(*cause, tuple(cells.values()), commands[cause]) for cause, cells in found.items()]
 
@@ -224,8 +225,8 @@ def _grid(grid: Grid, now: float) -> dict[str, Any]:
 
 
 def _flat(grid: Grid, cell: Standing) -> dict[str, Any]:
-    failure = cell.outcome.failure if cell.outcome is not None else None
-    mark = cell.mark
+    mark, done = cell.mark, cell.done
+    failed = done if cell.state == "failed" else None
     return {
         "grid": grid.name,
         "kind": cell.kind,
@@ -238,7 +239,7 @@ def _flat(grid: Grid, cell: Standing) -> dict[str, Any]:
         "last_sign": cell.sign if mark else None,
         "epoch": mark.facts.get("epoch") if mark else None,
         "epochs": mark.facts.get("epochs") if mark else None,
-        "seconds": cell.outcome.seconds.get("total") if cell.outcome is not None else None,
-        "failure": failure.kind if failure and cell.state == "failed" else None,
-        "cause": failure.message if failure and cell.state == "failed" else None,
+        "seconds": done.seconds if done else None,
+        "failure": failed.failure if failed else None,
+        "cause": failed.message if failed else None,
     }

@@ -146,9 +146,12 @@ def test_a_cell_tried_again_is_running(store: Store):
     cell = run_of(0)
     store.fail(cell, Failure(kind="oom", message="Out of memory."))
     begin(store, cell)
-    assert status.standing(store, "run", cell.key).state == "running"
+    assert (
+        status.standing(store, "run", cell.key, store.summary("run", cell.key)).state == "running"
+    )
     finish(store, cell, 1)
-    assert status.standing(store, "run", cell.key).state == "done"
+    now = status.standing(store, "run", cell.key, store.summary("run", cell.key))
+    assert now.state == "done"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""Builds a store of as many finished cells as wanted, through the store's own functions."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from benchmark.spec import (
+    Cell,
+    DistanceSpec,
+    Failure,
+    Outcome,
+    PretrainSpec,
+    Recipe,
+    RunSpec,
+    Split,
+)
+from benchmark.stats import Estimate
+from benchmark.store import Store
+
+FOLDS = 5
+CLASSES = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC")
+METRICS = (
+    "auroc", "auroc_weighted", "mcr", "accuracy", "accuracy_ovr", "sensitivity", "specificity",
+    "precision", "npv", "f1", "informedness", "markedness", "mcc", "auprc", "worst_class_recall",
+    "ece", "brier", "log_loss",
+)  # fmt: skip
+RECIPE = Recipe(epochs=50)
+
+
+def build(
+    root: Path,
+    *,
+    targets: int = 3,
+    sources: int = 10,
+    fusions: tuple[str, ...] = ("none", "concat"),
+    seeds: int = 2,
+    epochs: int = 50,
+    images: int = 500,
+    draws: int = 2000,
+) -> Store:
+    """A store with a request for each target: pretrainings, runs (1 of 200 failed), distances."""
+    store = Store(root)
+    store.prepare()
+    rng = np.random.default_rng(0)
+    files = [_predictions(rng, images, draws) for _ in range(20)]
+    pretrained = [
+        Cell.of(PretrainSpec(source=f"s{i:02}", recipe=RECIPE), {"core": "2", "source": "1"})
+        for i in range(sources)
+    ]
+    history = [
+        {"epoch": i, "loss": 1 / (i + 1.3), "lr": 1e-4, "rate": 51.3, "val_auroc": 0.71 + 1e-3 * i}
+        for i in range(1, epochs + 1)
+    ]
+    with mock.patch.object(os, "fsync", lambda handle: None):
+        for cell in pretrained:
+            (store.of(cell)).mkdir(parents=True)
+            store.finish(cell, _outcome(cell, rng, history))
+        for number in range(targets):
+            target = f"t{number:02}"
+            cells = list(_runs(target, pretrained, fusions, seeds))
+            near = [_distance(target, one) for one in pretrained]
+            for i, cell in enumerate((*cells, *near)):
+                folder = store.of(cell)
+                folder.mkdir(parents=True)
+                if i % 200 == 199:
+                    store.fail(cell, Failure(kind="oom", message="Out of memory."))
+                    continue
+                if isinstance(cell.spec, RunSpec):
+                    (folder / "predictions.npz").write_bytes(files[i % len(files)])
+                store.finish(cell, _outcome(cell, rng, history))
+            store.record_grid([*pretrained, *cells, *near], f"bench run --target {target}")
+    return store
+
+
+def _runs(
+    target: str, pretrained: list[Cell], fusions: tuple[str, ...], seeds: int
+) -> Iterator[Cell]:
+    versions = {"core": "1", "target": "1", "fusion": "1", "protocol": "1", "source": "1"}
+    for made in (None, *pretrained[1:]):
+        for fusion in fusions:
+            for seed in range(seeds):
+                for fold in range(FOLDS):
+                    yield Cell.of(
+                        RunSpec(
+                            source=made.spec.source if made else "none",
+                            target=target, fusion=fusion, fold=fold, seed=seed, recipe=RECIPE,
+                            split=Split(folds=FOLDS), weights=made.key if made else None,
+                            columns=() if fusion == "none" else ("age", "sex", "site"),
+                        ),
+                        versions,
+                    )  # fmt: skip
+
+
+def _distance(target: str, made: Cell) -> Cell:
+    spec = DistanceSpec(source=made.spec.source, target=target, method="task2vec", weights=made.key)
+    return Cell.of(spec, {"core": "1", "method": "1"})
+
+
+def _outcome(cell: Cell, rng: np.random.Generator, history: list[dict]) -> Outcome:
+    spec = cell.spec
+    value = float(rng.uniform(0.7, 0.8))
+
+    def near(n: int = 500) -> Estimate:
+        return Estimate(value, value - 0.03123456789, value + 0.0298765432, n)
+
+    facts = {"digest": "d1", "images": 10015, "train": 7000, "test": 2000, "test_groups": 1500}
+    if isinstance(spec, DistanceSpec):
+        return _done(cell, metrics={"distance": near(), "floor": near()})
+    if isinstance(spec, PretrainSpec):
+        return _done(cell, metrics={"test_auroc": near()}, history=history, data=facts)
+    groups = {sex: {name: near(250) for name in METRICS[:3]} for sex in ("female", "male")}
+    return _done(
+        cell,
+        metrics={name: near() for name in METRICS},
+        classes=CLASSES,
+        per_class=[{"auroc": near(70), "recall": near(70)} for _ in CLASSES],
+        over_classes={"auroc": 0.05, "sensitivity": 0.04},
+        subgroups={"sex": groups},
+        history=history,
+        data=facts,
+        chosen="epoch 37 by val_auroc",
+    )
+
+
+def _done(cell: Cell, **more) -> Outcome:
+    return Outcome(
+        key=cell.key, spec=cell.spec, versions=cell.versions, status="ok",
+        seconds={"train": 300.0, "test": 5.0, "total": 321.4},
+        environment={"device": "cuda: NVIDIA A100", "torch": "2.11", "python": "3.11"}, **more,
+    )  # fmt: skip
+
+
+def _predictions(rng: np.random.Generator, images: int, draws: int) -> bytes:
+    import io
+
+    scores = rng.dirichlet(np.ones(len(CLASSES)), images)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        labels=rng.integers(0, len(CLASSES), images).astype(np.int32),
+        scores=scores.astype(np.float32),
+        groups=(np.arange(images) // 2).astype(np.int32),
+        draws=rng.normal(0.75, 0.01, draws),
+    )
+    return buffer.getvalue()
