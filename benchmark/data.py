@@ -19,6 +19,7 @@ from benchmark.api import Record, Source
 from benchmark.download import find_root
 from benchmark.errors import BenchError, private
 from benchmark.files import cached_folder, write
+from benchmark.images import WHITE
 from benchmark.spec import Runtime, Size, canonical, seed_of
 from benchmark.store import Store
 
@@ -47,7 +48,7 @@ class Prepared:
     hashes: np.ndarray  # str (N,), of the decoded pixels before resizing
     metadata: dict[str, np.ndarray]  # column -> str (N,), as written in the source
     digest: str
-    white: int = images.WHITE  # what images of 16 bits counted as white
+    white: int = WHITE  # what images of 16 bits counted as white
     unit: str = "group"  # what a group is, in the card's word; empty: every image stands alone
     made: tuple[str, ...] = ()  # version of what decoded it, and what was done to its colours
 
@@ -132,7 +133,7 @@ def load(folder: Path, name: str) -> Prepared:
         hashes=columns["hash"],
         metadata={k.removeprefix(META): v for k, v in columns.items() if k.startswith(META)},
         digest=meta["digest"],
-        white=meta.get("white", images.WHITE),
+        white=meta.get("white", WHITE),
         unit=meta.get("unit", "group"),
         made=tuple(str(meta[name]) for name in MADE if name in meta),
     )
@@ -207,9 +208,9 @@ def _white(component: Source, records: list[Record]) -> int:
         for start in range(0, len(records), CHUNK):
             part = pool.map(component.brightest, records[start : start + CHUNK])
             highest = max(highest, *part)
-            if images.white_of(highest) == images.WHITE:
+            if images.white_of(highest) == WHITE:
                 break
-    return images.white_of(highest) if highest else images.WHITE
+    return images.white_of(highest) if highest else WHITE
 
 
 def _write_samples(folder: Path, component: Source, name: str, pixels: np.ndarray) -> None:

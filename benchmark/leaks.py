@@ -106,7 +106,9 @@ class Told(NamedTuple):
 class Rows:
     """The label and the group of each row, the rarest of many classes as one."""
 
-    def __init__(self, labels: Sequence[str], groups: Sequence[str] | Codes) -> None:
+    def __init__(
+        self, labels: Sequence[str] | NDArray[np.str_], groups: Sequence[str] | Codes
+    ) -> None:
         names, y = np.unique(np.asarray(labels), return_inverse=True)
         common = np.argsort(-np.bincount(y), kind="stable")[:CLASSES]
         place = np.full(len(names), len(common))

@@ -197,7 +197,7 @@ def _pixels(trained: Trained, name: str, path: Path) -> np.ndarray:
     """One image uint8 (H, W, 3), prepared as the run's were."""
     recipe = trained.recipe
     reader = registry.load("target", "folder")  # reads DICOM too, as it does in training
-    reader.white = int(trained.outcome.data.get("white", reader.white))
+    reader.white = int(trained.outcome.data.get("white") or reader.white)
     return reader.decode(Record(path, "", name), recipe.size, constancy=recipe.constancy)[0]
 
 

@@ -75,6 +75,11 @@ def _renamed(outcome: Found, known: dict[str, set[str]]) -> Found:
 
 def _shown(name: str, version: str, known: set[str]) -> str:
     """The name alone where it says which set is meant, else with a short fingerprint."""
-    if len(known) < 2 or "-" not in version:
+    return marked(name, version) if len(known) > 1 else name
+
+
+def marked(name: str, version: str) -> str:
+    """The name of a user's own set with a short fingerprint; of an official set as it is."""
+    if "-" not in version or "#" in name:
         return name
     return f"{name}#{'-'.join(part[:6] for part in version.split('-')[1:])}"

@@ -41,6 +41,7 @@ from reports import figures
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "components" / "tiny.py"
 SVG = "{http://www.w3.org/2000/svg}"
+VERSIONS = {"core": "1", "source": "1"}
 GAINS = {"none": 0.0, "imagenet": 0.1, "dtd": 0.06, "stl10": 0.03, "kimia": 0.01}
 
 
@@ -66,9 +67,9 @@ def store(tmp_path: Path, empty_database: Path) -> Store:
     return made
 
 
-def finish(store: Store, spec: Any, **facts: Any) -> Outcome:
+def finish(store: Store, spec: Any, *, version: str = "1", **facts: Any) -> Outcome:
     """Store one outcome."""
-    cell = Cell.of(spec, {"core": "1", "source": "1"})
+    cell = Cell.of(spec, {**VERSIONS, "target": version})
     store.begin(cell)
     outcome = Outcome(key=cell.key, spec=spec, versions=cell.versions, **{"status": "ok", **facts})
     store.finish(cell, outcome)
@@ -77,7 +78,7 @@ def finish(store: Store, spec: Any, **facts: Any) -> Outcome:
 
 def pretrain(store: Store, source: str = "dtd") -> Outcome:
     spec = PretrainSpec(source=source, recipe=Recipe())
-    folder = store.of(Cell.of(spec, {"core": "1", "source": "1"}))
+    folder = store.of(Cell.of(spec, {**VERSIONS, "target": "1"}))
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_bytes(b"tensors of " + source.encode())
     card = {"license": "research only", "sha256": "ab" * 32, "note": "from P-00471"}
@@ -97,7 +98,7 @@ def run(
     labels = np.arange(60) % 3
     scores = np.eye(3)[labels] + rng.normal(0, 1, (60, 3))
     if facts.get("status", "ok") == "ok":
-        cell = Cell.of(spec, {"core": "1", "source": "1"})
+        cell = Cell.of(spec, {**VERSIONS, "target": facts.get("version", "1")})
         groups = np.arange(60) // 2
         store.save_predictions(cell, labels=labels, scores=scores, groups=groups, draws=draws)
     table = {"auroc": Estimate(0.9, 0.8, math.nan, 20)}
@@ -355,6 +356,18 @@ def test_a_run_for_each_distance_has_the_numbers_of_the_transfer_report(store: S
     assert len(runs(store, "correlation")) == 2
     assert again["task2vec"].info.run_id == found["task2vec"].info.run_id
     assert again["task2vec"].data.metrics["spearman"] == pytest.approx(-1)
+
+
+def test_own_folders_of_one_name_have_experiments_of_their_own(store: Store):
+    for version, source in (
+        ("1-aaaaaaaaaaaa-11111111", "dtd"),
+        ("1-bbbbbbbbbbbb-11111111", "none"),
+    ):
+        run(store, source, folds=1, spec={"target": "folder:images"}, version=version)
+    assert tracking.sync(store).written == 2
+    at = client(store)
+    where = {at.get_experiment(r.info.experiment_id).name for r in runs(store, "run")}
+    assert where == {"folder:images#aaaaaa-111111", "folder:images#bbbbbb-111111"}
 
 
 def test_the_pooled_correlation_has_a_run_of_its_own_with_every_pair(store: Store):

@@ -67,8 +67,15 @@ def digest_of(*parts: Any) -> str:
 
 
 def experiment_of(outcome: Outcome) -> str:
-    """The experiment of a cell: its target; pretrainings have one of their own."""
-    return PRETRAINING if isinstance(outcome.spec, PretrainSpec) else outcome.spec.target
+    """The experiment of a cell: its target; pretrainings have one of their own.
+
+    A user's own set always has its fingerprint: another of its name may come, here or elsewhere.
+    """
+    from reports import own
+
+    if isinstance(outcome.spec, PretrainSpec):
+        return PRETRAINING
+    return own.marked(outcome.spec.target, outcome.versions.get("target", ""))
 
 
 # --- a cell -----------------------------------------------------------------------------------

@@ -96,14 +96,18 @@ class Writer:
 
     def _correlations(self) -> None:
         """A run for each distance and each protocol, mode and network: by target, and pooled."""
-        from reports import gains, leaderboard, measures
+        from reports import gains, leaderboard, measures, own
 
         try:
             boards = leaderboard.boards(self.store, fusions=("none",))
         except BenchError:  # no run of the image alone yet
             return
         outcomes = self.store.outcomes("distance")
-        for where, part in [*((made.target, [made]) for made in boards), (entries.POOLED, boards)]:
+        alone = [
+            (own.marked(made.target, made.versions["target"]), [made])
+            for made, _ in gains.of_one_partition(boards)
+        ]
+        for where, part in [*alone, (entries.POOLED, boards)]:
             pooled = where == entries.POOLED
             for place, group in gains.gather(part, "none", "scratch").items():
                 hows, _ = measures.measured(self.store, outcomes, place.arch, group.weights, ())
