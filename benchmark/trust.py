@@ -33,8 +33,8 @@ DAMAGE = (
 ARRAYS = {"labels": ("<i4", 1), "scores": ("<f4", 2), "groups": ("<i4", 1), "draws": ("<f8", 1)}
 #: Scores lose digits when they are stored, so that a few pairs may tie.
 TOLERANCE = 0.005
-#: What would move the cursor of a terminal that shows it.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+#: What would move the cursor of a terminal that shows it, or turn the text around it.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 class Unusable(Exception):
@@ -53,14 +53,19 @@ def outcome(text: bytes) -> Outcome:
         raise Unusable("its outcome cannot be read") from error
     if found.status != "ok":
         raise Unusable("it is not finished")
-    for leaf in _leaves(found.model_dump()):
+    sound(found.model_dump())
+    if isinstance(found.spec, DistanceSpec) and "distance" not in found.metrics:
+        raise Unusable("it has no distance")
+    return found
+
+
+def sound(value: Any) -> None:
+    """Refuse plain data that hold what no screen or number should."""
+    for leaf in _leaves(value):
         if isinstance(leaf, float) and math.isinf(leaf):
             raise Unusable("it holds an infinite number")
         if isinstance(leaf, str) and CONTROL.search(leaf):
             raise Unusable("it holds control characters")
-    if isinstance(found.spec, DistanceSpec) and "distance" not in found.metrics:
-        raise Unusable("it has no distance")
-    return found
 
 
 def pretraining(text: bytes) -> Cell:

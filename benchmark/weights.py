@@ -11,10 +11,12 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import expand
+from pydantic import Field
+
+from benchmark import archs, expand
 from benchmark.errors import BenchError, Damaged
-from benchmark.files import read_json, replacing, write_json
-from benchmark.spec import Cell, Outcome, canonical
+from benchmark.files import read_json, replacing, unsealed, write_json
+from benchmark.spec import Cell, Frozen, Outcome, PretrainSpec, Recipe, canonical
 from benchmark.store import PARTS, Store
 
 if TYPE_CHECKING:
@@ -24,6 +26,24 @@ if TYPE_CHECKING:
 FILE = "weights.safetensors"
 CARD = "card.json"
 HASHES = "hashes.npy"  # of the images it was trained on, sorted: overlaps are counted without them
+
+
+class Card(Frozen):
+    """All that a card may say."""
+
+    source: str
+    arch: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    title: str = ""
+    license: str = ""
+    reference: str = ""
+    note: str = ""
+    origin: str = Field("", alias="from")  # the file that was added
+    recipe: Recipe | None = None
+    seed: int = 0
+    digest: str = ""
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 def save(folder: Path, state: "dict[str, torch.Tensor]", card: dict[str, Any]) -> None:
@@ -191,28 +211,52 @@ def export(store: Store, key: str, out: Path) -> Path:
 
 
 def import_(store: Store, folder: Path) -> str:
-    """Take an exported folder into the store, if its tensors are the ones its card names."""
-    try:
-        card = read_json(folder / CARD)
-        outcome = Outcome.model_validate(read_json(folder / "outcome.json"))
-    except (OSError, ValueError, Damaged) as error:
-        raise BenchError(
-            f"{folder} is not a whole export of weights.",
-            "Export it again with `bench weights export`.",
-        ) from error
+    """Take an exported folder into the store, if it holds what its card and outcome name."""
+    from benchmark.network import build, load_backbone
+
+    card, outcome = _described(folder)
     cell = Cell.of(outcome.spec, outcome.versions)
-    if cell.key != outcome.key or digest(folder / FILE) != card.get("sha256"):
+    if cell.key != outcome.key or digest(folder / FILE) != card.sha256:
         raise BenchError(f"The weights in {folder} were changed after the export.", "Export again.")
-    _need_finite(read(folder / FILE), folder.name)
-    if "from" in card:
+    state = read(folder / FILE)
+    _need_finite(state, folder.name)
+    load_backbone(build(archs.known(card.arch), seed=0), state)  # refuses what does not fit
+    if card.origin:
         return _take(store, folder).key
     ours = store.of(cell) / CARD
-    if ours.is_file() and sha256(ours.parent) != card["sha256"]:
+    if ours.is_file() and sha256(ours.parent) != card.sha256:
         raise BenchError(
             f"The store has other weights under the key {cell.key}: a second training gave them.",
             f"Give these a name: bench weights add {folder / FILE} --name NAME.",
         )
     return _finish(store, cell, folder, outcome)
+
+
+def _described(folder: Path) -> tuple[Card, Outcome]:
+    """Card and outcome of an export, which may come from anyone."""
+    import numpy as np
+
+    from benchmark import trust
+
+    try:
+        card = Card.model_validate(read_json(folder / CARD))
+        outcome = trust.outcome(unsealed((folder / "outcome.json").read_bytes()))
+        trust.sound(card.model_dump())
+        if not isinstance(outcome.spec, PretrainSpec):
+            raise trust.Unusable(f"it is of a {outcome.spec.kind}")
+        if (card.source, card.arch) != (outcome.spec.source, outcome.spec.arch):
+            raise trust.Unusable("its card is of another pretraining")
+        if (folder / HASHES).is_file():
+            hashes = np.load(folder / HASHES, mmap_mode="r", allow_pickle=False)
+            if hashes.dtype != np.uint64 or hashes.ndim != 1:
+                raise trust.Unusable(f"its {HASHES} holds no hashes")
+    except (OSError, ValueError, RecursionError, Damaged, trust.Unusable) as error:
+        why = f": {error}" if isinstance(error, trust.Unusable) else ""
+        raise BenchError(
+            f"{folder} is not a whole export of weights{why}.",
+            "Export it again with `bench weights export`.",
+        ) from error
+    return card, outcome
 
 
 def _take(store: Store, folder: Path, *, current: bool = True) -> Cell:

@@ -1,17 +1,21 @@
 """Weights are known by what is in their file; what cannot be had or used is told before a run."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save as serialise
 
 from benchmark import cell as cells
 from benchmark import expand, grid, network, plan, weights
 from benchmark.errors import BenchError, DataMissing
 from benchmark.expand import DistanceRequest
-from benchmark.spec import Cell, DistanceSpec, Outcome, RunSpec, Runtime
+from benchmark.files import read_json, write_json
+from benchmark.spec import Cell, DistanceSpec, Outcome, PretrainSpec, Recipe, RunSpec, Runtime
 from benchmark.store import Store
 from tests.conftest import TINY
 
@@ -86,6 +90,76 @@ def test_an_imported_file_takes_the_name_and_mixes_with_none(runtime, request_ti
     assert planned(runtime, request_tiny) == theirs != ours
     for key in (theirs.spec.weights, ours.spec.weights):
         assert (Store(runtime.store).folder("pretrain", key) / weights.FILE).is_file()
+
+
+def _card(out: Path, **changes: Any) -> None:
+    facts = read_json(out / weights.CARD)
+    write_json(out / weights.CARD, {**facts, **changes})
+
+
+def _outcome(out: Path, **changes: Any) -> None:
+    found = Outcome.model_validate(read_json(out / "outcome.json"))
+    spec = changes.pop("spec", found.spec)
+    cell = Cell.of(spec, found.versions)
+    whole = {**found.model_dump(mode="json"), "key": cell.key, "spec": spec.model_dump(mode="json")}
+    write_json(out / "outcome.json", {**whole, **changes})
+
+
+def _tensors(out: Path, **more: torch.Tensor) -> None:
+    content = serialise({**weights.read(out / weights.FILE), **more})
+    (out / weights.FILE).write_bytes(content)
+    _card(out, sha256=hashlib.sha256(content).hexdigest())
+
+
+HOSTILE = {
+    "a run": (
+        lambda out: _outcome(out, spec=RunSpec(source="weights:mine", target="isic")),
+        "it is of a run",
+    ),
+    "unfinished": (lambda out: _outcome(out, status="skipped"), "it is not finished"),
+    "another field of the card": (lambda out: _card(out, script="x"), "not a whole export"),
+    "another field": (lambda out: _outcome(out, script="x"), "its outcome cannot be read"),
+    "no digest": (lambda out: _card(out, sha256="../../x"), "not a whole export"),
+    "escapes on the card": (lambda out: _card(out, note="\x1b[2J"), "control characters"),
+    "a text turned round": (lambda out: _outcome(out, chosen="\u202egnp"), "control characters"),
+    "another network": (lambda out: _card(out, arch="resnet50"), "of another pretraining"),
+    "a network from elsewhere": (
+        lambda out: [
+            _outcome(
+                out, spec=PretrainSpec(source="weights:mine", arch=ELSEWHERE, recipe=Recipe())
+            ),
+            _card(out, arch=ELSEWHERE),
+        ],
+        "No network named",
+    ),
+    "other shapes": (
+        lambda out: _tensors(out, **{"conv1.weight": torch.zeros(1)}),
+        "do not fit test_resnet: conv1.weight is",
+    ),
+    "not finite": (
+        lambda out: _tensors(out, **{"head.weight": torch.tensor([float("nan")])}),
+        "not finite",
+    ),
+    "objects for hashes": (
+        lambda out: np.save(out / weights.HASHES, np.array([{}]), allow_pickle=True),
+        "not a whole export",
+    ),
+    "words for hashes": (lambda out: np.save(out / weights.HASHES, np.array(["x"])), "no hashes"),
+}
+ELSEWHERE = "hf-hub:someone/net"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_export_is_a_sentence_and_writes_nothing(name: str, runtime, file, tmp_path):
+    change, told = HOSTILE[name]
+    add(runtime, file(1))
+    (key,) = Store(runtime.store).keys("pretrain")
+    out, here = tmp_path / "out", Store(tmp_path / "here")
+    weights.export(Store(runtime.store), key, out)
+    change(out)
+    with pytest.raises(BenchError, match=told):
+        weights.import_(here, out)
+    assert not here.root.exists() or [*here.root.rglob("weights*")] == []
 
 
 def test_two_trainings_of_one_pretraining_do_not_take_each_others_place(runtime, tmp_path):
