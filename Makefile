@@ -5,7 +5,8 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DONE   := $(VENV)/.installed
-DEMO   := --store demo/store --protocol demo --arch resnet18
+ARCH   := test_resnet
+DEMO   := --store demo/store --protocol demo --arch $(ARCH)
 
 .PHONY: demo test test-all lint speed clean
 
@@ -19,15 +20,16 @@ demo: $(DONE)
 	$(BIN)/bench run $(DEMO) --mode frozen --target demo:skin --target demo:grey \
 	  --source none --source patterns:near --source patterns:middle --source patterns:far \
 	  --fusion none --fusion concat
-	$(BIN)/bench run $(DEMO) --mode finetune --epochs 3 --target demo:skin --target demo:grey --source none
-	$(BIN)/bench distance --store demo/store --arch resnet18 --size 32 --limit 100 \
+	$(BIN)/bench run $(DEMO) --mode finetune --epochs 15 --set recipe.lr=3e-3 \
+	  --target demo:skin --target demo:grey --source none
+	$(BIN)/bench distance --store demo/store --arch $(ARCH) --size 32 --limit 100 \
 	  --probe patterns:broad --method task2vec --method otdd --method scores:logme --method expert \
 	  --target demo:skin --target demo:grey \
 	  --source patterns:near --source patterns:middle --source patterns:far
 	$(BIN)/bench leaderboard --store demo/store
 	$(BIN)/bench transfer --store demo/store --mode frozen
 	$(BIN)/bench recommend --store demo/store --target demo:skin --mode frozen
-	$(BIN)/bench explain --store demo/store --target demo:skin --images 4
+	$(BIN)/bench explain --store demo/store --target demo:skin --images 4 --figures
 	$(BIN)/bench report --store demo/store --out demo/report
 	@echo "Open demo/report/index.html"
 
