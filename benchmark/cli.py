@@ -4,6 +4,7 @@ import atexit
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -373,6 +374,7 @@ def main() -> NoReturn:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # `nohup` holds
             signal.signal(number, signal.default_int_handler)
+    warnings.showwarning = lambda message, *_: sys.stderr.write(plain(f"Note: {message}") + "\n")
     try:
         app()
     except BenchError as error:

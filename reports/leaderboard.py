@@ -117,8 +117,9 @@ def show(store: Store, *, format: str = "table", **filters: Any) -> str:
     if format == "csv":
         return formats.comma_separated([_flat(made, row) for made in found for row in made.rows])
     write = formats.terminal if format == "table" else formats.markdown
-    units = " or ".join(sorted({made.units for made in found}))
-    return write([_table(made) for made in found], FOOTER.format(units=units))
+    tables = [(made.units, _table(made)) for made in found]
+    units = " or ".join(sorted({unit for unit, _ in tables}))
+    return write([table for _, table in tables], FOOTER.format(units=units))
 
 
 def read(store: Store, keys: Sequence[str]) -> list[Run]:

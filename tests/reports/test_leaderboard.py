@@ -469,7 +469,7 @@ def test_the_order_of_the_cells_does_not_matter(tmp_path: Path):
     store = varied(tmp_path)
     outcomes = store.outcomes()
     first = leaderboard.show(store, format="json")
-    store.outcomes = lambda kind="run": outcomes[::-1]  # pyright: ignore[reportAttributeAccessIssue]
+    store.outcomes = lambda kind="run", keys=None: outcomes[::-1]  # pyright: ignore[reportAttributeAccessIssue]
     assert leaderboard.show(store, format="json") == first
 
 
