@@ -273,7 +273,7 @@ def _nan_for_null(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _nan_for_null(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        if None not in value and not any(isinstance(item, dict) for item in value):
+        if None not in value and not (value and isinstance(value[0], dict)):
             return value
         return [_nan_for_null(item) for item in value]
     return math.nan if value is None else value

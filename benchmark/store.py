@@ -96,14 +96,17 @@ class Store:
             mode = path.stat().st_mode
             path.chmod(mode | (0o2070 if path.is_dir() else 0o060))
 
-    def outcome(self, kind: str, key: str) -> Outcome | None:
-        """The outcome of a cell, if it is done: the one answer for planner and worker alike."""
+    def outcome(self, kind: str, key: str, *, brief: bool = False) -> Outcome | None:
+        """The outcome of a cell, if it is done: the one answer for planner and worker alike.
+
+        One in `brief` is without the history of training and the numbers of subgroups.
+        """
         path = self.folder(kind, key) / "outcome.json"
         try:
             text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return _parse(path, text)
+        return _parse(path, text, brief=brief)
 
     def kept(self, outcome: Outcome, name: str) -> Path:
         """A file of a finished cell, if it is as it was when the cell ended."""
@@ -138,9 +141,12 @@ class Store:
             if (folder / "outcome.json").is_file():
                 yield folder.name
 
-    def outcomes(self, kind: str = "run", keys: Iterable[str] | None = None) -> list[Outcome]:
-        """Every outcome of a kind, by key, or those of some keys."""
-        found = (self.outcome(kind, key) for key in (self.keys(kind) if keys is None else keys))
+    def outcomes(
+        self, kind: str = "run", keys: Iterable[str] | None = None, *, brief: bool = False
+    ) -> list[Outcome]:
+        """Every outcome of a kind, by key, or those of some keys; `brief` as of one."""
+        keys = self.keys(kind) if keys is None else keys
+        found = (self.outcome(kind, key, brief=brief) for key in keys)
         return [outcome for outcome in found if outcome is not None]
 
     def summary(self, kind: str, key: str) -> Summary | None:
@@ -153,7 +159,7 @@ class Store:
 
     def _index(self, kind: str) -> Index:
         if kind not in self._indexes:
-            read = partial(self.outcome, kind)
+            read = partial(self.outcome, kind, brief=True)
             self._indexes[kind] = Index(self.root / PARTS[kind], read)
         return self._indexes[kind]
 
@@ -354,9 +360,18 @@ def born(pid: int) -> str:
     return f"{boot}/{facts[19]}"  # the name before the last bracket may hold anything
 
 
-def _parse(path: Path, text: bytes) -> Outcome | None:
+def _shortened(text: bytes) -> bytes:
+    """An outcome without its two longest fields, each of which ends where its indent does."""
+    for begin, end in ((b'\n "subgroups": {\n', b"\n },"), (b'\n "history": [\n', b"\n ],")):
+        if (at := text.find(begin)) >= 0 and (until := text.find(end, at)) >= 0:
+            text = text[:at] + text[until + len(end) :]
+    return text
+
+
+def _parse(path: Path, text: bytes, *, brief: bool = False) -> Outcome | None:
     try:
-        raw = json.loads(unsealed(text))
+        text = unsealed(text)
+        raw = json.loads(_shortened(text) if brief else text)
         found = raw["schema_version"]
         if found > SCHEMA_VERSION:
             raise BenchError(

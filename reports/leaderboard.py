@@ -39,11 +39,13 @@ def each(
     modes: Sequence[str] = (),
     seeds: Sequence[int] = (),
     baseline: Baseline = "scratch",
+    brief: bool = True,
 ) -> Iterator[Board]:
     """Every board of the store, by target and protocol; empty filters keep everything.
 
     Ranks are among the rows that are kept; the gains' baselines need not be kept. Cells of other
-    seeds are left out before anything is averaged. A board's cells are read when it is asked for.
+    seeds are left out before anything is averaged. A board's cells are read when it is asked for,
+    in `brief` without their histories.
     """
     baseline = known_baseline(baseline)
     rows = cells(store)
@@ -62,7 +64,7 @@ def each(
         if keeps(row.spec, "target", "protocol", "seed"):
             groups[place_of(row)].append(row.key)
     for place in sorted(groups):
-        runs = read(store, groups[place])
+        runs = read(store, groups[place], brief=brief)
         if not runs:
             continue
         made = board.make(
@@ -122,10 +124,10 @@ def show(store: Store, *, format: str = "table", **filters: Any) -> str:
     return write([table for _, table in tables], FOOTER.format(units=units))
 
 
-def read(store: Store, keys: Sequence[str]) -> list[Run]:
+def read(store: Store, keys: Sequence[str], *, brief: bool = True) -> list[Run]:
     """These runs of a store, as far as they can be read."""
     with _no_collection():
-        outcomes = own.told_apart(store, store.outcomes("run", keys))
+        outcomes = own.told_apart(store, store.outcomes("run", keys, brief=brief))
         return [Run(o.spec, o) for o in outcomes if isinstance(o.spec, RunSpec)]
 
 

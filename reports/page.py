@@ -46,7 +46,7 @@ class Page:
 
 def write(store: Store, out: Path) -> Path:
     """Write `index.html` and a page per target into `out`; the index's path."""
-    boards = leaderboard.boards(store)
+    boards = leaderboard.boards(store, brief=False)
     by_target: dict[str, list[Board]] = defaultdict(list)
     for made in sorted(boards, key=lambda made: (made.target, made.leaky, -len(made.rows))):
         by_target[made.target].append(made)
