@@ -36,7 +36,8 @@ def sync(
     `uri` goes before MLFLOW_TRACKING_URI, and that before a database in the store.
     """
     uri = uri or default_uri(store)
-    keys = [(kind, key) for kind in ("pretrain", "run", "distance") for key in store.keys(kind)]
+    kinds = ("pretrain", "run", "distance")
+    keys = [(kind, row.key) for kind in kinds for row in store.summaries(kind)]
     with reached(uri):
         writer = Writer(store, uri)
         for i, (kind, key) in enumerate(keys, start=1):
@@ -106,7 +107,7 @@ class Mirror:
                     if not isinstance(item, str):
                         writer.cell(*item)
                     item = self.waiting.get()
-                writer.finish()
+                writer.finish(every=False)
         except BenchError as error:
             self.say(f"Warning: {error}")
             return

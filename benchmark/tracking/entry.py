@@ -6,6 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from benchmark import weights
 from benchmark.errors import Damaged
 from benchmark.files import read_json
+from benchmark.index import Summary
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, RunSpec, canonical
 from benchmark.stats import Estimate, Pairs
 from benchmark.store import Store
@@ -66,16 +68,16 @@ def digest_of(*parts: Any) -> str:
     return hashlib.sha256(canonical([FORMAT, *parts]).encode()).hexdigest()[:16]
 
 
-def experiment_of(outcome: Outcome) -> str:
+def experiment_of(cell: Summary) -> str:
     """The experiment of a cell: its target; pretrainings have one of their own.
 
     A user's own set always has its fingerprint: another of its name may come, here or elsewhere.
     """
     from reports import own
 
-    if isinstance(outcome.spec, PretrainSpec):
+    if cell.spec.kind == "pretrain":
         return PRETRAINING
-    return own.marked(outcome.spec.target, outcome.versions.get("target", ""))
+    return own.marked(cell.spec.target, cell.versions.get("target", ""))
 
 
 # --- a cell -----------------------------------------------------------------------------------
@@ -83,11 +85,9 @@ def experiment_of(outcome: Outcome) -> str:
 
 def of_cell(store: Store, outcome: Outcome) -> Entry:
     """A cell without anything of a patient's record, a name of a patient or an image, or a path."""
-    from reports import gallery
-
     folder = store.folder(outcome.spec.kind, outcome.key)
     ended = int((folder / "outcome.json").stat().st_mtime * 1000)
-    shown = gallery.may_show(getattr(outcome.spec, "target", ""))
+    shown = _may_show(getattr(outcome.spec, "target", ""))
     files = [(path, where) for path, where in _files(folder, shown) if path.suffix != ".npz"]
     texts: dict[str, str] = {}
     if (tested := _tested(store, outcome)) is not None:
@@ -111,6 +111,13 @@ def of_cell(store: Store, outcome: Outcome) -> Entry:
         texts=texts,
         model=_model(folder, outcome),
     )
+
+
+@cache
+def _may_show(target: str) -> bool:
+    from reports import gallery
+
+    return gallery.may_show(target)
 
 
 def _title(outcome: Outcome) -> str:

@@ -1,8 +1,8 @@
 """Writes runs into one MLflow: each cell, grid and correlation once."""
 
 import math
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KEY, GRID, CORRELATION = "bench.key", "bench.grid", "bench.correlation"
 COMPLETE, PARENT = "bench.complete", "mlflow.parentRunId"
+MADE_FROM, POOLED_FROM = "bench.correlated", "bench.pooled"  # tags of experiments
 LONGEST = 5000  # characters of a tag or a param
 BATCH = 800  # metrics in a request: MLflow takes 1,000 entries, 100 params and 100 tags of them
 WAIT = 60.0  # seconds for another process that writes
@@ -40,6 +41,7 @@ class Writer:
             self.client.search_experiments(max_results=1)
         self.written = self.unchanged = 0
         self.refused: list[str] = []
+        self.touched: set[str] = set()  # experiments of the cells that were written
         self.statuses: dict[str, str] = {}  # of the cells seen, by kind/key
         self.experiments: dict[str, str] = {}  # name -> id
         self.listed: dict[str, dict[str, tuple[str | None, str | None] | None]] = {}
@@ -58,15 +60,18 @@ class Writer:
         A cell that MLflow refuses costs itself; an MLflow that does not answer is raised.
         """
         state = entries.state_of(self.store, kind, key)
-        outcome = self.store.outcome(kind, key)
-        if outcome is None:
+        cell = self.store.summary(kind, key)
+        if cell is None:
             return
-        self.statuses[f"{kind}/{key}"] = outcome.status
+        self.statuses[f"{kind}/{key}"] = cell.status
         try:
-            experiment = entries.experiment_of(outcome)
+            experiment = entries.experiment_of(cell)
             parent = self._parent(experiment, self.grid_of.get(f"{kind}/{key}"))
             if listed and self._list(experiment).get(key) == (state, parent):
                 self.unchanged += 1
+                return
+            outcome = self.store.outcome(kind, key)
+            if outcome is None:
                 return
             self._put(
                 experiment,
@@ -75,12 +80,16 @@ class Writer:
                 lambda: entries.of_cell(self.store, outcome),
                 parent=parent,
             )
+            self.touched.add(experiment)
         except troubles() as error:
             self.client.search_experiments(max_results=1)  # raises where nobody answers
             self.refused.append(f"MLflow refused the cell {key}: {gist(error, self.uri)}.")
 
-    def finish(self) -> None:
-        """What is said of many cells: the grids, and how distances go with gains."""
+    def finish(self, *, every: bool = True) -> None:
+        """What is said of many cells: the grids, and how distances go with gains.
+
+        Unless `every` is wanted, only on the targets of the cells that were written.
+        """
         for experiment, grid in self.parents:
             facts = self.grids[grid]
             counts = Counter(self._status(cell) for cell in facts["cells"])
@@ -91,23 +100,49 @@ class Writer:
                 return entries.of_grid(facts, counts, arms)
 
             self._put(experiment, (GRID, grid), state, entry, lasting=True)
-        if "ok" in self.statuses.values() and next(self.store.keys("distance"), None):
-            self._correlations()
+        seen = self._made_from()
+        stale = [target for target in seen if every or target in self.touched]
+        stale = [target for target in stale if self._shown(target, MADE_FROM) != seen[target]]
+        whole = entries.digest_of(sorted(seen.items()))
+        if every and seen and self._shown(min(seen), POOLED_FROM) != whole:
+            self._correlations([])
+            self.client.set_experiment_tag(self._experiment(min(seen)), POOLED_FROM, whole)
+        elif stale:
+            self._correlations(stale)
+        for target in stale:
+            self.client.set_experiment_tag(self._experiment(target), MADE_FROM, seen[target])
 
-    def _correlations(self) -> None:
-        """A run for each distance and each protocol, mode and network: by target, and pooled."""
+    def _made_from(self) -> dict[str, str]:
+        """What the correlations of each target with both runs and distances are made from."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        kinds = {"run": set[str](), "distance": set[str]()}
+        for kind, targets in kinds.items():
+            for row in self.store.summaries(kind):
+                if row.status == "ok" and row.spec.fusion in ("", "none"):
+                    experiment = entries.experiment_of(row)
+                    found.setdefault(experiment, []).append((row.key, row.stamp))
+                    targets.add(experiment)
+        both = kinds["run"] & kinds["distance"]
+        return {target: entries.digest_of(sorted(found[target])) for target in sorted(both)}
+
+    def _shown(self, experiment: str, tag: str) -> str | None:
+        """A tag of an experiment that is there."""
+        found = self.client.get_experiment(self._experiment(experiment))
+        return found.tags.get(tag)
+
+    def _correlations(self, targets: Sequence[str]) -> None:
+        """A run for each distance and each protocol, mode and network: by target, and pooled
+        where no targets are named."""
         from reports import gains, leaderboard, measures, own
 
-        try:
-            boards = leaderboard.boards(self.store, fusions=("none",))
-        except BenchError:  # no run of the image alone yet
-            return
+        names = [name.partition("#")[0] for name in targets]
+        boards = leaderboard.boards(self.store, fusions=("none",), targets=names)
         outcomes = self.store.outcomes("distance")
         alone = [
             (own.marked(made.target, made.versions["target"]), [made])
             for made, _ in gains.of_one_partition(boards)
         ]
-        for where, part in [*alone, (entries.POOLED, boards)]:
+        for where, part in alone if targets else [*alone, (entries.POOLED, boards)]:
             pooled = where == entries.POOLED
             for place, group in gains.gather(part, "none", "scratch").items():
                 hows, _ = measures.measured(self.store, outcomes, place.arch, group.weights, ())
@@ -135,10 +170,11 @@ class Writer:
 
     def _status(self, cell: str) -> str:
         if cell not in self.statuses:
-            outcome = self.store.outcome(*cell.split("/"))
-            if outcome is None:
+            kind, _, key = cell.partition("/")
+            found = self.store.summary(kind, key)
+            if found is None:
                 return "left"
-            self.statuses[cell] = outcome.status
+            self.statuses[cell] = found.status
         return self.statuses[cell]
 
     def _parent(self, experiment: str, grid: str | None) -> str | None:
@@ -180,11 +216,11 @@ class Writer:
                 if old is not keep:
                     self.client.delete_run(old.info.run_id)
             run = keep or self._create(where, identity, entry, parent)
-            self._fill(run, entry)
+            self._fill(run, entry, tagged=keep is None)
             self.client.set_tag(run.info.run_id, COMPLETE, state)
             self.written += 1
 
-    def _fill(self, run: "Run", entry: Entry) -> None:
+    def _fill(self, run: "Run", entry: Entry, *, tagged: bool) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
         client, run_id = self.client, run.info.run_id
@@ -197,7 +233,7 @@ class Writer:
                 run_id,
                 metrics=metrics[at : at + BATCH],
                 params=params[first : first + 100],
-                tags=tags if at == 0 else (),
+                tags=() if at or tagged else tags,
                 synchronous=True,
             )
         if entry.data:
@@ -235,7 +271,8 @@ class Writer:
     def _create(
         self, where: str, identity: tuple[str, str], entry: Entry, parent: str | None = None
     ) -> "Run":
-        tags = dict([identity]) | ({PARENT: parent} if parent else {})
+        tags = {name: text[:LONGEST] for name, text in entry.tags.items()} | dict([identity])
+        tags |= {PARENT: parent} if parent else {}
         return self.client.create_run(where, entry.began, tags, run_name=entry.name)
 
     def _find(self, where: str, tag: str, value: str) -> "list[Run]":
@@ -245,17 +282,47 @@ class Writer:
         """Of each key in an experiment the state that is shown, and its parent; None if doubled."""
         if experiment not in self.listed:
             found: dict[str, tuple[str | None, str | None] | None] = {}
-            where, token = self._experiment(experiment), None
-            while token != "":
-                page = self.client.search_runs(
-                    [where], f"tags.`{KEY}` LIKE '%'", max_results=1000, page_token=token
-                )
-                for run in page:
-                    tags, key = run.data.tags, run.data.tags[KEY]
-                    found[key] = None if key in found else (tags.get(COMPLETE), tags.get(PARENT))
-                token = page.token or ""
+            where = self._experiment(experiment)
+            for tags in self._tags(where):
+                key = tags[KEY]
+                found[key] = None if key in found else (tags.get(COMPLETE), tags.get(PARENT))
             self.listed[experiment] = found
         return self.listed[experiment]
+
+    def _tags(self, where: str) -> Iterator[Mapping[str, str]]:
+        """The tags of every cell's run in an experiment.
+
+        MLflow gives them with all metrics alone, milliseconds a run: a database is asked itself.
+        """
+        try:
+            yield from self._tags_in_tables(where)
+            return
+        except troubles():  # it is a server, or of another layout
+            token = None
+        while token != "":
+            page = self.client.search_runs(
+                [where], f"tags.`{KEY}` LIKE '%'", max_results=1000, page_token=token
+            )
+            yield from (run.data.tags for run in page)
+            token = page.token or ""
+
+    def _tags_in_tables(self, where: str) -> list[dict[str, str]]:
+        from sqlalchemy import create_engine, text
+
+        engine, found = create_engine(self.uri), defaultdict[str, dict[str, str]](dict)
+        query = text(
+            "SELECT t.run_uuid, t.key, t.value FROM tags t JOIN runs r ON r.run_uuid = t.run_uuid "
+            "WHERE r.experiment_id = :where AND r.lifecycle_stage = 'active' "
+            "AND t.key IN (:key, :complete, :parent)"
+        )
+        names = {"key": KEY, "complete": COMPLETE, "parent": PARENT, "where": int(where)}
+        try:
+            with engine.connect() as connection:
+                for run, name, value in connection.execute(query, names):
+                    found[run][name] = value
+        finally:
+            engine.dispose()
+        return [tags for tags in found.values() if KEY in tags]
 
     def _experiment(self, name: str) -> str:
         """The experiment's id, made or taken out of the bin if need be."""
