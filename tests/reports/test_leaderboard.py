@@ -467,9 +467,9 @@ def test_names_are_text_in_every_format(store: Store):
 
 def test_the_order_of_the_cells_does_not_matter(tmp_path: Path):
     store = varied(tmp_path)
-    outcomes = store.outcomes()
+    rows = store.summaries()
     first = leaderboard.show(store, format="json")
-    store.outcomes = lambda kind="run", keys=None: outcomes[::-1]  # pyright: ignore[reportAttributeAccessIssue]
+    store.summaries = lambda kind="run": rows[::-1]  # pyright: ignore[reportAttributeAccessIssue]
     assert leaderboard.show(store, format="json") == first
 
 
