@@ -1,14 +1,17 @@
 # Two commands do everything on a machine with Python 3.11, make and a compiler:
 #   make demo    sets up, then runs a small true grid on synthetic data
 #   make test    sets up, then runs the tests
-PYTHON ?= python3.11
-VENV   ?= .venv
-BIN    := $(VENV)/bin
-DONE   := $(VENV)/.installed
-ARCH   := test_resnet
-DEMO   := --store demo/store --protocol demo --arch $(ARCH)
+PYTHON  ?= python3.11
+VENV    ?= .venv
+KILLS   ?= 1000
+DAMAGES ?= 500
+DISKS   ?= 100
+BIN     := $(VENV)/bin
+DONE    := $(VENV)/.installed
+ARCH    := test_resnet
+DEMO    := --store demo/store --protocol demo --arch $(ARCH)
 
-.PHONY: demo test test-all lint speed clean
+.PHONY: demo test test-all lint speed torture clean
 
 $(DONE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -47,6 +50,10 @@ lint: $(DONE)
 
 speed: $(DONE)
 	$(BIN)/python tests/speed.py
+
+# Kills, damages and full disks at random, then the same command; see docs/store.md.
+torture: $(DONE)
+	$(BIN)/python tests/torture.py --kills $(KILLS) --damages $(DAMAGES) --disks $(DISKS)
 
 clean:
 	rm -rf $(VENV) demo build dist

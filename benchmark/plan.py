@@ -89,7 +89,7 @@ def _plan(
     cells = {key: _state(*pair, store, retry) for key, pair in asked_for.items()}
     waiting = [p.cell for p in cells.values() if p.state == "to run"]
     needed = {key for cell in waiting for _, key in cell.upstream()}
-    ordered = [p for p in cells.values() if p.state != "to run" or not _idle(p, needed)]
+    ordered = [p for p in cells.values() if p.state != "to run" or not _idle(p, needed, store)]
     return Plan(sorted(ordered, key=_order), list(dict.fromkeys(notes)))
 
 
@@ -162,9 +162,11 @@ def _state(cell: Cell, skip: str, store: Store, retry: Sequence[str]) -> Planned
     return Planned(cell, "failed", f"{done.failure}: {done.message}")
 
 
-def _idle(planned: Planned, needed: set[str]) -> bool:
-    """A pretraining that nothing to run waits for."""
-    return isinstance(planned.cell.spec, PretrainSpec) and planned.cell.key not in needed
+def _idle(planned: Planned, needed: set[str], store: Store) -> bool:
+    """A pretraining that nothing to run waits for, and that was not damaged either."""
+    if not isinstance(planned.cell.spec, PretrainSpec) or planned.cell.key in needed:
+        return False
+    return bool(planned.why) or not store.of(planned.cell).is_dir()
 
 
 def _order(planned: Planned) -> tuple:

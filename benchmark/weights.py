@@ -81,11 +81,10 @@ def overlap(store: Store, key: str, hashes: "np.ndarray") -> "int | str":
     import numpy as np
 
     outcome = store.outcome("pretrain", key)
-    try:
-        seen = np.load(store.kept(outcome, HASHES), allow_pickle=False) if outcome else None
-    except Damaged:
-        seen = None
-    return "" if seen is None else int(np.isin(_numbers(hashes), seen).sum())
+    if outcome is None or HASHES not in outcome.files:
+        return ""
+    seen = np.load(store.kept(outcome, HASHES), allow_pickle=False)
+    return int(np.isin(_numbers(hashes), seen).sum())
 
 
 def _numbers(hashes: "np.ndarray") -> "np.ndarray":

@@ -5,6 +5,7 @@ no draws: each patient's influence on the difference of two AUROCs gives its var
 """
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ def class_pairs(store: Store, first: Sequence[Run], second: Sequence[Run]) -> It
     for one, other in zip(first, second, strict=True):
         try:
             a, b = (store.predictions(run.outcome.key) for run in (one, other))
-        except Damaged:
+        except Damaged as error:
+            warnings.warn(f"{error} Its classes are not compared.", stacklevel=2)
             return
         if any(not np.array_equal(a[name], b[name]) for name in ("labels", "groups")):
             return

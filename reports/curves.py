@@ -1,6 +1,7 @@
 """What the charts of a board show: receiver operating curves, calibration, classes, training."""
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ def _predictions(store: Store, row: Row) -> Iterator[Tested]:
         if run.outcome.status == "ok":
             try:
                 found = store.predictions(run.outcome.key)
-            except Damaged:
+            except Damaged as error:
+                warnings.warn(f"{error} Its curves are left out.", stacklevel=2)
                 continue
             yield found["labels"], found["scores"].astype(float)
 

@@ -144,6 +144,15 @@ def test_a_finished_grid_pretrains_nothing(runtime, request_tiny):
     assert not plan.make(request, runtime).of("to run")
 
 
+def test_a_pretraining_that_was_set_aside_is_made_again_though_no_cell_waits(runtime, request_tiny):
+    request = request_tiny(sources=("dtd",))
+    for planned in plan.make(request, runtime).cells:
+        finish(runtime, planned)
+    store = Store(runtime.store)
+    store.spoil(store.outcomes("pretrain")[0])
+    assert [p.cell.spec.kind for p in plan.make(request, runtime).of("to run")] == ["pretrain"]
+
+
 def test_why_a_cell_runs_again_is_said(runtime, request_tiny):
     for planned in plan.make(request_tiny(), runtime).cells:
         finish(runtime, planned)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from benchmark import cell, data, plan, predict, registry
 from benchmark.cli import app
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, Damaged
 from benchmark.spec import Runtime
 from benchmark.store import Store
 
@@ -115,6 +115,19 @@ def test_a_table_is_matched_and_judged(runtime: Runtime, request_tiny: Any, tmp_
         ask(rows, "name")
 
 
+@pytest.mark.parametrize("name", ["encoder.json", "record.json", "weights.safetensors"])
+def test_a_damaged_file_of_a_run_answers_for_no_image(
+    runtime: Runtime, request_tiny: Any, name: str
+):
+    trained = finished(runtime, request_tiny, fusions=("concat",))
+    path = trained.work.folder / name
+    path.write_bytes(path.read_bytes()[:-9] + b"\xb5" * 9)
+    for _ in range(2):  # changed, then gone
+        with pytest.raises(Damaged, match="store verify --mend"):
+            predict.load(trained.work.store, trained.outcome, runtime)
+        path.unlink(missing_ok=True)
+
+
 def test_the_command_writes_a_table(runtime: Runtime, request_tiny: Any, tmp_path: Path):
     trained = finished(runtime, request_tiny, fusions=("concat",))
     rows = written(runtime, trained, tmp_path / "new")
@@ -148,4 +161,4 @@ def test_what_cannot_be_predicted_is_said(runtime: Runtime, request_tiny: Any, t
         predict.predict(trained, tmp_path / "empty")
     (store.folder("run", trained.outcome.key) / "weights.safetensors").unlink()
     with pytest.raises(BenchError, match="did not keep its network"):
-        predict.load(store, trained.outcome, runtime)
+        predict.load(store, trained.outcome.model_copy(update={"files": {}}), runtime)

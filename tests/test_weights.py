@@ -12,7 +12,7 @@ from safetensors.torch import save as serialise
 
 from benchmark import cell as cells
 from benchmark import expand, grid, network, plan, weights
-from benchmark.errors import BenchError, DataMissing
+from benchmark.errors import BenchError, Damaged, DataMissing
 from benchmark.expand import DistanceRequest
 from benchmark.files import read_json, write_json
 from benchmark.spec import Cell, DistanceSpec, Outcome, PretrainSpec, Recipe, RunSpec, Runtime
@@ -272,7 +272,11 @@ def test_overlaps_are_counted_without_the_sources_images(pretrained, request_tin
     hashes = np.array([f"{known[0]:016x}", f"{known[1]:016x}", "0" * 16])
     assert weights.overlap(store, key, hashes) == 2
     (store.folder("pretrain", key) / weights.HASHES).unlink()
-    assert weights.overlap(store, key, hashes) == ""
+    with pytest.raises(Damaged, match="gone or damaged"):
+        weights.overlap(store, key, hashes)
+    (folder / weights.HASHES).unlink()  # of an older version, that kept none
+    older = Store(tmp_path / "older")
+    assert weights.overlap(older, weights.import_(older, folder), hashes) == ""
 
 
 def test_a_run_on_imported_weights_asks_for_no_image_of_their_source(
