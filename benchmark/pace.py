@@ -34,7 +34,7 @@ from benchmark.spec import (
 SMALL = 1e8
 #: Images of a batch on a CPU, where an image takes as long in a small batch as in a large one.
 FEW = 2
-#: Seconds that all measurements of a command may take together.
+#: Seconds that all measurements of a command may take together, unless BENCH_PATIENCE says others.
 PATIENCE = 60.0
 
 
@@ -63,7 +63,9 @@ class Foresight:
     paces: dict[str, Pace | None] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     extracted: set[tuple] = field(default_factory=set)
-    patience: float = PATIENCE  # seconds left to measure
+    patience: float = field(  # seconds left to measure
+        default_factory=lambda: float(os.environ.get("BENCH_PATIENCE", PATIENCE))
+    )
 
     def worth(self, cells: list[Cell]) -> bool:
         """Whether these cells are large enough to measure a batch for them."""

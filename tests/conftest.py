@@ -7,6 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Commands under test would each import MLflow; what tests the mirror turns it on.
 os.environ.setdefault("BENCH_MLFLOW", "0")
+# Plans of large networks would each measure a batch; what tests the estimate gives it its time.
+os.environ.setdefault("BENCH_PATIENCE", "0")
 
 from pathlib import Path
 from typing import Any

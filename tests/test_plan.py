@@ -198,7 +198,7 @@ def test_a_batch_is_measured_where_no_finished_cell_is_alike(runtime, request_ti
     small = {"size": 16, "batch": 2}
     asked = request_tiny(modes=("finetune",), recipe={**small, "epochs": 100000})
     made, store = plan.make(asked, runtime), Store(runtime.store)
-    found = plan.estimate(made, store, Foresight(runtime))
+    found = plan.estimate(made, store, Foresight(runtime, patience=60.0))
     assert found.measured and found.unknown == 0
     assert found.seconds and found.seconds > 1000 * found.frozen > 0
     backbone = network.build("test_resnet", seed=0)
@@ -207,16 +207,16 @@ def test_a_batch_is_measured_where_no_finished_cell_is_alike(runtime, request_ti
     (kept,) = cache.rglob("*.json")
     pace = Pace(**json.loads(kept.read_text()))
     kept.write_text(json.dumps(pace._replace(train=2 * pace.train)._asdict()))
-    again = plan.estimate(made, store, Foresight(runtime))
+    again = plan.estimate(made, store, Foresight(runtime, patience=60.0))
     assert again.seconds > 1.3 * found.seconds  # what was kept is what is told
     finish(runtime, made.cells[0], seconds={"total": 10.0})
-    alike = plan.estimate(plan.make(asked, runtime), store, Foresight(runtime))
+    alike = plan.estimate(plan.make(asked, runtime), store, Foresight(runtime, patience=60.0))
     assert (alike.seconds, alike.measured) == (20.0, False)
 
 
 def test_a_small_run_and_one_on_a_cluster_are_not_measured(runtime, request_tiny, cache: Path):
     made, store = plan.make(request_tiny(), runtime), Store(runtime.store)
-    assert plan.estimate(made, store, Foresight(runtime)).seconds is None
+    assert plan.estimate(made, store, Foresight(runtime, patience=60.0)).seconds is None
     huge = plan.make(request_tiny(modes=("finetune",), recipe={"epochs": 10**6}), runtime)
     assert plan.estimate(huge, store).seconds is None
     assert not cache.exists()
@@ -242,7 +242,9 @@ def test_a_measurement_has_a_session_of_its_own(runtime, cache: Path, monkeypatc
     other.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(other))
     found = plan.estimate(
-        plan.make(huge("test_resnet"), runtime), Store(runtime.store), Foresight(runtime)
+        plan.make(huge("test_resnet"), runtime),
+        Store(runtime.store),
+        Foresight(runtime, patience=60.0),
     )
     (kept,) = cache.rglob("*.json")
     assert found.measured and json.loads(kept.read_text())["train"] == 1
