@@ -412,6 +412,10 @@ def class_folders(
                 yield path, folder.name
 
 
+#: Characters of a cell: a report may be longer than the csv module takes by itself.
+LONGEST = 2**31 - 1
+
+
 def read_table(path: Path, *, need: tuple[str, ...] = ()) -> list[dict[str, str]]:
     """The rows of a CSV as text; commas, semicolons or tabs part its cells, whichever its head has.
 
@@ -420,6 +424,7 @@ def read_table(path: Path, *, need: tuple[str, ...] = ()) -> list[dict[str, str]
     import csv
     import io
 
+    csv.field_size_limit(LONGEST)
     text = _text(path)
     head = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
     comma = max(",;\t", key=head.count)

@@ -4,20 +4,22 @@ import csv
 import hashlib
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmark import images, registry
-from benchmark.api import Record, Source
+from benchmark.api import LONGEST, Record, Source
 from benchmark.download import find_root
-from benchmark.errors import BenchError, private
+from benchmark.errors import BenchError, Died, private
 from benchmark.files import cached_folder, write
 from benchmark.images import WHITE
 from benchmark.spec import Runtime, Size, canonical, seed_of
@@ -118,6 +120,7 @@ def prepare(
 def load(folder: Path, name: str) -> Prepared:
     """Map a prepared set."""
     meta = json.loads((folder / "meta.json").read_text())
+    csv.field_size_limit(LONGEST)
     with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     header, *body = rows
@@ -237,15 +240,20 @@ def _decode_chunks(folder, component, records, chunks, size, runtime, name, cons
         initializer=_open_component,
         initargs=(name, own, given, component.white, component.drawn),
     ) as pool:
-        jobs = {
-            pool.submit(
-                _decode_chunk, path, None, [records[i] for i in c], c.start, size, constancy
-            ): c
-            for c in chunks
-        }
         try:
+            jobs = {
+                pool.submit(
+                    _decode_chunk, path, None, [records[i] for i in c], c.start, size, constancy
+                ): c
+                for c in chunks
+            }
             for job in as_completed(jobs):
                 yield jobs[job], job.result()
+        except BrokenProcessPool as error:
+            raise Died(
+                f"A process that decodes the images of {name} was killed.",
+                "Where memory was short, take fewer: --workers 1. The same command tries again.",
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -256,9 +264,18 @@ _component: Source | None = None  # of this decoding process
 
 def _open_component(name: str, path: Path | None, given: Any, white: int, drawn: str) -> None:
     global _component
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     component = registry.load("source", name, path=path, given=given)
     component.white, component.drawn = white, drawn
     _component = component
+
+
+def _leave_with_parent() -> None:
+    """A command that is killed cannot end its decoders, which would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _decode_chunk(

@@ -88,6 +88,8 @@ def _open(path: Path) -> Any:
         ) from error
     with _told(path):
         try:
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError("it is no file")
             return pydicom.dcmread(path)
         except InvalidDicomError as error:
             raise ValueError("it is no DICOM file") from error

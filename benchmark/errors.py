@@ -48,6 +48,12 @@ class DiskFull(BenchError):
     kind = "disk_full"
 
 
+class Died(BenchError):
+    """A process that was to help is gone."""
+
+    kind = "killed"
+
+
 class Damaged(BenchError):
     """A file of the store is not what was written."""
 

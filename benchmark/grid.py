@@ -341,6 +341,10 @@ def _prepare(
         except BenchError as error:
             broken[name] = Failure.model_validate({"kind": error.kind, "message": str(error)})
             say(f"{name}: {error.what} {error.todo}")  # with names, which the outcome leaves out
+        except Exception as error:  # whatever a component stumbles over costs its own cells
+            what = f"{name} could not be read ({type(error).__name__})."
+            broken[name] = Failure(kind="bad_input", message=f"{what} `bench check` says more.")
+            say(f"{what} {error}")
         else:
             _need_no_leak(made, unseen.pop(name, set()))
     good, failures = [], []

@@ -56,6 +56,8 @@ def decode(
     Image.init()  # PIL knows only its five commonest formats until told; free the second time
     what = what or (str(source) if is_file else f"of {len(source)} bytes")
     try:
+        if is_file and not Path(source).is_file():  # a pipe would be waited for
+            raise FileNotFoundError
         with Image.open(source if is_file else io.BytesIO(source), formats=_FORMATS) as image:
             _refuse_size(image, what)
             return _pixels(image, what, white)
@@ -83,7 +85,7 @@ def brightest(path: Path) -> int:
     """The largest value of a grey image of 16 bits; 0 of any other file."""
     from PIL import Image
 
-    if path.suffix.lower() not in (".png", ".tif", ".tiff", ".pgm"):
+    if path.suffix.lower() not in (".png", ".tif", ".tiff", ".pgm") or not path.is_file():
         return 0
     try:
         with Image.open(path, formats=_FORMATS) as image:

@@ -2,15 +2,20 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import contents, data, images, registry
+from benchmark import contents, data, grid, images, registry
+from benchmark.api import Record
 from benchmark.errors import BenchError
-from benchmark.spec import Input, Runtime
+from benchmark.spec import Cell, DistanceSpec, Input, Runtime
+from benchmark.store import Store
 
 
 def folder(root: Path, n: int = 12, *, seed: int = 0) -> Path:
@@ -196,3 +201,100 @@ def test_real_sets(real_data: Path, tmp_path: Path, name, images, groups, classe
     assert len(found["classes"]) == classes
     assert groups is None or found["groups"] == groups
     assert duplicates is None or found["duplicates"] == duplicates
+
+
+STUMBLES = """
+import os, signal, time
+from pathlib import Path
+from tiny import Tiny
+
+class Stumbles(Tiny):
+    card = Tiny.card
+    variants = ("reads", "dies", "sleeps")
+    def records(self, root):
+        if self.variant == "reads":
+            raise ValueError("a line that nobody foresaw")
+        return super().records(root)
+    def decode(self, record, size, **how):
+        if self.variant == "sleeps":
+            Path(__file__).with_name(f"{os.getpid()}.pid").touch()
+            time.sleep(600)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+PREPARES = """
+from pathlib import Path
+from benchmark import data
+from benchmark.spec import Runtime
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    data.FEW, paths = 0, {"stumbles:sleeps": here / "stumbles.py"}
+    how = Runtime(store=here / "store", workers=2, offline=True, paths=paths)
+    data.prepare("stumbles:sleeps", 8, how)
+"""
+
+
+def test_decoders_end_with_the_command_that_started_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "stumbles.py").write_text(STUMBLES)
+    (tmp_path / "prepares.py").write_text(PREPARES)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "components"))
+    command = subprocess.Popen([sys.executable, str(tmp_path / "prepares.py")])
+    while not (found := list(tmp_path.glob("*.pid"))):
+        assert command.poll() is None
+        time.sleep(0.05)
+    assert str(command.pid) not in {path.stem for path in found}
+    command.kill()
+    command.wait()
+    began = time.monotonic()
+    while any(Path(f"/proc/{path.stem}").exists() for path in found):
+        assert time.monotonic() - began < 60
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "said"),
+    [("reads", "bad_input", "ValueError"), ("dies", "killed", "decodes the images")],
+)
+def test_a_set_that_cannot_be_read_costs_its_own_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, how: str, kind: str, said: str
+):
+    tiny = Path(__file__).parent / "components" / "tiny.py"
+    (tmp_path / "stumbles.py").write_text(STUMBLES)
+    monkeypatch.syspath_prepend(str(tiny.parent))
+    monkeypatch.setenv("PYTHONPATH", str(tiny.parent))
+    monkeypatch.setattr(data, "FEW", 97 if how == "reads" else 0)
+    name = f"stumbles:{how}"
+    runtime = Runtime(
+        store=tmp_path / "store", workers=2, offline=True,
+        paths={"tiny": tiny, name: tmp_path / "stumbles.py"},
+    )  # fmt: skip
+    cells = [
+        Cell.of(DistanceSpec(source=n, target=n, method="otdd", size=8)) for n in ("tiny", name)
+    ]
+    if how == "dies":
+        cells = cells[1:]
+    store = Store(runtime.store)
+    good, failures = grid._prepare(cells, runtime, store)
+    assert good == cells[:-1]
+    assert [(cell, failure.kind) for cell, failure in failures] == [(cells[-1], kind)]
+    assert said in failures[0][1].message
+    outcome = store.outcome("distance", cells[-1].key)
+    assert outcome is not None and outcome.failure == failures[0][1]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
+    place = folder(tmp_path / "mine")
+    os.mkfifo(place / "a" / "pipe.png")
+    os.mkfifo(place / "a" / "pipe.dcm")
+    (place / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    runtime = own(tmp_path, place)
+    with pytest.raises(BenchError):
+        data.prepare("folder:mine", 8, runtime)
+    for name in ("pipe.png", "pipe.dcm"):
+        with pytest.raises(BenchError):
+            registry.load("target", "folder").decode(Record(place / "a" / name, "a", "x"), 8)

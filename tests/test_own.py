@@ -32,6 +32,11 @@ def test_tables_are_read_whatever_parts_their_cells(text: str, tmp_path: Path) -
     assert read_table(path, need=("age",)) == ROWS
 
 
+def test_a_long_cell_is_a_cell(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"image,report\na,{'x' * 200_000}\n")
+    assert len(read_table(tmp_path / "t.csv")[0]["report"]) == 200_000
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
