@@ -309,6 +309,14 @@ def task2vec() -> Iterator[Measured]:
     yield Measured("the reference's seconds over ours to the exact Fisher", found["task2vec"], 5)
 
 
+def stores() -> Iterator[Measured]:
+    """Readers, plans, the queue and the mirror on a store of 50,000 cells."""
+    import speed_store
+
+    for found in speed_store.figures():
+        yield Measured(*found)
+
+
 def cpu_of(*words: str) -> float:
     """The least processor seconds of three runs of `bench`."""
     import resource
@@ -353,7 +361,9 @@ def _lesions(root: Path, n: int) -> None:
         coarse.resize((112, 112)).save(root / "ab"[i % 2] / f"{i}.jpg", quality=88)
 
 
-ALL = (loop, prepare, plan, lookup, start, heads, path, batch, scalograms, transport, task2vec)
+ALL = (
+    loop, prepare, plan, lookup, start, heads, path, batch, scalograms, transport, task2vec, stores,
+)  # fmt: skip
 CHECKS = {check.__name__: check for check in ALL}
 
 
