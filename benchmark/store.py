@@ -51,7 +51,7 @@ class Store:
 
     def folder(self, kind: str, key: str) -> Path:
         """Where a cell keeps its files."""
-        return self.root / PARTS[kind] / key[:2] / key
+        return self.root.joinpath(PARTS[kind], key[:2], key)
 
     def of(self, cell: Cell) -> Path:
         """Where this cell keeps its files."""

@@ -29,6 +29,7 @@ def among(names: Iterable[str]) -> list[str]:
     ]
 
 
+@cache
 def _declared(name: str) -> tuple[str, ...]:
     try:
         return registry.load("source", name).card.overlaps
