@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,10 @@ def read(folder: Path) -> Mark | None:
         raw = json.loads((folder / NAME).read_text())
         who = raw.pop("pid"), raw.pop("host"), raw.pop("since")
         return Mark(*who, born=raw.pop("born", ""), facts=raw)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        warnings.warn(f"{folder / NAME} is damaged: who runs the cell is not known.", stacklevel=2)
         return None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import BenchError
-from benchmark.marks import NAME
+from benchmark.marks import NAME, read
 from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, Recipe, RunSpec
 from benchmark.store import Store
 from reports import status
@@ -178,3 +178,9 @@ def test_a_thousand_cells_take_no_second(store: Store):
     began = time.process_time()
     status.show(store)
     assert time.process_time() - began < 1
+
+
+def test_a_damaged_mark_is_told(tmp_path: Path):
+    (tmp_path / NAME).write_bytes(b'{"pid": 1\0\0')
+    with pytest.warns(UserWarning, match="damaged"):
+        assert read(tmp_path) is None

@@ -269,7 +269,7 @@ def carry_out(torture: Torture, wanted: dict[str, int], asked: argparse.Namespac
         if asked.only:
             left = [] if begun else left
         if time.monotonic() < until and left and len(running) < asked.jobs:
-            kind = min(left, key=lambda kind: begun[kind] / wanted[kind])
+            kind = min(left, key=lambda kind: max(counts[kind], begun[kind]) / wanted[kind])
             name = asked.only or f"{kind}:{begun[kind]}"
             begun[kind] += 1
             pid = os.fork()
