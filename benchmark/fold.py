@@ -40,7 +40,8 @@ class Fold(NamedTuple):
     @property
     def seed(self) -> int:
         spec = self.spec
-        return seed_of("train", spec.target, spec.protocol, spec.fold, spec.seed)
+        name = Path(spec.protocol).stem  # a file of the user's has its name, not its place
+        return seed_of("train", spec.target, name, spec.fold, spec.seed)
 
     @property
     def init(self) -> int:
