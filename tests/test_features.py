@@ -39,7 +39,7 @@ def measured(runtime: Runtime, **changes: Any) -> Outcome:
     """One distance between the tiny target and its copy."""
     asked: dict[str, Any] = {
         "methods": ("rivals:frechet",),
-        "arch": "resnet18",
+        "arch": "test_resnet",
         "probe": "none",
         "size": 32,
     }
@@ -72,12 +72,12 @@ def test_features_follow_the_weights_behind_a_key(runtime, request_tiny):
     first = plan.make(request_tiny(sources=("tiny",)), runtime).cells[0].cell
     store, found = Store(runtime.store), []
     for seed in (1, 2):  # one pretraining, as two machines made it
-        state = network.build("resnet18", seed=seed).state_dict()
-        weights.save(store.of(first), state, {"source": "tiny", "arch": "resnet18"})
+        state = network.build("test_resnet", seed=seed).state_dict()
+        weights.save(store.of(first), state, {"source": "tiny", "arch": "test_resnet"})
         store.finish(first, finished(first))
         found.append(scores(runtime, request_tiny, sources=("tiny",), recipe={"lr": seed / 100}))
     alone = elsewhere(runtime)
-    weights.save(Store(alone.store).of(first), state, {"source": "tiny", "arch": "resnet18"})
+    weights.save(Store(alone.store).of(first), state, {"source": "tiny", "arch": "test_resnet"})
     Store(alone.store).finish(first, finished(first))
     assert np.array_equal(
         found[1], scores(alone, request_tiny, sources=("tiny",), recipe={"lr": 0.02})
@@ -94,7 +94,9 @@ def test_a_distance_and_a_frozen_run_share_features(twice, request_tiny):
 
 def test_rows_are_cut_from_the_features_of_the_whole(runtime):
     def of(there: Runtime, rows: np.ndarray | None) -> np.ndarray:
-        spec = DistanceSpec(source="tiny", target="tiny", method="otdd", arch="resnet18", size=32)
+        spec = DistanceSpec(
+            source="tiny", target="tiny", method="otdd", arch="test_resnet", size=32
+        )
         work = Work(
             Cell.of(spec), there, Store(there.store), Report(), torch.device("cpu"), Memory()
         )

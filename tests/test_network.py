@@ -208,7 +208,7 @@ def test_pretrained_means_the_first_release_unless_a_tag_says_more(monkeypatch: 
     monkeypatch.setattr(network.timm, "create_model", create)
     for arch in ("resnet18", "resnet18.a1_in1k", "mobilenetV2"):
         build(arch, pretrained=True)
-    names = ["resnet18.tv_in1k", "resnet18.a1_in1k", "mobilenetv2_100"]
+    names = ["resnet18.tv_in1k", "resnet18.a1_in1k", "mobilenetv2_100.ra_in1k"]
     assert asked == [(name, True) for name in names]
 
 

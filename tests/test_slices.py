@@ -13,9 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmark import registry, slices
+from benchmark.api import Source
 from benchmark.cli import app
 from benchmark.errors import BenchError
-from benchmark.expand import columns_of
+from benchmark.expand import Request, columns_of
 from benchmark.spec import Input, Runtime
 
 SHAPE = (12, 150, 16)
@@ -114,14 +115,24 @@ def test_slices_feed_adni_whose_table_gives_any_column(tmp_path: Path):
     assert len(found) == 40
     assert found[0].metadata["hippocampus"] == "3.5"
     runtime = Runtime(data=tmp_path / "data", store=tmp_path / "store")
-    types, _ = columns_of("adni:ad", ("age", "hippocampus", "visit"), runtime)
-    assert types == {"age": "numeric", "hippocampus": "numeric", "visit": "categorical"}
-    assert set(columns_of("adni:ad", (), runtime)[0]) == {"age", "sex", "education", "apoe4"}
+    component = registry.load("target", "adni:ad")
+    assert isinstance(component, Source)
+
+    def types_of(*columns: str) -> dict[str, str]:
+        request = Request(targets=("adni:ad",), columns=columns)
+        return columns_of(component, "adni:ad", request, runtime).types
+
+    assert types_of("age", "hippocampus", "visit") == {
+        "age": "numeric",
+        "hippocampus": "numeric",
+        "visit": "categorical",
+    }
+    assert set(types_of()) == {"age", "sex", "education", "apoe4"}
     with pytest.raises(BenchError, match="no column 'hipocampus'") as caught:
-        columns_of("adni:ad", ("hipocampus",), runtime)
+        types_of("hipocampus")
     assert "hippocampus" in caught.value.todo
     with pytest.raises(BenchError, match="diagnosis"):
-        columns_of("adni:ad", ("diagnosis",), runtime)
+        types_of("diagnosis")
 
 
 @pytest.mark.parametrize(
