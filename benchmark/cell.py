@@ -26,7 +26,9 @@ def run(
     done = store.outcome(cell.spec.kind, cell.key)
     if done is not None and done.status != "failed":
         return done
-    store.begin(cell)
+    folder = store.begin(cell)
+    if runtime.fresh:
+        (folder / "last.pt").unlink(missing_ok=True)
     work = Work(
         cell, runtime, store, report or train.Report(), device_of(runtime), memory or Memory()
     )

@@ -129,6 +129,9 @@ def run(
     mlflow: Mlflow = True,
     device: Device = "auto",
     timeout: Annotated[float | None, typer.Option(help="Seconds a cell may take.", min=1)] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin cells anew instead of at their checkpoints.")
+    ] = False,
     keep: Annotated[bool, typer.Option(help="Keep the trained networks.")] = True,
     workers: Annotated[int, typer.Option(help="Decoding processes; 0: one per core.", min=0)] = 0,
     offline: Offline = False,
@@ -158,7 +161,7 @@ def run(
     requests = planfile.requests(asked, names)
     runtime = Runtime(
         data=data, store=store, device=device, workers=workers, timeout=timeout, offline=offline,
-        keep=keep, inputs=names.inputs, paths=names.paths,
+        fresh=fresh, keep=keep, inputs=names.inputs, paths=names.paths,
     )  # fmt: skip
     where = grid.Executor(executor, slots, address, _settings(slurm))
     make = partial(plans.make, requests, runtime, retry=failure_kinds(retry))

@@ -213,6 +213,7 @@ class Runtime(Frozen):
     timeout: float | None = None  # seconds a cell may take
     offline: bool = False
     draws: int = 2000  # of the bootstrap
+    fresh: bool = False  # begin each cell anew, whatever checkpoint it left
     keep: bool = True  # the trained network beside the outcome, for prediction and pictures
     inputs: dict[str, Input] = {}  # component name -> the user's folder
     paths: dict[str, Path] = {}  # component name -> its file, for components given by path

@@ -190,3 +190,20 @@ def test_no_pickle_of_objects_is_ever_run(problem, tmp_path: Path, reader: str):
     content.seek(0)
     torch.load(content, weights_only=False)
     assert struck.exists(), "the payload does nothing, so that this test would show nothing"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_cell_can_begin_anew_and_one_with_a_broken_checkpoint_does(
+    runtime, request_tiny, fresh: bool
+):
+    from benchmark import cell as cells
+    from benchmark import plan
+    from benchmark.store import Store
+
+    (planned,) = plan.make(request_tiny(folds=(0,)), runtime).cells
+    folder = Store(runtime.store).begin(planned.cell)
+    (folder / "last.pt").write_bytes(b"00000000\nno checkpoint")
+    outcome = cells.run(planned.cell, runtime.model_copy(update={"fresh": fresh}))
+    assert outcome.status == "ok", outcome.failure
+    told = [text for text in outcome.warnings if "checkpoint was not used" in text]
+    assert len(told) == (0 if fresh else 1)
