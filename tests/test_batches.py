@@ -479,7 +479,8 @@ def children(pid: int) -> list[int]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("whose", ["node", pytest.param("worker", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("whose", ["node", "worker"])
 def test_a_process_is_killed_and_a_local_run_agrees(
     runtime: Runtime, tiny: list[Cell], alone: dict[str, tuple], whose: str
 ):

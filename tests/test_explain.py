@@ -95,7 +95,7 @@ def test_what_an_arm_cannot_show_is_said(runtime: Runtime, request_tiny: Any, tm
     (store.folder("run", runs["none", 0].key) / "weights.safetensors").unlink()
     names, notes = ask("metablock")
     assert "maps" in names  # the fused arm alone
-    assert "did not keep" in notes
+    assert "gone or damaged" in notes
     with pytest.raises(BenchError, match="no run"):
         explain.explain(store, "", runtime)
 

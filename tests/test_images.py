@@ -131,7 +131,7 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
         images.decode(tmp_path / "x.eps")
     with pytest.raises(DataMissing, match=r"gone\.png"):
         images.decode(tmp_path / "gone.png")
-    with pytest.raises(BenchError, match="directory"):
+    with pytest.raises(BenchError, match="no image"):
         images.decode(tmp_path)
 
 

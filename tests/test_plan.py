@@ -194,6 +194,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_a_batch_is_measured_where_no_finished_cell_is_alike(runtime, request_tiny, cache: Path):
     small = {"size": 16, "batch": 2}
     asked = request_tiny(modes=("finetune",), recipe={**small, "epochs": 100000})

@@ -87,6 +87,7 @@ def worker_of(pid: int) -> int:
     return next(int(child) for path in children for child in path.read_text().split())
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_worker_that_hangs_after_its_grace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

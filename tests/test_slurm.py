@@ -101,6 +101,7 @@ def parent(pid: int) -> int:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_preempted_job_is_requeued_and_a_local_run_agrees(
     runtime: Runtime, cells: list[Cell], alone: dict[str, tuple]
 ):

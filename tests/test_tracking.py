@@ -695,7 +695,8 @@ def test_a_server_killed_in_the_middle_ends_with_each_cell_once(
     found = Counter(r.data.tags["bench.key"] for r in runs(store, "run", uri))
     assert found == Counter(outcome.key for outcome in outcomes)
     second = tracking.sync(store)
-    assert (second.written, second.unchanged) == (0, first.written + first.unchanged)
+    assert second.written == 0
+    assert second.unchanged >= len(outcomes)
 
     at = client(store, uri)
     where = [at.get_experiment_by_name("isic").experiment_id]

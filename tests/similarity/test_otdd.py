@@ -112,6 +112,7 @@ def test_the_entropic_value_equals_sinkhorn_run_to_the_end(epsilon):
     assert found.half_cost == pytest.approx(value, rel=1e-7)
 
 
+@pytest.mark.slow
 def test_it_converges_for_tiny_epsilon_too(pair_a):
     exact = otdd(*pair_a[0]).half_cost
     before = exact

@@ -430,6 +430,7 @@ def test_halves_of_a_noise_floor_share_no_image_and_hold_each_class(monkeypatch:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_textures_are_further_from_chests_than_seeds_from_each_other(real_data: Path):
     from PIL import Image
 
