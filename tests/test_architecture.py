@@ -30,11 +30,13 @@ def test_the_command_answers_at_once_and_without_torch(words: list[str]):
         "print('HEAVY', sorted(slow & set(sys.modules)), 'CPU', time.process_time())\n"
     )
     best = 9.0
-    for _ in range(3):  # a busy machine slows processor time too: the least of three counts
+    for _ in range(12):  # a busy machine slows processor time too: the least counts
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         line = found.stdout.splitlines()[-1]
         assert line.startswith("HEAVY [] CPU "), line + found.stderr
         best = min(best, float(line.rpartition(" ")[2]))
+        if best < 0.5:
+            break
     assert best < 0.5
 
 
