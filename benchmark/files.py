@@ -71,6 +71,14 @@ def sum_of(path: Path) -> str:
     return f"{facts.st_size}:{_crc(path, facts.st_size, facts.st_mtime_ns, facts.st_ino)}"
 
 
+def is_whole(path: Path, expected: str) -> bool:
+    """Whether a file is there with the size and checksum it was given."""
+    try:
+        return sum_of(path) == expected
+    except OSError:
+        return False
+
+
 @lru_cache(maxsize=100_000)
 def _crc(path: Path, size: int, changed: int, inode: int) -> str:
     value = 0
@@ -153,17 +161,21 @@ def sums(folder: Path) -> dict[str, str]:
 def broken(folder: Path) -> str:
     """What is wrong with a cached folder, or an empty text."""
     try:
-        expected = read_json(folder / SUMS)["files"]
-        wrong = [name for name, found in expected.items() if sum_of(folder / name) != found]
+        wrong = differing(folder, read_json(folder / SUMS)["files"])
     except (OSError, Damaged, KeyError, AttributeError) as error:
         return str(error) or type(error).__name__
-    return f"{wrong[0]} was changed" if wrong else ""
+    return f"{wrong[0]} is gone or was changed" if wrong else ""
+
+
+def differing(folder: Path, expected: dict[str, str]) -> list[str]:
+    """The names of files in a folder that are gone or not what was written."""
+    return [name for name, found in expected.items() if not is_whole(folder / name, found)]
 
 
 def intact(path: Path) -> bool:
     """Whether a file of a cached folder is what was built, without a look at the others."""
     try:
-        return read_json(path.parent / SUMS)["files"][path.name] == sum_of(path)
+        return is_whole(path, read_json(path.parent / SUMS)["files"][path.name])
     except (OSError, Damaged, KeyError, TypeError):
         return False
 

@@ -19,6 +19,8 @@ import numpy as np
 from benchmark.errors import BenchError, Damaged
 from benchmark.files import (
     broken,
+    differing,
+    is_whole,
     leftovers,
     read_json,
     remove,
@@ -111,23 +113,14 @@ class Store:
     def kept(self, outcome: Outcome, name: str) -> Path:
         """A file of a finished cell, if it is as it was when the cell ended."""
         path = self.folder(outcome.spec.kind, outcome.key) / name
-        expected = outcome.files.get(name)
-        with suppress(OSError):
-            if expected is None or sum_of(path) == expected:
-                path.stat()
-                return path
+        expected = outcome.files.get(name)  # none in an outcome of an earlier version
+        if path.is_file() if expected is None else is_whole(path, expected):
+            return path
         raise _gone(name, outcome.spec.kind, outcome.key)
 
     def damage(self, outcome: Outcome) -> list[str]:
         """The files of a finished cell that are gone or not what was written."""
-        folder, wrong = self.folder(outcome.spec.kind, outcome.key), []
-        for name, expected in outcome.files.items():
-            try:
-                right = sum_of(folder / name) == expected
-            except OSError:
-                right = False
-            wrong += [] if right else [name]
-        return wrong
+        return differing(self.folder(outcome.spec.kind, outcome.key), outcome.files)
 
     def spoil(self, outcome: Outcome) -> None:
         """Take back the done mark of a cell that was damaged, so that it is run again."""
