@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmark.errors import BenchError
-from benchmark.store import write
+from benchmark.files import write
 
 #: A file changed less than this before it was hashed may change again within the same tick.
 SETTLED = 2.0  # seconds

@@ -19,8 +19,9 @@ from benchmark import plan
 from benchmark.engine import batches, local
 from benchmark.engine.worker import ORPHANED, decode, encode
 from benchmark.errors import BenchError
+from benchmark.files import write
 from benchmark.spec import Cell, Outcome, RunSpec, Runtime
-from benchmark.store import Store, write
+from benchmark.store import Store
 
 TINY = Path(__file__).parent / "components" / "tiny.py"
 BROKEN = Path(__file__).parent / "components" / "broken.py"
