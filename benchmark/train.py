@@ -300,6 +300,8 @@ def _copy(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _saved(path: Path, model, optimizer, device: torch.device) -> dict[str, Any] | None:
     """Go on from a checkpoint; one that is damaged, or of another network, is dropped."""
+    if not path.exists():  # the usual case: nothing is copied for it
+        return None
     first = _copy(model), copy.deepcopy(optimizer.state_dict())
     try:
         check, content = path.read_bytes().split(b"\n", 1)
@@ -309,8 +311,6 @@ def _saved(path: Path, model, optimizer, device: torch.device) -> dict[str, Any]
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         return {name: saved[name] for name in ("history", "best", "epoch")}
-    except FileNotFoundError:
-        return None
     except Exception as error:  # whatever it holds, the cell can do without it
         warnings.warn(f"The checkpoint was not used: {type(error).__name__}.", stacklevel=2)
         model.load_state_dict(first[0])
@@ -329,7 +329,6 @@ def _save(path: Path, model, optimizer, history, best, epoch: int) -> None:
     }
     content = io.BytesIO()
     torch.save(state, content)  # in memory: its errors on a full disk are no OSError
-    with replacing(path) as temporary:
-        temporary.write_bytes(f"{zlib.crc32(content.getbuffer()):08x}\n".encode())
-        with temporary.open("ab") as file:
-            file.write(content.getbuffer())
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(f"{zlib.crc32(content.getbuffer()):08x}\n".encode())
+        file.write(content.getbuffer())
