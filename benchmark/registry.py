@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def names(kind: str) -> dict[str, str]:
     """Every built-in component of a kind with the first line of its file, importing none."""
-    folder = ROOT.joinpath(*PACKAGES[kind].split("."))
-    return {
-        path.stem: _first_line(path)
-        for path in sorted(folder.glob("*.py"))
-        if not path.stem.startswith("_")
-    }
+    return {path.stem: _first_line(path) for path in _files(kind)}
 
 
 def plugins(kind: str) -> dict[str, str]:
     """Components that other installed packages offer: name -> where they are."""
-    return {entry.name: entry.value for entry in entry_points(group=f"bench.{kind}")}
+    return {entry.name: entry.value for entry in _offered(f"bench.{kind}")}
 
 
 def load(kind: str, name: str, *, path: Path | None = None, given: "Input | None" = None) -> Any:
@@ -90,10 +85,22 @@ def _class(kind: str, name: str, path: Path | None) -> "type[Component]":
         dotted = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         return _only_component(importlib.import_module(dotted), name)
     for group in (f"bench.{kind}", "bench.target") if kind == "source" else (f"bench.{kind}",):
-        for entry in entry_points(group=group, name=name):
+        for entry in _offered(group).select(name=name):
             return entry.load()
-    known = [*names(kind), *(names("target") if kind == "source" else ()), *plugins(kind)]
+    files = [*_files(kind), *(_files("target") if kind == "source" else ())]
+    known = [*(path.stem for path in files), *plugins(kind)]
     raise BenchError(f"No {kind} named '{name}'.", did_you_mean(name, known))
+
+
+def _files(kind: str) -> list[Path]:
+    folder = ROOT.joinpath(*PACKAGES[kind].split("."))
+    return [path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")]
+
+
+@cache
+def _offered(group: str) -> EntryPoints:
+    """What installed packages offer: to look through them all takes long."""
+    return entry_points(group=group)
 
 
 def _import_path(path: Path):

@@ -40,6 +40,9 @@ CACHES = ("features", "prepared", "splits")
 #: Files of a cell's folder that are no part of its result.
 OTHERS = ("outcome.json", "outcome.damaged.json", "spec.json", "running.json", "log.txt", "last.pt")
 
+#: What comes of reading an npz file that is not what was written.
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
 #: The part of the store that holds a kind of cell.
 PARTS = {"run": "runs", "pretrain": "weights", "distance": "distances"}
 
@@ -225,7 +228,7 @@ class Store:
         try:
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise _gone(name, kind, key) from error
 
     def log_tail(self, cell: Cell, lines: int = 20) -> str:

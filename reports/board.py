@@ -1,9 +1,10 @@
 """Boards: the arms of one target under one protocol and partition, ranked or told why not."""
 
-import zlib
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from itertools import compress
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -15,7 +16,7 @@ from benchmark import metrics, stats
 from benchmark.errors import Damaged, units
 from benchmark.spec import RunSpec, Split
 from benchmark.stats import Comparison, Estimate
-from benchmark.store import Store
+from benchmark.store import UNREADABLE, Store
 from reports import overlaps
 from reports.arms import Arm, Identity, Run, gather, usual_columns
 
@@ -357,7 +358,7 @@ def draws_of(store: Store, runs: Sequence[Run]) -> Array | None:
         for run in runs:
             path = store.kept(run.outcome, "predictions.npz")
             cells.setdefault(run.spec.seed, []).append(_read_draws(path))
-    except (OSError, ValueError, zlib.error, Damaged):
+    except (*UNREADABLE, Damaged):
         return None
     if not cells or len({len(draws) for part in cells.values() for draws in part}) > 1:
         return None
@@ -365,12 +366,9 @@ def draws_of(store: Store, runs: Sequence[Run]) -> Array | None:
 
 
 def _read_draws(path: Path) -> Array:
-    """The draws alone: the scores beside them are large, and np.load is slow a thousand times."""
-    data = path.read_bytes()  # whose checksum was right: what a zip file has beside is not needed
-    entry = data.rindex(b"PK\1\2", 0, data.rindex(b"draws.npy"))  # of its directory, at the end
-    packed, at = (int.from_bytes(data[entry + k : entry + k + 4], "little") for k in (20, 42))
-    begin = at + 30 + sum(int.from_bytes(data[at + k : at + k + 2], "little") for k in (26, 28))
-    raw = zlib.decompress(data[begin : begin + packed], -15)
+    """The draws alone, checked by the sum that their zip has: np.load takes twice as long."""
+    with zipfile.ZipFile(BytesIO(path.read_bytes())) as file:
+        raw = file.read("draws.npy")
     begin = 10 + int.from_bytes(raw[8:10], "little")  # the length of the header is in its start
     return np.frombuffer(raw, dtype="<f8", offset=begin)
 

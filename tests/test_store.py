@@ -221,6 +221,21 @@ def test_a_result_that_was_damaged_is_told_and_made_again(tmp_path: Path):
     assert store.outcome("run", other.key) == other
 
 
+@pytest.mark.parametrize("at", [8, 10])  # says that it is encrypted; packed in an unknown way
+def test_a_damaged_directory_of_an_outcome_without_checksums_is_told(tmp_path: Path, at: int):
+    store = Store(tmp_path)
+    store.prepare()
+    one = finished(store)
+    folder = store.folder("run", one.key)
+    text = one.model_copy(update={"files": {}}).model_dump_json()
+    (folder / "outcome.json").write_text(text)  # as earlier versions wrote it
+    data = bytearray((folder / "predictions.npz").read_bytes())
+    data[data.index(b"PK\1\2") + at] ^= 1
+    (folder / "predictions.npz").write_bytes(data)
+    with pytest.raises(Damaged, match="gone or damaged"):
+        store.predictions(one.key)
+
+
 def test_an_outcome_in_another_cells_folder_is_refused(tmp_path: Path):
     store = Store(tmp_path)
     one, other = finished(store), finished(store, fold=1)

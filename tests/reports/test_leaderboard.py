@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from boards import CLASSES, DRAWS, fill, pretrain, run, shared_draws, varied
 
 from benchmark import stats
 from benchmark.errors import BenchError, plain
+from benchmark.files import write
 from benchmark.spec import Failure, Recipe, RunSpec, Split
 from benchmark.stats import Estimate
 from benchmark.store import Store
@@ -363,6 +365,26 @@ def test_lost_predictions_and_other_numbers_of_draws_cannot_be_ranked(store: Sto
     assert row(board, "dtd").headline is not None
     assert row(board, "pcam").why == (f"20 bootstrap draws, not {DRAWS}",)
     assert [row(board, s).rank for s in ("imagenet", "stl10")] == [1, 1]
+
+
+def test_one_changed_number_of_an_outcome_without_checksums_costs_the_rank(store: Store):
+    arm(store, 0.9)
+    first = store.outcomes()[0].model_copy(update={"files": {}})  # as earlier versions wrote it
+    folder = store.folder("run", first.key)
+    write(folder / "outcome.json", first.model_dump_json(), durable=False)
+    path = folder / "predictions.npz"
+    arrays = store.predictions(first.key)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=0) as file:
+        for name, array in arrays.items():  # a byte of the file is one of a number
+            with file.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array)
+    assert only(store).rows[0].rank == 1
+    data = bytearray(path.read_bytes())
+    data[data.index(arrays["draws"].tobytes()[80:88]) + 6] ^= 1
+    path.write_bytes(data)
+    (made,) = only(store).rows
+    assert made.rank is None
+    assert made.why == ("its predictions are gone or damaged: see `bench store verify`",)
 
 
 def test_less_is_better_for_an_error(store: Store):
