@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from benchmark import archs, dicom, ecg, images, leaks, synthetic
-from benchmark.contents import digests
+from benchmark.contents import digests, plain_file
 from benchmark.download import File, locate
 from benchmark.errors import BenchError, DataMissing, private
 from benchmark.leaks import Look
@@ -61,6 +61,7 @@ __all__ = [
     "is_missing",
     "leaks",
     "locate",
+    "plain_file",
     "private",
     "read_table",
     "synthetic",

@@ -77,7 +77,7 @@ def failure_of(error: Exception, log_tail: str = "") -> Failure:
     if isinstance(error, Interrupted):
         return Failure(kind="interrupted", message=str(error))
     if isinstance(error, BenchError):
-        return Failure.model_validate({"kind": error.kind, "message": str(error)})
+        return Failure.of(error)
     if isinstance(error, OSError) and error.errno in FULL:
         return Failure(kind="disk_full", message="The disk is full. Free space, then run again.")
     text = f"{type(error).__name__}: {error}"

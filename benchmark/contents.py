@@ -3,17 +3,31 @@
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, DataMissing, private
 from benchmark.files import write
 
 #: A file changed less than this before it was hashed may change again within the same tick.
 SETTLED = 2.0  # seconds
+
+
+def plain_file(path: Path, root: Path) -> os.stat_result:
+    """The facts of a plain file; what is none is refused: a pipe would be waited for."""
+    name, todo = private(path.relative_to(root).as_posix()), "Mend it or take it out."
+    try:
+        seen = path.stat()
+    except OSError as error:
+        what = "a link to nothing" if path.is_symlink() else f"out of reach ({error.strerror})"
+        raise DataMissing(f"{name} below {root} is {what}.", todo) from error
+    if stat.S_ISREG(seen.st_mode):
+        return seen
+    raise BenchError(f"{name} below {root} is no plain file.", todo)
 
 
 def digests(root: Path, files: Sequence[Path]) -> list[str]:
@@ -25,7 +39,7 @@ def digests(root: Path, files: Sequence[Path]) -> list[str]:
 
     def look(path: Path) -> tuple[str, list[int | str], bool]:
         name = hashlib.blake2b(path.relative_to(root).as_posix().encode(), digest_size=8)
-        seen, began = path.stat(), time.time()
+        seen, began = plain_file(path, root), time.time()
         quick = [seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
         old = known.get(name.hexdigest(), [])
         if old[:3] == quick:

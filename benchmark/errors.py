@@ -60,6 +60,14 @@ class Damaged(BenchError):
     kind = "damaged"
 
 
+def unreadable(name: str, error: Exception) -> BenchError:
+    """Whatever a reader of a data set stumbled over, as a sentence."""
+    if isinstance(error, BenchError):
+        return type(error)(f"{name}: {error.what}", error.todo)
+    what = f"{name} could not be read ({type(error).__name__}: {private(error)})."
+    return BenchError(what, "`bench check` says more.")
+
+
 def plain(text: str, keep: str = "") -> str:
     """Names come from users and files: nothing in them may steer a terminal or turn a line."""
     return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)

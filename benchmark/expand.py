@@ -1,7 +1,7 @@
 """From what is asked to cells: every combination, each after what it builds on."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -15,7 +15,7 @@ from benchmark import archs, leaks, registry, split
 from benchmark import protocol as protocols
 from benchmark.api import Distance, Fusion, Source, SourceCard, Target, TargetCard
 from benchmark.download import find_root
-from benchmark.errors import BenchError, DataMissing
+from benchmark.errors import BenchError, DataMissing, unreadable
 from benchmark.metadata import FORBIDDEN, WARN, check_columns, matches
 from benchmark.spec import (
     Cell,
@@ -33,9 +33,13 @@ from benchmark.store import Store
 
 #: Raised when the training or test code gives other numbers for the same spec.
 CORE_VERSION = "2"
+#: The version of a user's own set that is broken: no cell of it is run, nor ever done.
+UNREAD = "unread"
 #: Columns whose every subset is run at most: 63 arms.
 MOST_COLUMNS = 6
 
+#: Why a cell is not run: the reason to skip it or what is broken; empty where it can be.
+Why = str | BenchError
 Mode = Literal["finetune", "frozen", "tuned"]
 MODES: tuple[Mode, ...] = ("finetune", "frozen", "tuned")
 
@@ -82,7 +86,7 @@ class DistanceRequest:
     options: dict[str, Scalar] = field(default_factory=dict)
 
 
-def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple[Cell, str]]:
+def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple[Cell, Why]]:
     """Each cell with the reason to skip it, or an empty one; its pretraining comes before it."""
     for arch in request.archs:
         archs.known(arch)
@@ -90,10 +94,14 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
         component = _component("target", target, runtime)
         if not isinstance(component.card, TargetCard):
             raise BenchError(f"'{target}' is only a source.", "Name a target; see `bench list`.")
-        types, said, left_out, allowed = columns_of(component, target, request, runtime)
-        notes.extend(said)
-        for name in request.protocols:
-            _check_classes(component, protocols.load(name).split, target, notes)
+        version, broken = _read("target", target, runtime, component.look)
+        if broken:
+            types, left_out, allowed = {}, {}, ()
+        else:
+            types, said, left_out, allowed = columns_of(component, target, request, runtime)
+            notes.extend(said)
+            for name in request.protocols:
+                _check_classes(component, protocols.load(name).split, target, notes)
         reading = any(_component("fusion", f, runtime).card.record for f in request.fusions)
         if reading and (types or left_out):
             shown = ", ".join(f"{column} ({kind or 'inferred'})" for column, kind in types.items())
@@ -102,13 +110,13 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
             reasons = "; ".join(f"{column} ({why})" for column, why in left_out.items())
             notes.append(f"Left out of the record of {target}: {reasons}.")
         notes.extend(_bears(request, target, runtime))
-        one = (target, _version("target", target, runtime), allowed)
+        one = (target, version, allowed)
         for name, fusion in product(request.protocols, request.fusions):
             reads = _component("fusion", fusion, runtime).card.record
             every = request.subsets and reads and len(types) > 1
             for chosen in _subsets(tuple(types)) if every else [tuple(types)]:
                 columns = {column: types[column] for column in chosen}
-                yield from _cells(request, runtime, one, columns, name, fusion)
+                yield from _cells(request, runtime, one, columns, name, fusion, broken)
 
 
 def _subsets(columns: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -153,7 +161,8 @@ def _cells(
     columns: dict[str, str],
     name: str,
     fusion: str,
-) -> Iterator[tuple[Cell, str]]:
+    broken: BenchError | None,
+) -> Iterator[tuple[Cell, Why]]:
     protocol, target = protocols.load(name), versioned[0]
     arm = _component("fusion", fusion, runtime)
     assert isinstance(arm, Fusion)
@@ -177,7 +186,9 @@ def _cells(
         request.archs if image else ("none",), modes, request.sources if image else ("none",)
     ):
         one = _Arm(*versioned, columns, name, fusion, arch, mode, source)
-        why = skip or (arm.refuses(arch, mode) if image else "")
+        why = broken or skip or (arm.refuses(arch, mode) if image else "")
+        if not why and source != "none":
+            why = _read("source", source, runtime)[1] or ""
         # Weights that were not trained here have no seed of their own.
         given = source == "none" or _component("source", source, runtime).card.given
         made = {
@@ -192,8 +203,8 @@ def _cells(
 
 
 def _chain(
-    request: Request, runtime: Runtime, arm: _Arm, drawn: _Drawn, first: Cell | None, why: str
-) -> Iterator[tuple[Cell, str]]:
+    request: Request, runtime: Runtime, arm: _Arm, drawn: _Drawn, first: Cell | None, why: Why
+) -> Iterator[tuple[Cell, Why]]:
     """A cell after what it builds on: its pretraining, and the image-only run it uses."""
     component = _component("fusion", arm.fusion, runtime)
     base = None
@@ -318,7 +329,7 @@ def every(kind: str, needs: set[str], runtime: Runtime) -> list[str]:
 
 def distances(
     request: DistanceRequest, runtime: Runtime, notes: list[str]
-) -> Iterator[tuple[Cell, str]]:
+) -> Iterator[tuple[Cell, Why]]:
     """Each distance after the pretraining of the network it looks with; `all` names every set."""
     archs.known(request.arch)
     needs = {_component("distance", name, runtime).card.needs for name in request.methods}
@@ -336,12 +347,10 @@ def distances(
     ):
         method = _component("distance", name, runtime)
         assert isinstance(method, Distance)
-        versions = {
-            "core": CORE_VERSION,
-            "method": _version("distance", name, runtime),
-            "source": _version("source", source, runtime),
-            "target": _version("target", target, runtime),
-        }
+        versions, why = {"core": CORE_VERSION, "method": _version("distance", name, runtime)}, ""
+        for kind, one in (("source", source), ("target", target)):
+            versions[kind], broken = _read(kind, one, runtime)
+            why = why or broken or ""
         # A score looks with the source's own network, a distance with the probe, and some with
         # nothing but the cards.
         own, cards_only = method.card.needs == "weights", method.card.needs == "card"
@@ -352,7 +361,8 @@ def distances(
         if weights is None and looks != "none":
             first = pretrain_cell(looks, request.arch, pretrain_seed, request.pretrain, runtime)
             weights, made = first.key, first.spec.seed
-            yield first, ""
+            if not why:
+                yield first, ""
         spec = DistanceSpec(
             source=known,
             target=target,
@@ -365,7 +375,7 @@ def distances(
             options=_options(method, {}, request.options),
             weights=weights,
         )
-        yield Cell.of(spec, versions), ""
+        yield Cell.of(spec, versions), why
 
 
 def pretrain_cell(
@@ -401,7 +411,7 @@ def _source(source: str, arch: str, runtime: Runtime) -> tuple[str, str]:
     component = _component("source", source, runtime)
     component.check(arch)
     if not component.card.given:
-        return source, _version("source", source, runtime)
+        return source, _read("source", source, runtime)[0]
     if digest := weights.added(Store(runtime.store), source, arch):
         return source.partition("@")[0], f"file:{digest[:16]}"
     component.need_added(arch)
@@ -515,6 +525,21 @@ def _version(kind: str, name: str, runtime: Runtime) -> str:
     if path is None and given is None:
         return _built_in_version(kind, name)
     return registry.version(kind, name, path=path, given=given)
+
+
+def _read(
+    kind: str, name: str, runtime: Runtime, look: Callable[[], object] = lambda: None
+) -> tuple[str, BenchError | None]:
+    """A set's version, and why it cannot be used: one of the user's own may be broken."""
+    version = UNREAD
+    try:
+        version = _version(kind, name, runtime)
+        look()
+    except Exception as error:
+        if name not in runtime.inputs:
+            raise
+        return version, unreadable(name, error)
+    return version, None
 
 
 @cache

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmark import data, images, leaks, plan, registry
 from benchmark.engine import local
-from benchmark.errors import BenchError, plain
+from benchmark.errors import BenchError, plain, unreadable
 from benchmark.pace import Foresight
 from benchmark.spec import (
     Cell,
@@ -160,20 +160,24 @@ def run(
     cells = [planned.cell for planned in made.of("to run")]
     store.record_grid([planned.cell for planned in made.cells], command)
     _say_summary(made)
+    broken = [(planned.cell, planned.failure) for planned in made.cells if planned.failure]
+    for cell, failure in broken:
+        store.fail(cell, failure)
     if not cells:
-        failed = made.of("failed")
+        failed = [planned for planned in made.of("failed") if not planned.failure]
         for planned in failed:
             say(f"{title(planned.cell)}: failed before ({planned.why})")
         if failed:
             say("Run them again with --retry all, or with --retry and the kind of failure.")
-        return 2 if failed else 0
+        _say_failures(broken)
+        return 2 if failed or broken else 0
     if runtime.device.startswith("cuda") and executor.name == "local" and not local.visible_gpus():
         from benchmark.work import device_of
 
         device_of(runtime)  # torch has the last word on whether there is a GPU
     if not made.of("done"):
         _say_estimate(made, store, foresight)
-    cells, broken = _prepare(cells, runtime, store)
+    cells, unprepared = _prepare(cells, runtime, store)
     began = time.monotonic()
     if mirror is not None and cells:
         mirror.begin()
@@ -189,7 +193,7 @@ def run(
         left = len(cells) - progress.finished
         say(f"Stopped. {left} cells are left; go on with the same command:\n  {command}")
         return 130
-    failures = [*broken, *progress.failures]
+    failures = [*broken, *unprepared, *progress.failures]
     took = _duration(time.monotonic() - began)
     say(f"{progress.finished - len(progress.failures)} cells done in {took}.")
     _say_failures(failures)
@@ -338,13 +342,10 @@ def _prepare(
             made = data.prepare(name, size, runtime, **how, progress=progress)
             if made.white != images.WHITE:
                 say(f"  the images of {name} with 16 bits hold no value above {made.white}: white.")
-        except BenchError as error:
-            broken[name] = Failure.model_validate({"kind": error.kind, "message": str(error)})
-            say(f"{name}: {error.what} {error.todo}")  # with names, which the outcome leaves out
         except Exception as error:  # whatever a component stumbles over costs its own cells
-            what = f"{name} could not be read ({type(error).__name__})."
-            broken[name] = Failure(kind="bad_input", message=f"{what} `bench check` says more.")
-            say(f"{what} {error}")
+            cause = unreadable(name, error)
+            broken[name] = Failure.of(cause)
+            say(str(cause))  # with names, which the outcome leaves out
         else:
             _need_no_leak(made, unseen.pop(name, set()))
     good, failures = [], []

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from benchmark import expand
-from benchmark.expand import DistanceRequest, Request
+from benchmark.errors import BenchError
+from benchmark.expand import DistanceRequest, Request, Why
 from benchmark.index import Asked, Summary, asked
 from benchmark.spec import (
     UNFINISHED,
     Cell,
     DistanceSpec,
+    Failure,
     PretrainSpec,
     RunSpec,
     Runtime,
@@ -35,6 +37,7 @@ class Planned(NamedTuple):
     cell: Cell
     state: State
     why: str = ""
+    failure: Failure | None = None  # found by the plan, and not yet in the store
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,15 @@ def make_distances(
 
 
 def _plan(
-    found: Iterable[tuple[Cell, str]], store: Store, retry: Sequence[str], notes: list[str]
+    found: Iterable[tuple[Cell, Why]], store: Store, retry: Sequence[str], notes: list[str]
 ) -> Plan:
-    asked_for: dict[str, tuple[Cell, str]] = {}
+    asked_for: dict[str, tuple[Cell, Why]] = {}
     for cell, skip in found:
         asked_for.setdefault(cell.key, (cell, skip))
+    causes = {str(why): why for _, why in asked_for.values()}
+    if len(causes) == 1 and isinstance(cause := next(iter(causes.values())), BenchError):
+        raise cause  # it is all that was asked for
+    notes += [str(why) for why in causes.values() if isinstance(why, BenchError)]
     for kind in PARTS if len(asked_for) > MANY else ():
         store.summaries(kind)  # all at once, and the next command knows them
     cells = {key: _state(*pair, store, retry) for key, pair in asked_for.items()}
@@ -147,10 +154,13 @@ def again(plan: Plan, store: Store) -> dict[str, str]:
     return found
 
 
-def _state(cell: Cell, skip: str, store: Store, retry: Sequence[str]) -> Planned:
-    if skip:
-        return Planned(cell, "skipped", skip)
+def _state(cell: Cell, why: Why, store: Store, retry: Sequence[str]) -> Planned:
     done = store.summary(cell.spec.kind, cell.key)
+    if isinstance(why, BenchError) and (done is None or done.status != "ok"):
+        failure = Failure.of(why)
+        return Planned(cell, "failed", f"{failure.kind}: {failure.message}", failure)
+    if why and isinstance(why, str):
+        return Planned(cell, "skipped", why)
     if done is None:
         return Planned(cell, "to run")
     if done.status == "ok":

@@ -14,7 +14,7 @@ from pydantic import (
     Field,
 )
 
-from benchmark.errors import public
+from benchmark.errors import BenchError, public
 from benchmark.stats import Estimate
 
 SCHEMA_VERSION = 1
@@ -267,6 +267,11 @@ class Failure(Frozen):
     kind: FailureKind
     message: Public
     log_tail: Public = ""
+
+    @classmethod
+    def of(cls, error: BenchError) -> "Failure":
+        """The failure of a cell that this error ends."""
+        return cls.model_validate({"kind": error.kind, "message": str(error)})
 
 
 def _nan_for_null(value: Any) -> Any:

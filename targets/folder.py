@@ -27,6 +27,7 @@ from benchmark.api import (
     images,
     is_missing,
     leaks,
+    plain_file,
     private,
     read_table,
     synthetic,
@@ -140,6 +141,7 @@ class Folder(Target):
         for path, text in zip(files, digests(given.path, files), strict=True):
             pixels.update(f"{path.relative_to(given.path).as_posix()} {text}\n".encode())
         if given.metadata is not None:
+            plain_file(given.metadata, given.metadata.parent)
             table.update(given.metadata.read_bytes())
         table.update(repr((given.label, given.group, given.image)).encode())
         return f"{self.card.version}-{pixels.hexdigest()[:12]}-{table.hexdigest()[:8]}"
@@ -161,10 +163,8 @@ class Folder(Target):
 def _files(root: Path) -> dict[str, Path]:
     """Every image by its path below `root`; volumes and what is no plain file are refused."""
     found = {name: path for name, path in _all_files(root) if path.suffix.lower() in FLAT}
-    for name, path in found.items():
-        if not path.is_file():
-            what = "a link to nothing" if path.is_symlink() else "no plain file"
-            raise BenchError(f"{private(name)} below {root} is {what}.", "Mend it or take it out.")
+    for path in found.values():
+        plain_file(path, root)
     if not found:
         raise BenchError(f"There are no images below {root}.", f"Known endings: {' '.join(FLAT)}.")
     return found

@@ -1,18 +1,23 @@
 """Data of one's own: how tables are spelt, what a record may not hold, what is said of both."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmark import cli, data, plan, registry, synthetic
+from benchmark import cli, data, grid, plan, registry, synthetic
 from benchmark.api import Input, Target, read_table
+from benchmark.contents import digests
 from benchmark.errors import BenchError, DataMissing
+from benchmark.expand import DistanceRequest
 from benchmark.plan import Plan, Request
-from benchmark.spec import RunSpec, Runtime
+from benchmark.spec import Outcome, RunSpec, Runtime
+from benchmark.store import Store
 
 ROWS = [{"image": "a", "age": "3.5", "note": "x, y"}, {"image": "b", "age": "", "note": "1"}]
 
@@ -247,6 +252,80 @@ def test_what_is_no_plain_file_is_a_sentence(classes: Path, kind: str) -> None:
     path.symlink_to("nowhere.png") if kind == "link" else os.mkfifo(path)
     with pytest.raises(BenchError, match=r"x\.png› below .* is (a link to nothing|no plain file)"):
         list(opened(classes).records(classes))
+
+
+def latin(place: Path) -> Path:
+    table = place.with_suffix(".csv")
+    table.write_bytes("image,kind\n1.png,näher\n".encode("latin-1"))
+    return table
+
+
+def pipe(place: Path) -> Path:
+    os.mkfifo(place.with_suffix(".csv"))
+    return place.with_suffix(".csv")
+
+
+#: What may be broken already when the plan looks, and what is said of it.
+BROKEN: dict[str, tuple[Callable[[Path], Path | None], str, str]] = {
+    "link": (lambda place: (place / "a" / "x.png").symlink_to("nowhere"),
+             "data_missing", "to nothing"),
+    "pipe": (lambda place: os.mkfifo(place / "a" / "x.png"), "bad_input", "no plain file"),
+    "name": (lambda place: (place / "a" / "0.png").rename(place / "a" / "\udcff.png") and None,
+             "bad_input", "could not be read (UnicodeEncodeError"),
+    "no table": (lambda place: place.with_suffix(".csv"), "data_missing", "out of reach"),
+    "table": (latin, "bad_input", "probably Latin-1"),
+    "table that is a pipe": (pipe, "bad_input", "no plain file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_set_that_is_broken_costs_its_own_cells(
+    classes: Path, how: str, runtime: Runtime, request_tiny: Callable[..., Request],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    spoil, kind, cause = BROKEN[how]
+    table = spoil(classes)
+    given = Input(path=classes, metadata=table, label="kind" if table else None)
+    runtime = runtime.model_copy(update={"inputs": {"folder:set": given}})
+    asked = request_tiny(targets=("folder:set", "tiny"), fusions=("none", "concat"), folds=(0,))
+    store = Store(runtime.store)
+    for planned in plan.make(request_tiny(fusions=asked.fusions, folds=(0,)), runtime).cells:
+        cell = planned.cell
+        store.finish(
+            cell, Outcome(key=cell.key, spec=cell.spec, versions=cell.versions, status="ok")
+        )
+    assert grid.run(lambda: plan.make(asked, runtime), runtime) == 2
+    said = capsys.readouterr().err
+    assert cause in said and "2 cells are done, 2 failed" in said
+    failures = [done.failure for done in store.outcomes() if done.failure]
+    assert [failure.kind for failure in failures] == [kind, kind]
+    assert "x.png" not in repr(failures)
+    with pytest.raises(BenchError, match=re.escape(cause)):  # alone: nothing runs
+        grid.run(lambda: plan.make(replace(asked, targets=("folder:set",)), runtime), runtime)
+
+
+def test_a_source_that_is_broken_costs_the_cells_that_start_from_it(
+    classes: Path, runtime: Runtime, request_tiny: Callable[..., Request]
+) -> None:
+    (classes / "a" / "x.png").symlink_to("nowhere")
+    runtime = runtime.model_copy(update={"inputs": {"folder:set": Input(path=classes)}})
+    made = plan.make(request_tiny(sources=("none", "folder:set"), folds=(0,)), runtime)
+    assert [(p.cell.spec.source, p.state) for p in made.cells] == [
+        ("none", "to run"), ("folder:set", "failed")
+    ]  # fmt: skip
+    asked = DistanceRequest(("folder:set", "patterns:near"), ("demo:skin",), ("expert",))
+    made = plan.make_distances(asked, runtime)
+    assert [(p.cell.spec.source, p.state) for p in made.cells] == [
+        ("folder:set", "failed"), ("patterns:near", "to run")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_only_plain_files_are_hashed(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.png"
+    path.symlink_to("nowhere.png") if kind == "link" else os.mkfifo(path)
+    with pytest.raises(BenchError, match=r"x\.png› below .* is (a link to nothing|no plain file)"):
+        digests(tmp_path, [path])
 
 
 # --- images of more than eight bits -------------------------------------------------------------
