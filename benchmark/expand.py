@@ -18,6 +18,7 @@ from benchmark.download import find_root
 from benchmark.errors import BenchError, DataMissing, unreadable
 from benchmark.metadata import FORBIDDEN, WARN, check_columns, matches
 from benchmark.spec import (
+    UNREAD,
     Cell,
     DistanceSpec,
     PretrainSpec,
@@ -33,8 +34,6 @@ from benchmark.store import Store
 
 #: Raised when the training or test code gives other numbers for the same spec.
 CORE_VERSION = "2"
-#: The version of a user's own set that is broken: no cell of it is run, nor ever done.
-UNREAD = "unread"
 #: Columns whose every subset is run at most: 63 arms.
 MOST_COLUMNS = 6
 

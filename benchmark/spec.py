@@ -197,6 +197,8 @@ class Input(Frozen):
     image: str | None = None  # column of the file name
 
 
+#: The version of a user's own set that is broken: no cell of it is run, nor ever done.
+UNREAD = "unread"
 #: Failures whose cause lies outside the cell: a plain `bench run` tries these again.
 UNFINISHED = (
     "killed", "interrupted", "data_missing", "bad_input", "upstream", "disk_full", "damaged",

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from benchmark.index import Summary
-from benchmark.spec import Frozen, Outcome, PretrainSpec, Recipe, RecordMap, RunSpec, Scalar, Split
+from benchmark.spec import (
+    UNREAD,
+    Frozen,
+    Outcome,
+    PretrainSpec,
+    Recipe,
+    RecordMap,
+    RunSpec,
+    Scalar,
+    Split,
+)
 from benchmark.store import Store
 from reports import overlaps
 
@@ -105,7 +115,7 @@ def gather(store: Store, runs: Sequence[Run]) -> tuple[Reference, list[Arm]]:
     """The arms of one target and protocol, each judged against the board's reference."""
     made = _pretraining(store, runs)
     groups: dict[Identity, list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in _not_mended(runs):
         groups[_identity(run, made.get(run.spec.weights or ""))].append(run)
     arms = [Arm(identity, tuple(part)) for identity, part in _placed(groups)]
     reference = _reference(arms)
@@ -121,6 +131,15 @@ def _pretraining(store: Store, runs: Iterable[Run]) -> dict[str, Recipe]:
         if done is not None and isinstance(done.spec, PretrainSpec):
             found[key] = done.spec.recipe
     return found
+
+
+def _not_mended(runs: Sequence[Run]) -> list[Run]:
+    """The runs without those that failed of a broken set which could be read since."""
+    broken = [UNREAD in run.outcome.versions.values() for run in runs]
+    read = {run.spec.source for run, bad in zip(runs, broken, strict=True) if not bad}
+    return [
+        run for run, bad in zip(runs, broken, strict=True) if not bad or run.spec.source not in read
+    ]
 
 
 def _identity(run: Run, pretraining: Recipe | None) -> Identity:

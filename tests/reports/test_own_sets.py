@@ -9,7 +9,7 @@ from PIL import Image
 from benchmark import registry
 from benchmark.advise import Question
 from benchmark.errors import BenchError
-from benchmark.spec import Cell, DistanceSpec, Input, Outcome
+from benchmark.spec import UNREAD, Cell, DistanceSpec, Failure, Input, Outcome
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import compare, leaderboard, matrix, overview, page, transfer
@@ -48,6 +48,16 @@ def both(store: Store) -> None:
 def test_one_set_goes_by_its_name(store: Store):
     put(store, ONE, "dtd", 0.8)
     assert [made.target for made in leaderboard.boards(store)] == ["folder:images"]
+
+
+def test_a_broken_set_is_told_until_it_is_mended(store: Store):
+    failure = Failure(kind="data_missing", message="a link to nothing")
+    put(store, UNREAD, "dtd", 0.0, failure=failure)
+    put(store, UNREAD, "none", 0.0, failure=failure)
+    put(store, ONE, "dtd", 0.8)
+    (made,) = leaderboard.boards(store)
+    found = [(row.identity.source, row.identity.target_version) for row in made.rows]
+    assert found == [("dtd", ONE), ("none", UNREAD)]
 
 
 def test_two_sets_of_one_name_have_a_board_each(store: Store, tmp_path: Path):
