@@ -143,13 +143,9 @@ def again(plan: Plan, store: Store) -> dict[str, str]:
     found = {}
     for planned in plan.of("to run"):
         cell, spec = planned.cell, _asked(planned.cell)
-        new = _flat(spec, cell.versions)
-        others = [
-            _differences(_flat(done.spec, done.versions), new)
-            for done in past.get(spec.identity, ())
-            if done.key != cell.key
-        ]
-        if others:
+        if alike := [done for done in past.get(spec.identity, ()) if done.key != cell.key]:
+            new = _flat(spec, cell.versions)
+            others = [_differences(_flat(done.spec, done.versions), new) for done in alike]
             found[cell.key] = "differs from a finished cell in " + ", ".join(min(others, key=len))
     return found
 
