@@ -369,7 +369,7 @@ def _tables(found: Verdict) -> Iterator[formats.Table]:
         place = [pair.target, pair.shared]
         values = [formats.interval(pair.first), formats.interval(pair.second)]
         test = _tested(pair.compared.difference, pair.compared.p, pair.holm)
-        test.append(_short(pair.wilcoxon))
+        test.append(formats.p_value(pair.wilcoxon))
         lines.append(
             [
                 *place,
@@ -401,11 +401,7 @@ def _tables(found: Verdict) -> Iterator[formats.Table]:
 
 
 def _tested(difference: Estimate, p: float, holm: float) -> list[str]:
-    return [formats.interval(difference, sign=True), _short(p), _short(holm)]
-
-
-def _short(p: float) -> str:
-    return formats.probability(p).removeprefix("p ").removeprefix("= ")
+    return [formats.interval(difference, sign=True), *map(formats.p_value, (p, holm))]
 
 
 def _flat(found: Verdict) -> Iterator[dict[str, Any]]:

@@ -44,9 +44,15 @@ def interval(estimate: Estimate | None, *, sign: bool = False) -> str:
 
 def probability(p: float) -> str:
     """`p = 0.012`, `p < 0.001`."""
+    text = p_value(p)
+    return f"p = {text}" if text[0].isdigit() else f"p {text}"
+
+
+def p_value(p: float) -> str:
+    """`0.012`, `< 0.001`: below a heading that says what it is."""
     if math.isnan(p):
-        return "p undefined"
-    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+        return "undefined"
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def terminal(tables: Sequence[Table], footer: str = "") -> str:

@@ -281,8 +281,7 @@ def table_of(analysis: Analysis) -> formats.Table:
             line.name if line.kind == "distance" else f"baseline: {line.name}"
         )  # fmt: skip
         told = "–" if math.isnan(found.spearman) else "no" if line.warning else "yes"
-        p = formats.probability(found.p).removeprefix("p ").removeprefix("= ")
-        cells = [name, SETS[line.pairs], str(found.n), _three(rho), p, told]
+        cells = [name, SETS[line.pairs], str(found.n), _three(rho), formats.p_value(found.p), told]
         rows.append([*cells, *map(_short, numbers)])
     notes = [verdict(analysis)]
     notes += [measure.about for measure in analysis.measures if measure.about]

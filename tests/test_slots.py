@@ -1,15 +1,18 @@
 """Slots of the local executor: what ends one of them is told, and nothing outlives the command."""
 
 import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmark import marks
+from benchmark import grid, marks
 from benchmark.engine import local
 from benchmark.errors import BenchError
 from benchmark.spec import Cell, DistanceSpec, PretrainSpec, Recipe, RunSpec, Runtime
@@ -20,6 +23,15 @@ EXPERT = [
     Cell.of(DistanceSpec(source=f"patterns:{name}", target="demo:skin", method="expert"))
     for name in ("near", "far")
 ]
+
+#: Holds the lock of a cell in a store until it is told to end, or nobody asks any more.
+HOLDS = """
+import fcntl, select, sys
+file = open(sys.argv[1] + "/locks", "ab")
+fcntl.lockf(file, fcntl.LOCK_EX, 1, int(sys.argv[2]))
+print("held", flush=True)
+select.select([sys.stdin], [], [], 60)
+"""
 
 
 def runtime_of(folder: Path) -> Runtime:
@@ -40,6 +52,33 @@ def test_a_listener_that_fails_ends_the_command_with_its_error(tmp_path: Path):
         local.run(EXPERT, runtime, listener=listen)
     kept = [cell for cell in EXPERT if Store(runtime.store).outcome("distance", cell.key)]
     assert kept == EXPERT[:1]  # what was finished stays, and no further one was begun
+
+
+def test_who_runs_a_cell_that_is_waited_for_is_said(tmp_path: Path, capsys):
+    """Another process holds the cell's lock; once it ends, the cell is run here."""
+    runtime, cell = runtime_of(tmp_path), EXPERT[0]
+    Store(runtime.store).begin(cell)  # as the other would, which is this process's child
+    place = Store(runtime.store).of(cell) / marks.NAME
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(runtime.store), str(int(cell.key, 16) >> 2)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdin and other.stdout and other.stdout.readline()
+    mark = {"pid": other.pid, "host": "node7", "since": 1_700_000_000.0, "born": ""}
+    place.write_text(json.dumps(mark))
+    progress, heard = grid.Progress(1), list[str]()
+
+    def listen(event: str, one: Cell, facts: dict) -> None:
+        heard.append(event)
+        progress.listen(event, one, facts)
+        if event == "waits":
+            other.communicate("end")
+
+    assert local.run([cell], runtime, listener=listen)
+    assert [one for one in heard if one != "ready"] == ["waits", "start", "done"]
+    said = capsys.readouterr().err
+    assert f"run by process {other.pid} on node7 since " in said
+    assert Store(runtime.store).outcome("distance", cell.key)
 
 
 def test_a_store_whose_workers_cannot_be_logged_is_told(tmp_path: Path):

@@ -598,6 +598,37 @@ def test_two_processes_make_one_database_and_call_nobody(tmp_path: Path):
 # --- a server that dies -----------------------------------------------------------------------
 
 
+@pytest.fixture
+def full_database() -> Iterator[None]:
+    """No database may grow by a page, as on a full disk."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def limit(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # it becomes as many as there are
+
+    event.listen(Engine, "connect", limit)
+    yield
+    event.remove(Engine, "connect", limit)
+
+
+def test_a_full_disk_is_one_warning_and_no_traceback(store: Store, full_database: None, capfd: Any):
+    outcomes = [run(store, source, folds=1) for source in GAINS]
+    kept = {path: path.read_bytes() for path in store.root.rglob("outcome.json")}
+    assert len(kept) == len(outcomes)
+    said: list[str] = []
+    with tracking.Mirror(store, say=said.append) as mirror:
+        mirror.begin()
+        for outcome in outcomes:
+            mirror.add(outcome)
+    (warning,) = (text for text in said if "Warning" in text)
+    assert "disk is full" in warning and "bench mlflow sync" in warning
+    assert "\n" not in warning
+    shown = "".join(capfd.readouterr())
+    assert "Traceback" not in shown and "sqlite3" not in shown
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
 class MlflowServer:
     """`mlflow server` on sqlite, which can be killed and started again."""
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from benchmark.errors import BenchError
+from benchmark.errors import FULL, BenchError
 from benchmark.store import Store
 
 if TYPE_CHECKING:
@@ -38,12 +38,13 @@ def client_of(uri: str) -> "MlflowClient":
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
     for name, value in {"TIMEOUT": "10", "MAX_RETRIES": "1"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # results alone go there
     from mlflow import MlflowClient
 
+    # Errors reach us as errors; MLflow writes the traceback of a full disk before it raises one.
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return MlflowClient(uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
@@ -56,6 +57,12 @@ def troubles() -> tuple[type[Exception], ...]:
     return (MlflowException, SQLAlchemyError, CommandError, OSError, ImportError)
 
 
+def of_all(error: Exception) -> bool:
+    """Whether no other cell could be written either: the database or its disk refuses."""
+    code = getattr(error, "error_code", "")
+    return code == "TEMPORARILY_UNAVAILABLE" or getattr(error, "errno", None) in FULL
+
+
 @contextmanager
 def reached(uri: str) -> Iterator[None]:
     """Trouble with MLflow, said in two plain sentences."""
@@ -64,7 +71,7 @@ def reached(uri: str) -> Iterator[None]:
     except troubles() as error:
         raise BenchError(
             f"MLflow at {address(uri)} could not be written: {gist(error, uri)}.",
-            "No result is lost: `bench mlflow sync` mirrors the store when it is back.",
+            "No result is lost: `bench mlflow sync` mirrors the store when that is mended.",
         ) from error
 
 
@@ -72,6 +79,8 @@ def gist(error: Exception, uri: str) -> str:
     """The first line of an error, without a password."""
     if "failed with exception" in str(error):
         return "it does not answer"
+    if "disk is full" in str(error) or getattr(error, "errno", None) in FULL:
+        return "the disk is full"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     text, login = lines[0].replace(uri, address(uri)), uri.partition("://")[2].rpartition("@")[0]
     for secret in (login, login.partition(":")[2]):

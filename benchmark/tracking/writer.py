@@ -11,7 +11,7 @@ from benchmark.spec import canonical
 from benchmark.store import Store
 from benchmark.tracking import entry as entries
 from benchmark.tracking.entry import Entry
-from benchmark.tracking.server import client_of, gist, own_uri, troubles
+from benchmark.tracking.server import client_of, gist, of_all, own_uri, troubles
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -82,6 +82,8 @@ class Writer:
             )
             self.touched.add(experiment)
         except troubles() as error:
+            if of_all(error):
+                raise
             self.client.search_experiments(max_results=1)  # raises where nobody answers
             self.refused.append(f"MLflow refused the cell {key}: {gist(error, self.uri)}.")
 
