@@ -157,6 +157,8 @@ def run(
         return 0
     for planned in made.of("skipped"):
         _note_skip(store, planned)
+    for planned in made.of("done"):
+        store.tidy(planned.cell)
     cells = [planned.cell for planned in made.of("to run")]
     store.record_grid([planned.cell for planned in made.cells], command)
     _say_summary(made)

@@ -186,6 +186,12 @@ class Store:
             (folder / "last.pt").unlink(missing_ok=True)
         (folder / "running.json").unlink(missing_ok=True)
 
+    def tidy(self, cell: Cell) -> None:
+        """Take away what a process that was killed while it finished a cell left beside it."""
+        folder = self.of(cell)
+        if (folder / "running.json").exists():  # the last to go
+            remove([folder / "last.pt", folder / "running.json"])
+
     def fail(self, cell: Cell, failure: Failure, **more: Any) -> Outcome:
         """Write down that a cell failed, and why."""
         outcome = Outcome(

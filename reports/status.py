@@ -1,7 +1,7 @@
 """What runs where, what failed and why, what is left and when it will be done."""
 
-import json
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from benchmark import marks
+from benchmark.errors import Damaged
+from benchmark.files import read_json
 from benchmark.index import Summary
 from benchmark.marks import Mark
 from benchmark.spec import UNFINISHED
@@ -146,9 +148,12 @@ def title(spec: Mapping[str, Any]) -> str:
 
 def _asked(store: Store, kind: str, key: str) -> str:
     try:
-        return title(json.loads((store.folder(kind, key) / "spec.json").read_text())["spec"])
-    except (OSError, ValueError, KeyError):
-        return f"{kind} {key}"
+        return title(read_json(store.folder(kind, key) / "spec.json")["spec"])
+    except Damaged as error:
+        warnings.warn(f"{error.what} What the cell was asked is not known.", stacklevel=2)
+    except (OSError, KeyError):
+        pass
+    return f"{kind} {key}"
 
 
 def _requests(grids: Sequence[Grid], now: float) -> Table:

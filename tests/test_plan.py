@@ -4,11 +4,12 @@ import json
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from benchmark import archs, expand, network, plan, protocol, registry
+from benchmark import archs, expand, grid, network, plan, protocol, registry
 from benchmark.errors import BenchError
 from benchmark.expand import DistanceRequest, Request
 from benchmark.options import failure_kinds
@@ -75,6 +76,23 @@ def test_three_seeds_move_nothing_of_each_other(runtime, request_tiny, name: str
 def test_weights_that_were_not_trained_here_have_one_seed(runtime, request_tiny):
     request = request_tiny(sources=("none", "imagenet"), folds=(0,), pretrain_seeds=(0, 1))
     assert [spec.pretrain_seed for spec in runs(plan.make(request, runtime))] == [0, 0]
+
+
+def test_the_next_run_takes_away_what_a_kill_left_beside_an_outcome(runtime, request_tiny):
+    store, names = Store(runtime.store), ("running.json", "last.pt")
+    done, failed = cells = plan.make(request_tiny(folds=(0, 1)), runtime).cells
+    finish(runtime, done)
+    store.fail(failed.cell, Failure(kind="oom", message="Out of memory."))
+    paths = [[store.of(planned.cell) / name for name in names] for planned in cells]
+    for path in (*paths[0], *paths[1]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    again = partial(grid.run, lambda: plan.make(request_tiny(folds=(0, 1)), runtime), runtime)
+    again(dry=True)
+    assert all(path.is_file() for path in paths[0]), "looking changes nothing"
+    again()
+    assert not any(path.exists() for path in paths[0])
+    assert all(path.is_file() for path in paths[1]), "with --retry it goes on from there"
 
 
 def test_a_distance_looks_with_the_weights_of_its_pretraining_seed(runtime):

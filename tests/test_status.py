@@ -180,6 +180,15 @@ def test_a_thousand_cells_take_no_second(store: Store):
     assert time.process_time() - began < 1
 
 
+@pytest.mark.parametrize("hurt", [lambda b: b.replace(b'"b"', b'"c"'), lambda b: b[:20]])
+def test_what_a_running_cell_was_asked_is_believed_only_whole(store: Store, hurt):
+    cell = run_of(0)
+    path = store.begin(cell) / "spec.json"
+    path.write_bytes(hurt(path.read_bytes()))
+    with pytest.warns(UserWarning, match="spec.json is damaged"):
+        assert status.standing(store, "run", cell.key, None).title == f"run {cell.key}"
+
+
 def test_a_damaged_mark_is_told(tmp_path: Path):
     (tmp_path / NAME).write_bytes(b'{"pid": 1\0\0')
     with pytest.warns(UserWarning, match="damaged"):
