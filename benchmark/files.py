@@ -54,14 +54,17 @@ def unsealed(text: bytes) -> bytes:
     return text
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote; raises Damaged where it is not that any more."""
+def read_json(path: Path, **own: str) -> dict[str, Any]:
+    """What `write_json` wrote; raises Damaged where it is not, or is another's by these fields."""
     try:
         found = json.loads(unsealed(path.read_bytes()))
     except ValueError as error:
         raise Damaged(f"{path} is damaged ({error}).") from error
     if not isinstance(found, dict):
         raise Damaged(f"{path} is damaged (it holds no object).")
+    for name, value in own.items():
+        if found.get(name) != value:
+            raise Damaged(f"{path} is damaged (its {name} is {found.get(name)}).")
     return found
 
 

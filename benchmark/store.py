@@ -257,7 +257,7 @@ class Store:
         found = []
         for path in (self.root / "grids").glob("*.json"):
             try:
-                facts = read_json(path)
+                facts = read_json(path, grid=path.stem)
                 facts["cells"] = [str(text) for text in facts["cells"]]
                 found.append((float(facts["began"]), str(facts["command"]), facts))
             except (Damaged, OSError, KeyError, TypeError, ValueError):
@@ -311,7 +311,7 @@ class Store:
                     yield folder, why, None
         for path in (self.root / "store.json", *sorted((self.root / "grids").glob("*.json"))):
             try:
-                read_json(path)
+                read_json(path, **({} if path.name == "store.json" else {"grid": path.stem}))
             except (Damaged, OSError) as error:
                 yield path, str(error), None
 

@@ -299,13 +299,13 @@ def _copy(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _saved(path: Path, model, optimizer, device: torch.device) -> dict[str, Any] | None:
-    """Go on from a checkpoint; one that is damaged, or of another network, is dropped."""
+    """Go on from a checkpoint; one that is damaged, or of another cell, is dropped."""
     if not path.exists():  # the usual case: nothing is copied for it
         return None
     first = _copy(model), copy.deepcopy(optimizer.state_dict())
     try:
         check, content = path.read_bytes().split(b"\n", 1)
-        if int(check, 16) != zlib.crc32(content):
+        if check != _check(path, content):
             raise ValueError("its checksum is not that of its content")
         saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         model.load_state_dict(saved["model"])
@@ -330,5 +330,10 @@ def _save(path: Path, model, optimizer, history, best, epoch: int) -> None:
     content = io.BytesIO()
     torch.save(state, content)  # in memory: its errors on a full disk are no OSError
     with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(f"{zlib.crc32(content.getbuffer()):08x}\n".encode())
+        file.write(_check(path, content.getbuffer()) + b"\n")
         file.write(content.getbuffer())
+
+
+def _check(path: Path, content: bytes | memoryview) -> bytes:
+    """A checksum of a checkpoint and of the cell whose it is."""
+    return b"%08x" % zlib.crc32(content, zlib.crc32(path.parent.name.encode()))

@@ -148,7 +148,7 @@ def title(spec: Mapping[str, Any]) -> str:
 
 def _asked(store: Store, kind: str, key: str) -> str:
     try:
-        return title(read_json(store.folder(kind, key) / "spec.json")["spec"])
+        return title(read_json(store.folder(kind, key) / "spec.json", key=key)["spec"])
     except Damaged as error:
         warnings.warn(f"{error.what} What the cell was asked is not known.", stacklevel=2)
     except (OSError, KeyError):

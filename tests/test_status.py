@@ -180,11 +180,17 @@ def test_a_thousand_cells_take_no_second(store: Store):
     assert time.process_time() - began < 1
 
 
-@pytest.mark.parametrize("hurt", [lambda b: b.replace(b'"b"', b'"c"'), lambda b: b[:20]])
-def test_what_a_running_cell_was_asked_is_believed_only_whole(store: Store, hurt):
+@pytest.mark.parametrize("how", ["changed", "cut", "of another cell"])
+def test_what_a_running_cell_was_asked_is_believed_only_whole(store: Store, how: str):
     cell = run_of(0)
     path = store.begin(cell) / "spec.json"
-    path.write_bytes(hurt(path.read_bytes()))
+    content = path.read_bytes()
+    if how == "changed":
+        path.write_bytes(content.replace(b'"b"', b'"c"'))
+    elif how == "cut":
+        path.write_bytes(content[:20])
+    else:
+        path.write_bytes((store.begin(run_of(1)) / "spec.json").read_bytes())
     with pytest.warns(UserWarning, match="spec.json is damaged"):
         assert status.standing(store, "run", cell.key, None).title == f"run {cell.key}"
 

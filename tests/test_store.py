@@ -245,6 +245,18 @@ def test_an_outcome_in_another_cells_folder_is_refused(tmp_path: Path):
         assert store.outcome("run", one.key) is None
 
 
+def test_a_request_under_anothers_name_is_told(tmp_path: Path):
+    store = Store(tmp_path)
+    store.prepare()
+    names = [store.record_grid([a_cell(fold)], f"bench run --fold {fold}") for fold in (0, 1)]
+    one, other = (tmp_path / "grids" / f"{name}.json" for name in names)
+    one.write_bytes(other.read_bytes())
+    with pytest.warns(UserWarning, match="not shown"):
+        assert [facts["grid"] for facts in store.grids()] == [names[1]]
+    ((path, why, _),) = store.verify()
+    assert path == one and f"its grid is {names[1]}" in why
+
+
 def test_damaged_notes_of_the_store_cost_a_note(tmp_path: Path):
     store = Store(tmp_path)
     store.prepare()

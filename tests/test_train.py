@@ -1,7 +1,6 @@
 """The loop resumes to the same numbers, selects as its recipe says, and refuses nonsense."""
 
 import io
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +163,17 @@ def test_no_batch_of_one_beside_others(n: int, size: int):
     assert len(cuts) == 1 or all(b - a > 1 for a, b in cuts)
 
 
+def test_the_checkpoint_of_another_cell_is_not_gone_on_from(problem, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 0.0)
+    theirs, mine = tmp_path / "theirs" / "last.pt", tmp_path / "mine" / "last.pt"
+    fit(problem, checkpoint=theirs)
+    assert fit(problem, checkpoint=theirs)[1].resumed > 0
+    mine.parent.mkdir()
+    mine.write_bytes(theirs.read_bytes())
+    with pytest.warns(UserWarning, match="checkpoint was not used"):
+        assert fit(problem, checkpoint=mine)[1].resumed == 0
+
+
 class Payload:
     """What a pickle of objects could do to whoever reads it."""
 
@@ -179,7 +189,7 @@ def test_no_pickle_of_objects_is_ever_run(problem, tmp_path: Path, reader: str):
     path, struck, content = tmp_path / "last.pt", tmp_path / "struck", io.BytesIO()
     torch.save({"epoch": 1, "model": Payload(struck)}, content)
     if reader == "checkpoint":
-        path.write_bytes(f"{zlib.crc32(content.getbuffer()):08x}\n".encode() + content.getvalue())
+        path.write_bytes(train._check(path, content.getvalue()) + b"\n" + content.getvalue())
         with pytest.warns(UserWarning, match="checkpoint was not used: UnpicklingError"):
             fit(problem, checkpoint=path)
     else:
