@@ -5,6 +5,7 @@ import io
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import traceback
@@ -234,6 +235,33 @@ def test_a_reader_that_leaves_early_is_no_failure(tmp_path: Path, monkeypatch):
     assert end.value.code == 0
     outcomes = [json.loads(path.read_text()) for path in tmp_path.rglob("outcome.json")]
     assert [outcome["status"] for outcome in outcomes] == ["ok"]
+
+
+class Ending(io.StringIO):
+    """Where a word written makes someone end the command: a scheduler, a closed terminal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        signal.raise_signal(self.number)
+        return super().write(text)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("held", [False, True])  # as `nohup` does
+def test_whoever_ends_a_command_ends_it_as_ctrl_c_does(monkeypatch, name: str, held: bool):
+    number = getattr(signal, name)
+    usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    before = signal.signal(number, signal.SIG_IGN if held else usual)
+    monkeypatch.setattr(sys, "argv", ["bench", "version"])
+    try:
+        with contextlib.redirect_stdout(Ending(number)), pytest.raises(SystemExit) as end:
+            cli.main()
+    finally:
+        signal.signal(number, before)
+    assert end.value.code == (0 if held else 130)
 
 
 def test_cells_without_an_outcome_are_not_counted_as_done(runtime, request_tiny, capsys):

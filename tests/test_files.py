@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,12 @@ def test_an_object_written_before_checksums_is_read(tmp_path: Path):
     assert files.read_json(tmp_path / "old.json") == {"a": 1}
 
 
-def test_what_a_dead_writer_left_goes_and_a_living_ones_stays(tmp_path: Path):
+@pytest.mark.parametrize("ahead", [0.0, 3600.0])
+def test_what_a_dead_writer_left_goes_and_a_living_ones_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: float
+):
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + ahead)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = files._host()

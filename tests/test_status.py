@@ -142,6 +142,16 @@ def test_a_cause_is_shown_once_and_with_the_latest_command(store: Store):
     assert cause.command == "bench run new"  # a plain run tries those again
 
 
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_a_clock_that_is_set_makes_no_living_run_look_dead(
+    store: Store, monkeypatch: pytest.MonkeyPatch, ahead: float
+):
+    store.begin(cell := run_of(0))
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + ahead)
+    assert status.standing(store, "run", cell.key, None).state == "running"
+
+
 def test_a_cell_tried_again_is_running(store: Store):
     cell = run_of(0)
     store.fail(cell, Failure(kind="oom", message="Out of memory."))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmark import files
 from benchmark.errors import BenchError, Damaged
 from benchmark.files import build_folder, cached_folder, replacing
 from benchmark.spec import Cell, Failure, Outcome, RunSpec
@@ -269,6 +270,20 @@ def test_damaged_notes_of_the_store_cost_a_note(tmp_path: Path):
     next((tmp_path / "grids").iterdir()).write_bytes(b"\0\0")
     with pytest.warns(UserWarning, match="not shown"):
         assert len(store.grids()) == 1
+
+
+def test_a_store_is_swept_of_what_killed_writers_left(tmp_path: Path):
+    store = Store(tmp_path)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    marks = [f"x.json.tmp-{files._host()}-{pid}-01234567" for pid in (dead.pid, os.getpid())]
+    places = [store.root / part / marks[0] for part in ("", "prepared", "grids", "runs")]
+    living = store.root / "grids" / marks[1]
+    for path in (*places, living):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    store.sweep()
+    assert [path for path in (*places, living) if path.exists()] == [living]
 
 
 def test_a_store_in_use_is_not_cleaned(tmp_path: Path):
