@@ -312,15 +312,18 @@ def _tables(runs: Sequence[Run]) -> tuple[dict[str, Estimate], list[dict[str, Es
 
 
 def _over_folds(runs: Sequence[Run]) -> dict[str, float]:
-    folds = sorted({run.spec.fold for run in runs})
-    names = [n for n in runs[0].outcome.metrics if len(folds) > 1] if runs else []
-
-    def mean(name: str, fold: int) -> float:
-        values = [r.outcome.metrics[name].value for r in runs
-                  if r.spec.fold == fold and name in r.outcome.metrics]  # fmt: skip
-        return sum(values) / len(values) if values else np.nan
-
-    return {name: float(np.std([mean(name, k) for k in folds], ddof=1)) for name in names}
+    """How the means over seeds differ from fold to fold; no number where one is missing."""
+    folds: dict[int, list[Mapping[str, Estimate]]] = {}
+    for run in runs:
+        folds.setdefault(run.spec.fold, []).append(run.outcome.metrics)
+    means: dict[str, list[float]] = {}
+    for name in runs[0].outcome.metrics if len(folds) > 1 else ():
+        values = [[table[name].value for table in part if name in table] for part in folds.values()]
+        means[name] = [sum(part) / len(part) if part else np.nan for part in values]
+    if not means:
+        return {}
+    spread = np.std(list(means.values()), axis=1, ddof=1).tolist()
+    return dict(zip(means, spread, strict=True))
 
 
 def _over_classes(runs: Sequence[Run]) -> dict[str, float]:

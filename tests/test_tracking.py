@@ -298,6 +298,28 @@ def test_a_run_left_half_written_and_a_doubled_one_become_one(store: Store):
     assert len(runs(store, "run")) == 1
 
 
+@pytest.mark.parametrize(
+    "call", ["log_batch", "log_inputs", "log_text", "set_terminated", "set_tag"]
+)
+def test_a_sync_that_ends_between_two_calls_is_made_up_for(store: Store, call: str):
+    history = [{"epoch": i, "loss": 1 / i} for i in range(1, 1201)]  # more than a request may hold
+    run(store, folds=1, history=history)
+    with (
+        mock.patch(f"mlflow.MlflowClient.{call}", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        tracking.sync(store)
+    (half,) = runs(store, "run")
+    assert "bench.complete" not in half.data.tags
+    assert tracking.sync(store).written == 1
+    (whole,) = runs(store, "run")
+    assert (whole.info.status, whole.data.metrics["auroc"]) == ("FINISHED", 0.76)
+    losses = client(store).get_metric_history(whole.info.run_id, "epoch/loss")
+    assert sorted(m.step for m in losses) == list(range(1, 1201))
+    assert {"confusion.svg", "roc.svg"} < files(store, whole.info.run_id)
+    assert tracking.sync(store) == (0, 1, ())
+
+
 def test_a_cell_stands_under_the_largest_grid_that_asked_for_it(store: Store):
     some = [run(store, fold=fold) for fold in (0, 1)]
     grid(store, some[:1], "bench run --fold 0")

@@ -23,7 +23,6 @@ KEY, GRID, CORRELATION = "bench.key", "bench.grid", "bench.correlation"
 COMPLETE, PARENT = "bench.complete", "mlflow.parentRunId"
 MADE_FROM, POOLED_FROM = "bench.correlated", "bench.pooled"  # tags of experiments
 LONGEST = 5000  # characters of a tag or a param
-BATCH = 800  # metrics in a request: MLflow takes 1,000 entries, 100 params and 100 tags of them
 WAIT = 60.0  # seconds for another process that writes
 
 
@@ -229,15 +228,8 @@ class Writer:
         metrics = [Metric(n, v, entry.ended, s) for n, v, s in entry.metrics if math.isfinite(v)]
         params = [Param(name, text[:LONGEST]) for name, text in entry.params.items()]
         tags = [RunTag(name, text[:LONGEST]) for name, text in entry.tags.items()]
-        for at in range(0, max(len(metrics), 8 * len(params), 1), BATCH):
-            first = at // 8
-            client.log_batch(
-                run_id,
-                metrics=metrics[at : at + BATCH],
-                params=params[first : first + 100],
-                tags=() if at or tagged else tags,
-                synchronous=True,
-            )
+        told = [] if tagged else tags
+        client.log_batch(run_id, metrics=metrics, params=params, tags=told, synchronous=True)
         if entry.data:
             inputs = [
                 DatasetInput(
