@@ -8,6 +8,7 @@ import hashlib
 import re
 import shutil
 import uuid
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,7 @@ def added(store: Store, source: str, arch: str) -> str:
     name, _, wanted = source.partition("@")
     if not wanted:
         path = _current(store, name, arch)
-        return read_json(path)["sha256"] if path.is_file() else ""
+        return read_json(path, source=name, arch=arch)["sha256"] if path.is_file() else ""
     known = {c["sha256"] for c in cards(store) if (c["source"], c["arch"]) == (name, arch)}
     found = [digest for digest in known if digest.startswith(wanted)]
     if len(found) != 1:
@@ -188,12 +189,14 @@ def probe(store: Store, name: str, arch: str) -> str:
 
 
 def cards(store: Store) -> list[dict[str, Any]]:
-    """The card of every file of weights, with its key."""
+    """The card of every file of weights, with its key; one that is damaged is told."""
     found = []
-    for key in store.keys("pretrain"):
-        path = store.folder("pretrain", key) / CARD
-        if path.is_file():
-            found.append({"key": key, **read_json(path)})
+    for outcome in store.outcomes("pretrain"):
+        try:
+            if outcome.status == "ok":
+                found.append({"key": outcome.key, **read_json(store.kept(outcome, CARD))})
+        except Damaged as error:
+            warnings.warn(str(error), stacklevel=2)
     return found
 
 

@@ -180,6 +180,26 @@ def test_two_trainings_of_one_pretraining_do_not_take_each_others_place(runtime,
     assert weights.import_(Store(tmp_path / "b"), tmp_path / "out-b") == keys[0]
 
 
+@pytest.mark.parametrize("how", ["remove", "swap"])
+def test_a_card_that_is_not_its_own_is_told_and_hides_no_other(runtime, file, how: str):
+    store = Store(runtime.store)
+    add(runtime, file(1)), add(runtime, file(2))
+    one, other = (store.folder("pretrain", key) / weights.CARD for key in store.keys("pretrain"))
+    one.unlink() if how == "remove" else one.write_bytes(other.read_bytes())
+    with pytest.warns(UserWarning, match=r"card.json of the pretrain .* is gone or damaged"):
+        assert [card["key"] for card in weights.cards(store)] == [other.parent.name]
+
+
+def test_what_a_name_stands_for_is_believed_for_that_name_alone(runtime, file):
+    store = Store(runtime.store)
+    add(runtime, file(1))
+    weights.add(store, "weights:other", "test_resnet", file(2))
+    one, other = (store.root / "weights" / "current").glob("*.json")
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(Damaged):
+        [weights.added(store, f"weights:{name}", "test_resnet") for name in ("mine", "other")]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_not_finite_are_refused(runtime, file, value: float):
     with pytest.raises(BenchError, match="not finite"):
