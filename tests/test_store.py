@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import files
+from benchmark import data, files
 from benchmark.errors import BenchError, Damaged
-from benchmark.files import build_folder, cached_folder, replacing
-from benchmark.spec import Cell, Failure, Outcome, RunSpec
+from benchmark.files import build_folder, replacing
+from benchmark.spec import Cell, Failure, Outcome, RunSpec, Runtime
 from benchmark.stats import Estimate
 from benchmark.store import Store
 
@@ -297,23 +297,25 @@ def test_a_store_in_use_is_not_cleaned(tmp_path: Path):
         assert free
 
 
-def test_decoded_sets_are_their_owners_unless_the_store_is_shared(tmp_path: Path):
-    def build(folder: Path) -> None:
-        (folder / "table.csv").write_text("name\n")
+def test_decoded_sets_are_their_owners_unless_the_store_is_shared(runtime: Runtime):
+    def prepared(size: int) -> Path:
+        data.prepare("tiny", size, runtime)
+        (folder,) = runtime.store.glob(f"prepared/tiny-{size}x{size}-*")
+        return folder
 
     def mode(path: Path) -> int:
         return path.stat().st_mode & 0o777
 
-    store, before = Store(tmp_path / "store"), os.umask(0o022)
+    store, before = Store(runtime.store), os.umask(0o022)
     try:
         store.prepare()
-        alone = cached_folder(store.root / "prepared" / "a", build, private=not store.shared)
+        alone = prepared(4)
         assert mode(alone) == 0o700
         store.share(True)
         assert mode(alone) & 0o070 == 0o070
         assert mode(alone / "table.csv") & 0o060 == 0o060
         store.prepare()  # as each process of a run does
-        ours = cached_folder(store.root / "prepared" / "b", build, private=not store.shared)
+        ours = prepared(5)
         assert mode(ours) == 0o775
         assert mode(ours / "table.csv") == 0o664
         store.share(False)
