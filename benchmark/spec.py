@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -331,13 +332,20 @@ def key_of(spec: PretrainSpec | RunSpec | DistanceSpec, versions: dict[str, str]
 
 
 def _without_neutral(value: Frozen, dumped: dict[str, Any]) -> dict[str, Any]:
-    for name, field in type(value).model_fields.items():
-        item = getattr(value, name)
+    for name, default in _neutral(type(value)).items():
+        if getattr(value, name) == default:
+            del dumped[name]
+    for name, item in value:
         if isinstance(item, Frozen):
             _without_neutral(item, dumped[name])
-        elif NEUTRAL in field.metadata and item == field.default:
-            del dumped[name]
     return dumped
+
+
+@cache
+def _neutral(kind: type[Frozen]) -> dict[str, Any]:
+    """The fields that say nothing where they have their default, with it."""
+    fields = kind.model_fields.items()
+    return {name: field.default for name, field in fields if NEUTRAL in field.metadata}
 
 
 def seed_of(*parts: object) -> int:
