@@ -1,6 +1,5 @@
 """The mark in the folder of a running cell: which process runs it, where, and how far it is."""
 
-import json
 import os
 import socket
 import sys
@@ -9,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.errors import BenchError
-from benchmark.files import write
+from benchmark.errors import BenchError, Damaged
+from benchmark.files import read_json, write_json
 from benchmark.store import born
 
 NAME = "running.json"
@@ -29,12 +28,12 @@ class Mark(NamedTuple):
 def read(folder: Path) -> Mark | None:
     """The mark in a cell's folder, if a process runs it or died while it did."""
     try:
-        raw = json.loads((folder / NAME).read_text())
+        raw = read_json(folder / NAME)
         who = raw.pop("pid"), raw.pop("host"), raw.pop("since")
         return Mark(*who, born=raw.pop("born", ""), facts=raw)
     except OSError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (Damaged, KeyError, TypeError):
         warnings.warn(f"{folder / NAME} is damaged: who runs the cell is not known.", stacklevel=2)
         return None
 
@@ -54,7 +53,7 @@ def tell(folder: Path, facts: dict[str, Any]) -> None:
         told = {**mark._asdict(), **facts}
         del told["facts"]
         with suppress(BenchError):
-            write(folder / NAME, json.dumps(told), durable=False)
+            write_json(folder / NAME, told, durable=False)
 
 
 def alive(mark: Mark) -> bool | None:

@@ -171,7 +171,7 @@ class Store:
         write_json(folder / "spec.json", spec)
         mark = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         mark["born"] = born(os.getpid())
-        write(folder / "running.json", json.dumps(mark), durable=False)
+        write_json(folder / "running.json", mark, durable=False)
         return folder
 
     def finish(self, cell: Cell, outcome: Outcome) -> None:

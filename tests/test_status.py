@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import BenchError
-from benchmark.marks import NAME, read
+from benchmark.marks import NAME, read, tell
 from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, Recipe, RunSpec
 from benchmark.store import Store
 from reports import status
@@ -209,3 +209,14 @@ def test_a_damaged_mark_is_told(tmp_path: Path):
     (tmp_path / NAME).write_bytes(b'{"pid": 1\0\0')
     with pytest.warns(UserWarning, match="damaged"):
         assert read(tmp_path) is None
+
+
+def test_a_mark_in_which_a_digit_was_changed_is_told(store: Store):
+    folder = store.begin(run_of(0))
+    tell(folder, {"epoch": 3})
+    before = (folder / NAME).read_bytes()
+    after = before.replace(b'"epoch": 3', b'"epoch": 7')
+    assert after != before
+    (folder / NAME).write_bytes(after)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert read(folder) is None
