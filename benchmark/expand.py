@@ -87,6 +87,11 @@ class DistanceRequest:
 
 def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple[Cell, Why]]:
     """Each cell with the reason to skip it, or an empty one; its pretraining comes before it."""
+    if "tuned" in request.modes and not runtime.keep:
+        raise BenchError(
+            "Mode tuned starts from networks that were fine-tuned and kept.",
+            "Leave --no-keep out, or --mode tuned.",
+        )
     for arch in request.archs:
         archs.known(arch)
     for target in request.targets:

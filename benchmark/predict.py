@@ -178,13 +178,7 @@ def predict(
 
 def state(store: Store, outcome: Outcome) -> dict[str, torch.Tensor]:
     """The tensors that a finished run kept: of its head, or of the whole network it trained."""
-    folder = store.folder("run", outcome.key)
-    if weights.FILE not in outcome.files and not (folder / weights.FILE).is_file():
-        raise BenchError(
-            f"The run {outcome.key} did not keep its network.",
-            f"Delete {folder} and run it again, without --no-keep.",
-        )
-    return weights.read(store.kept(outcome, weights.FILE))
+    return weights.load(store, outcome.key, kind="run")
 
 
 def record_map(store: Store, outcome: Outcome) -> tuple[Encoder, dict[str, list[float]]]:

@@ -61,11 +61,16 @@ def save(folder: Path, state: "dict[str, torch.Tensor]", card: dict[str, Any]) -
 def load(store: Store, key: str, *, kind: str = "pretrain") -> "dict[str, torch.Tensor]":
     """The tensors of a pretraining, or of a run that kept its network."""
     path = store.folder(kind, key) / FILE
-    if not path.is_file():
+    outcome = store.outcome(kind, key)
+    if kind == "run" and not path.is_file() and (outcome is None or FILE not in outcome.files):
+        raise BenchError(
+            f"The run {key} did not keep its network.",
+            f"Delete {path.parent} and run it again, without --no-keep.",
+        )
+    if kind == "pretrain" and not path.is_file():
         raise BenchError(
             f"The weights {key} are not in the store.", "Run `bench run` to make them."
         )
-    outcome = store.outcome(kind, key)
     return read(path if outcome is None else store.kept(outcome, FILE))
 
 

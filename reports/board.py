@@ -193,7 +193,7 @@ def _place(row: Row, higher: bool) -> tuple:
     value = row.headline.value if row.headline else np.nan
     known = not np.isnan(value)
     worth = (-value if higher else value) if known else 0
-    return row.rank is None, row.rank or 0, not known, worth, row.name
+    return row.rank is None, row.rank or 0, not known, worth, row.name, row.network
 
 
 def _length(row: Row) -> int:

@@ -171,6 +171,13 @@ def test_a_pretraining_that_was_set_aside_is_made_again_though_no_cell_waits(run
     assert [p.cell.spec.kind for p in plan.make(request, runtime).of("to run")] == ["pretrain"]
 
 
+def test_tuned_heads_need_the_networks_that_a_run_would_not_keep(runtime, request_tiny):
+    with pytest.raises(BenchError, match="Mode tuned"):
+        plan.make(
+            request_tiny(modes=("finetune", "tuned")), runtime.model_copy(update={"keep": False})
+        )
+
+
 def test_why_a_cell_runs_again_is_said(runtime, request_tiny):
     for planned in plan.make(request_tiny(), runtime).cells:
         finish(runtime, planned)
