@@ -39,7 +39,8 @@ def _each(option: str, names: tuple[str, ...]) -> str:
 MADE = (
     f"{RUN} --mode frozen {BOTH} --source none {SOURCES} --fusion none --fusion concat",
     f"{RUN} --mode frozen --target demo:skin --source patterns:near --seed 1 --fusion none",
-    f"{RUN} --mode frozen --target demo:skin --source patterns:near --fold 0 {_each('fusion', ARMS)}",
+    f"{RUN} --mode frozen --target demo:skin --source patterns:near --fold 0 "
+    f"{_each('fusion', ARMS)}",
     f"{RUN} --mode finetune --target demo:skin --source none --source patterns:near --fold 0 "
     f"{_each('fusion', ARMS)}",
     f"{RUN} --mode finetune {BOTH} --source none",

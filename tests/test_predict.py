@@ -159,6 +159,6 @@ def test_what_cannot_be_predicted_is_said(runtime: Runtime, request_tiny: Any, t
     (tmp_path / "empty" / "bad.png").write_text("no image")
     with pytest.raises(BenchError, match=r"bad\.png"):
         predict.predict(trained, tmp_path / "empty")
-    (store.folder("run", trained.outcome.key) / "weights.safetensors").unlink()
+    bare = runtime.model_copy(update={"keep": False})
     with pytest.raises(BenchError, match="did not keep its network"):
-        predict.load(store, trained.outcome.model_copy(update={"files": {}}), runtime)
+        finished(bare, request_tiny, fusions=("none",), seeds=(1,))
