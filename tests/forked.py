@@ -71,7 +71,7 @@ COMMANDS = {
 READERS = {"leaderboard": 1.0, "status": 1.0, "predict": 1.0, "weights": 0.5, "export": 0.5,
            "transfer": 0.3, "compare": 0.2, "sync": 0.2, "report": 0.15}  # fmt: skip
 #: What is left out of the small share of it all that runs among the other tests.
-SLOW = ("sync", "report", "compare", "transfer", "decode", "worker")
+SLOW = ("distance", "sync", "report", "compare", "transfer", "decode", "worker")
 #: What its commands import.
 HEAVY = ("benchmark.cell", "benchmark.fold", "benchmark.features", "benchmark.pretrain",
          "benchmark.distance", "benchmark.plan", "benchmark.bundle", "benchmark.predict",
@@ -151,8 +151,8 @@ def wait(pid: int, seconds: float) -> int | None:
 class Bench:
     """Commands on one store, and what was wrong with them."""
 
-    def __init__(self, root: Path, store: str = "store") -> None:
-        self.root, self.store = root, root / store
+    def __init__(self, root: Path, makers: tuple[str, ...]) -> None:
+        self.root, self.store, self.makers = root, root / "store", makers
         self.logs = root / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.troubles: list[tuple[str, str]] = []
@@ -237,7 +237,7 @@ class Bench:
 
     def again(self, whole: dict[str, str], lost: str = "lost", changed: str = "changed") -> None:
         """The same commands bring everything back."""
-        codes = [self.run(name).code for name in ("run", "distance")]
+        codes = [self.run(name).code for name in self.makers]
         if any(codes) and self.hold(whole, lost, changed):
             self.note(lost, f"the same commands end with {codes}: {self.said}")
         elif not any(codes):
@@ -253,7 +253,8 @@ class Whole:
         self.tree = root / "whole"
         self.files: dict[tuple[str, str], list[Path]] = {}
         self.expected: dict[tuple[str, str], Ended] = {}
-        self.bench = Bench(self.tree)
+        self.makers = ("run",) if light else ("run", "distance")
+        self.bench = Bench(self.tree, self.makers)
         shutil.copy(TINY, self.tree / "tiny.py")
         other = TINY.read_text().replace("default_rng(7)", "default_rng(8)")
         (self.tree / "other.py").write_text(other)
@@ -268,7 +269,7 @@ class Whole:
         if not self.light:
             self._first("decode", "sync")
             (store / "mlflow.db").rename(self.tree / "empty.db")  # a filled one names its place
-        self._first("run", "distance", "export")
+        self._first(*self.makers, "export")
         self.whole = bench.numbers()
         self.size = sum(p.stat().st_size for p in store.rglob("*") if p.is_file())
         (self.tree / "out.zip").rename(self.tree / "whole.zip")
@@ -277,7 +278,7 @@ class Whole:
         self.imported = bench.numbers()
         if not self.light:  # once more, timed without imports
             shutil.rmtree(store)
-            self._first("run", "distance", "decode", "sync")
+            self._first(*self.makers, "decode", "sync")
         shutil.rmtree(store)
         (self.tree / "made").rename(store)
         self._half()
@@ -353,4 +354,4 @@ class Whole:
             (os.link if source.endswith(LINKED) else shutil.copy2)(source, to)
 
         shutil.copytree(self.root / of, self.root / name, copy_function=take)
-        return Bench(self.root / name)
+        return Bench(self.root / name, self.makers)
