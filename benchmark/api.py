@@ -6,25 +6,28 @@ imports torch, so that planning can read every card.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from benchmark import archs, dicom, ecg, images, leaks, synthetic
-from benchmark.contents import digests, plain_file
-from benchmark.download import File, locate
+from benchmark import ecg, images, synthetic
+from benchmark.data import dicom, leaks
+from benchmark.data.contents import digests, plain_file
+from benchmark.data.download import File, locate
+from benchmark.data.leaks import Look
+from benchmark.data.matching import check_pairs
 from benchmark.errors import BenchError, DataMissing, private
-from benchmark.leaks import Look
 from benchmark.metadata import FORBIDDEN, WARN, is_missing, kind_of
 from benchmark.spec import Augment, Input, Recipe, Scalar, Size
+from benchmark.train import archs
 
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.network import Backbone
+    from benchmark.train.network import Backbone
 
 __all__ = [
     "FORBIDDEN",
@@ -354,7 +357,7 @@ class Fusion(Component):
         options: Mapping[str, Scalar],
     ) -> "torch.nn.Module":
         """A module (pooled (N, channels), record (N, record)) -> logits (N, classes)."""
-        from benchmark.network import Head
+        from benchmark.train.network import Head
 
         if self.needs == "blocks":
             raise BenchError(f"{self.card.title} has no head on features.", "Use mode finetune.")
@@ -371,7 +374,7 @@ class Fusion(Component):
         options: Mapping[str, Scalar],
     ) -> "torch.nn.Module":
         """A module (images (N, 3, H, W), record (N, record)) -> logits (N, classes)."""
-        from benchmark.network import Classifier, Head
+        from benchmark.train.network import Classifier, Head
 
         if self.needs == "blocks" or (self.needs == "maps" and not backbone.maps_commute):
             inside = backbone.last_norm() if self.needs == "blocks" else ""
@@ -386,7 +389,7 @@ class Fusion(Component):
         self, module: "torch.nn.Module", options: Mapping[str, Scalar]
     ) -> "torch.nn.Module":
         """The module, its records replaced by zeros in training as `modality_dropout` asks."""
-        from benchmark.network import forget_records
+        from benchmark.train.network import forget_records
 
         return forget_records(module, float(self.option(options, "modality_dropout") or 0.0))
 
@@ -475,19 +478,3 @@ def _text(path: Path) -> str:
 def column_types(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """How each column of a table is read: numeric, date, boolean or categorical."""
     return {name: kind_of(row[name] for row in rows) for name in rows[0]}
-
-
-def check_pairs(rows: Iterable[str], files: Iterable[str], table: str) -> None:
-    """Refuse a table with rows that have no image, or images that it has no row for."""
-    named, there = dict.fromkeys(rows), dict.fromkeys(files)
-    for kind, lost in (
-        ("rows without an image", [name for name in named if name not in there]),
-        ("images without a row", [name for name in there if name not in named]),
-    ):
-        if lost:
-            raise BenchError(
-                f"{table} does not fit its images: {len(lost)} {kind} "
-                f"({', '.join(map(private, lost[:3]))}{', …' if len(lost) > 3 else ''}) "
-                f"of {len(named)} rows and {len(there)} images.",
-                "Complete the set, or take them out.",
-            )

@@ -10,8 +10,8 @@ import numpy as np
 
 from benchmark import registry
 from benchmark.api import Component, Fusion, Source, Target
-from benchmark.download import find_root
-from benchmark.errors import BenchError, DataMissing
+from benchmark.data.download import find_root
+from benchmark.errors import BenchError, DataMissing, did_you_mean
 from benchmark.spec import Recipe, Runtime, Split
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _kind_of(name: str, path: Path | None) -> str:
             if name.partition(":")[0] in (*registry.names(kind), *registry.plugins(kind)):
                 return kind
         known = [n for kind in registry.PACKAGES for n in registry.names(kind)]
-        raise BenchError(f"No component named '{name}'.", registry.did_you_mean(name, known))
+        raise BenchError(f"No component named '{name}'.", did_you_mean(name, known))
     found = registry.load("source", name, path=path)
     kinds: tuple[tuple[type[Component], str], ...] = (
         (Target, "target"),
@@ -175,7 +175,7 @@ def _card(component: Component) -> None:
 
 def _check_source(name: str, component: Source, path: Path | None) -> Iterator[str]:
     """A miniature is written, read, split and trained on for one step, twice alike."""
-    from benchmark import data, split
+    from benchmark.data import prepare, split
 
     if component.card.given:
         yield "its weights are made by others: there are no images to check"
@@ -191,9 +191,9 @@ def _check_source(name: str, component: Source, path: Path | None) -> Iterator[s
             component = registry.load("source", f"folder:{place.name}", given=_own(place))
             name = f"folder:{place.name}"
             runtime = runtime.model_copy(update={"inputs": {name: component.given}})
-        prepared = data.prepare(name, 32, runtime)
+        prepared = prepare.prepare(name, 32, runtime)
         yield f"{len(prepared.labels)} records of {len(prepared.classes)} classes are read"
-        again = data.prepare(name, 32, runtime.model_copy(update={"store": root / "other"}))
+        again = prepare.prepare(name, 32, runtime.model_copy(update={"store": root / "other"}))
         if again.digest != prepared.digest or not np.array_equal(again.images, prepared.images):
             raise BenchError("Reading the set twice gives two results.", "Seed what is random.")
         yield "reading it twice gives the same"
@@ -216,7 +216,7 @@ def _own(place: Path) -> Any:
 def _one_step(prepared, rows: np.ndarray) -> float:
     import torch
 
-    from benchmark import network, train
+    from benchmark.train import loop, network
 
     torch.manual_seed(0)
     backbone = network.build("resnet18", seed=0)
@@ -224,15 +224,15 @@ def _one_step(prepared, rows: np.ndarray) -> float:
     model = arm.network(backbone, 0, len(prepared.classes), dropout=0.0, options={})
     recipe = Recipe(size=32, epochs=1, batch=len(rows), precision="float32", select="last")
     device = torch.device("cpu")
-    inputs = train.Pixels(
-        images=train.on_device(prepared.images, device),
+    inputs = loop.Pixels(
+        images=loop.on_device(prepared.images, device),
         record=None,
         recipe=recipe,
         mean=backbone.mean,
         std=backbone.std,
         device=device,
     )
-    fit = train.fit(
+    fit = loop.fit(
         model,
         inputs,
         torch.as_tensor(prepared.labels),

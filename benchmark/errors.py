@@ -1,5 +1,6 @@
 """Errors a user can mend: one sentence what is wrong, one sentence what to do."""
 
+import difflib
 import errno
 import re
 from pathlib import Path
@@ -95,3 +96,9 @@ def cannot_write(path: Path, error: OSError) -> BenchError:
 
 class Interrupted(Exception):
     """The user or the cluster asked the running cell to stop."""
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """The nearest of the known names, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."

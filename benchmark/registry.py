@@ -1,7 +1,6 @@
 """Finds components by the names of their files; lists them without importing any."""
 
 import ast
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -10,7 +9,7 @@ from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, did_you_mean
 
 if TYPE_CHECKING:
     from benchmark.api import Component
@@ -59,12 +58,6 @@ def version(kind: str, name: str, *, path: Path | None = None, given: "Input | N
     component = load(kind, name, given=given)
     fingerprint = getattr(component, "fingerprint", None)
     return fingerprint() if given is not None and fingerprint else str(component.card.version)
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """The nearest of the known names, or all of them."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}."
 
 
 def module_file(kind: str, name: str) -> Path | None:

@@ -19,6 +19,8 @@ from benchmark.errors import BenchError, public
 from benchmark.stats import Estimate
 
 SCHEMA_VERSION = 1
+#: Raised when the training or test code gives other numbers for the same spec.
+CORE_VERSION = "2"
 
 #: Marks a field that says nothing where it has its default: it is then left out of the key, so that
 #: a field that comes later changes no key that is there.
@@ -352,3 +354,13 @@ def seed_of(*parts: object) -> int:
     """A 63-bit seed made from names, the same in every process and on every machine."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+RANDOM = "random features"
+
+
+def origin(source: str, mode: str) -> str:
+    """Scratch is a network trained on the target; features that nobody trained are random."""
+    if source != "none":
+        return source
+    return "scratch" if mode == "finetune" else RANDOM

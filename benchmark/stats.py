@@ -1,5 +1,6 @@
 """Intervals, paired comparisons, shared ranks and rank correlations; all randomness is seeded."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -385,3 +386,16 @@ def _permutation_p(
     expected = ((ranks_x @ in_target) * (ranks_y @ in_target) / sizes).sum()
     extreme = np.abs(products - expected) >= abs(ranks_x @ ranks_y - expected) - 1e-9
     return float((np.count_nonzero(extreme) + 1) / (permutations + 1))
+
+
+def defined(value: Any) -> Any:
+    """Plain data without NaN; a named tuple becomes an object with its names."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, Estimate | Comparison):
+        return dict(zip(value._fields, map(defined, value), strict=True))
+    if isinstance(value, dict):
+        return {name: defined(item) for name, item in value.items()}
+    return [defined(item) for item in value]

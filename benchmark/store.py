@@ -43,6 +43,9 @@ OTHERS = ("outcome.json", "outcome.damaged.json", "spec.json", "running.json", "
 #: What comes of reading an npz file that is not what was written.
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
+#: The tensors of a pretraining, or of a run that kept its network, and what is said of them.
+FILE = "weights.safetensors"
+CARD = "card.json"
 #: The part of the store that holds a kind of cell.
 PARTS = {"run": "runs", "pretrain": "weights", "distance": "distances"}
 

@@ -12,11 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmark import metrics, protocol, registry
-from benchmark.download import RATIO, SMALL
+from benchmark import metrics, protocols, registry
+from benchmark.data.download import RATIO, SMALL
 from benchmark.errors import BenchError
-from benchmark.expand import CORE_VERSION
-from benchmark.spec import SCHEMA_VERSION, Cell, DistanceSpec, Outcome, PretrainSpec, RunSpec
+from benchmark.spec import (
+    CORE_VERSION,
+    SCHEMA_VERSION,
+    Cell,
+    DistanceSpec,
+    Outcome,
+    PretrainSpec,
+    RunSpec,
+)
 from benchmark.stats import interval
 
 #: What a damaged or hostile file makes zipfile, numpy and the parsers raise.
@@ -155,8 +162,8 @@ def _leaves(value: Any) -> Iterator[Any]:
 def _versions(spec: PretrainSpec | RunSpec | DistanceSpec) -> Iterator[tuple[str, str]]:
     """The version that each part of a spec has here, where it is one of ours."""
     yield "core", CORE_VERSION
-    if isinstance(spec, RunSpec) and spec.protocol in protocol.names():
-        yield "protocol", str(protocol.load(spec.protocol).version)
+    if isinstance(spec, RunSpec) and spec.protocol in protocols.names():
+        yield "protocol", str(protocols.load(spec.protocol).version)
     for part in ("source", "target", "fusion", "method"):
         name, kind = str(getattr(spec, part, "")), "distance" if part == "method" else part
         if registry.module_file(kind, name.partition(":")[0]) is not None:

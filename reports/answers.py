@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmark.stats import Estimate
-from reports import formats
+from reports import render
 from similarity import expert
 
 FOOTER = (
@@ -14,7 +14,7 @@ FOOTER = (
 
 def show(path: Path, *, format: str = "table") -> str:
     """The majority's answers with kappa, and the distance of every pair with its range."""
-    formats.check(format)
+    render.check(format)
     answers = expert.read_answers(path)
     profiles = expert.profiles(answers)
     properties = list(dict.fromkeys(row.property for row in answers))
@@ -27,22 +27,22 @@ def show(path: Path, *, format: str = "table") -> str:
         if a < b
     }  # fmt: skip
     if format in ("csv", "json"):
-        flat = [{"a": a, "b": b, **formats.numbers("", d)} for (a, b), d in pairs.items()]
+        flat = [{"a": a, "b": b, **render.numbers("", d)} for (a, b), d in pairs.items()]
         if format == "csv":
-            return formats.comma_separated(flat)
+            return render.comma_separated(flat)
         facts = {"observers": observers, "kappa": kappas, "majority": profiles, "distances": flat}
-        return formats.javascript(facts)
-    majority = formats.Table(
+        return render.javascript(facts)
+    majority = render.Table(
         title=f"The majority of {observers} observers",
         head=["property", *profiles, "kappa"],
         lines=[
             [name, *(profiles[d].get(name, "–") for d in profiles),
-             formats.interval(Estimate(kappas[name], float("nan"), float("nan"), observers))]
+             render.interval(Estimate(kappas[name], float("nan"), float("nan"), observers))]
             for name in properties
         ],
         words=("property", *profiles),
     )  # fmt: skip
-    apart = formats.Table(
+    apart = render.Table(
         title="Properties answered differently, with the range when one observer is left out",
         head=["datasets", "distance"],
         lines=[
@@ -51,5 +51,5 @@ def show(path: Path, *, format: str = "table") -> str:
         ],
         words=("datasets",),
     )
-    write = formats.terminal if format == "table" else formats.markdown
+    write = render.terminal if format == "table" else render.markdown
     return write([majority, apart], FOOTER)

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from benchmark import stats
-from benchmark.errors import BenchError, units
+from benchmark.delong import normal_p
+from benchmark.errors import BenchError, did_you_mean, units
 from benchmark.index import Summary
-from benchmark.registry import did_you_mean
+from benchmark.spec import origin
 from benchmark.stats import Comparison, Estimate
 from benchmark.store import Store
-from reports import formats, own
-from reports.arms import Arm, Identity, Place, Run, gather, origin, place_of
-from reports.board import Array, draws_of, higher_is_better, pool, unit_of
-from reports.by_class import ClassPair, Z, class_pairs, normal_p, recalls_apart
-from reports.leaderboard import cells, read
+from reports import own, render
+from reports.leaderboard.arms import Arm, Identity, Place, Run, gather, place_of
+from reports.leaderboard.board import Array, draws_of, higher_is_better, pool, unit_of
+from reports.leaderboard.by_class import ClassPair, Z, class_pairs, recalls_apart
+from reports.leaderboard.table import cells, read
 
 KINDS = ("source", "fusion", "protocol")
 FOOTER = (
@@ -112,13 +113,13 @@ def compare(
 
 def show(store: Store, first: str, second: str, *, format: str = "table", **filters: Any) -> str:
     """The comparison as text for stdout."""
-    formats.check(format)
+    render.check(format)
     found = compare(store, first, second, **filters)
     if format == "json":
-        return formats.javascript(_json(found))
+        return render.javascript(_json(found))
     if format == "csv":
-        return formats.comma_separated(list(_flat(found)))
-    write = formats.terminal if format == "table" else formats.markdown
+        return render.comma_separated(list(_flat(found)))
+    write = render.terminal if format == "table" else render.markdown
     tested = " or ".join(sorted({units(pair.unit) for pair in found.pairs}))
     return write(list(_tables(found)), f"{found.conclusion} {FOOTER.format(units=tested)}")
 
@@ -129,7 +130,7 @@ def sentence(pair: Pair) -> str:
     first, second = pair.names
     numbers = (
         f"{pair.metric} {pair.first.value:.3f} against {pair.second.value:.3f}, a difference of "
-        f"{formats.interval(difference, sign=True)}, {formats.probability(p)}"
+        f"{render.interval(difference, sign=True)}, {render.probability(p)}"
     )
     where = f"On {pair.target} ({pair.shared})"
     if not p < 0.05:
@@ -359,17 +360,17 @@ def _conclusion(pairs: Sequence[Pair], names: tuple[str, str], wilcoxon: float) 
     targets = len({pair.target for pair in pairs})
     if targets > 1:
         few = "; fewer than six cannot reach 0.05" if targets < 6 else ""
-        text += f" Over {targets} targets Wilcoxon's {formats.probability(wilcoxon)}{few}."
+        text += f" Over {targets} targets Wilcoxon's {render.probability(wilcoxon)}{few}."
     return text
 
 
-def _tables(found: Verdict) -> Iterator[formats.Table]:
+def _tables(found: Verdict) -> Iterator[render.Table]:
     lines, classes = [], []
     for pair in found.pairs:
         place = [pair.target, pair.shared]
-        values = [formats.interval(pair.first), formats.interval(pair.second)]
+        values = [render.interval(pair.first), render.interval(pair.second)]
         test = _tested(pair.compared.difference, pair.compared.p, pair.holm)
-        test.append(formats.p_value(pair.wilcoxon))
+        test.append(render.p_value(pair.wilcoxon))
         lines.append(
             [
                 *place,
@@ -383,7 +384,7 @@ def _tables(found: Verdict) -> Iterator[formats.Table]:
             test = _tested(c.difference, c.p, c.holm)
             classes.append([*place, c.name, *test, str(c.difference.n)])
     tests = ["difference", "p", "p (Holm)"]
-    yield formats.Table(
+    yield render.Table(
         title=f"{found.names[0]} against {found.names[1]}, by {found.kind}",
         head=["target", "shared", *found.names, *tests, "p (Wilcoxon)", "cells", "tested"],
         lines=lines,
@@ -392,7 +393,7 @@ def _tables(found: Verdict) -> Iterator[formats.Table]:
         notes=[" ".join([sentence(p), *(f"{n}." for n in p.notes)]) for p in found.pairs],
     )
     if classes:
-        yield formats.Table(
+        yield render.Table(
             title="AUROC class by class",
             head=["target", "shared", "class", *tests, "images"],
             lines=classes,
@@ -401,7 +402,7 @@ def _tables(found: Verdict) -> Iterator[formats.Table]:
 
 
 def _tested(difference: Estimate, p: float, holm: float) -> list[str]:
-    return [formats.interval(difference, sign=True), *map(formats.p_value, (p, holm))]
+    return [render.interval(difference, sign=True), *map(render.p_value, (p, holm))]
 
 
 def _flat(found: Verdict) -> Iterator[dict[str, Any]]:
@@ -418,7 +419,7 @@ def _flat(found: Verdict) -> Iterator[dict[str, Any]]:
                 "shared": pair.shared,
                 "metric": pair.metric if name == "all classes" else "auroc",
                 "class": name,
-                **formats.numbers("difference_", difference),
+                **render.numbers("difference_", difference),
                 "p": p,
                 "p_holm": holm,
                 "p_wilcoxon": pair.wilcoxon if name == "all classes" else None,

@@ -8,7 +8,7 @@ from typing import Any
 from benchmark.spec import Outcome
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import formats, overlaps
+from reports import overlaps, render
 from reports.measures import Measure, measured
 
 FOOTER = (
@@ -80,17 +80,17 @@ def of(measure: Measure) -> Map:
 
 def show(store: Store, outcomes: Sequence[Outcome], *, format: str = "table") -> str:
     """The distances of these outcomes, a table each."""
-    formats.check(format)
+    render.check(format)
     arch = next((o.spec.arch for o in outcomes if o.spec.arch != "none"), "none")
     maps = [of(measure) for measure in measured(store, outcomes, arch, set(), ())[0]]
     if format in ("csv", "json"):
         rows = [row for each in maps for row in _flat(each)]
-        return formats.comma_separated(rows) if format == "csv" else formats.javascript(rows)
-    write = formats.terminal if format == "table" else formats.markdown
+        return render.comma_separated(rows) if format == "csv" else render.javascript(rows)
+    write = render.terminal if format == "table" else render.markdown
     return write([table_of(each) for each in maps], FOOTER)
 
 
-def table_of(found: Map) -> formats.Table:
+def table_of(found: Map) -> render.Table:
     """A map in words; on a terminal the nearest source of each target is marked."""
     nearest = [
         max((c.depth for _, row in found.rows if (c := row[i]) is not None), default=math.nan)
@@ -101,7 +101,7 @@ def table_of(found: Map) -> formats.Table:
         for source, row in found.rows
     ]
     notes = [*found.notes, "● nearest source of a target"] if len(lines) > 1 else found.notes
-    return formats.Table(
+    return render.Table(
         title=found.measure.title,
         head=["source", *found.targets],
         lines=lines,
@@ -134,7 +134,7 @@ def _flat(found: Map) -> Iterator[dict[str, Any]]:
                     "more_is_near": found.measure.more_is_near,
                     "source": source,
                     "target": target,
-                    **formats.numbers("", cell.value),
+                    **render.numbers("", cell.value),
                     "floor": found.measure.floor,
                     "overlap": cell.overlap,
                 }

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmark import registry
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, did_you_mean
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, Scalar, Size
 from benchmark.stats import Estimate
 from benchmark.store import Store
@@ -93,7 +93,7 @@ def _known(asked: Sequence[str], known: Sequence[str]) -> None:
     names = {*known, *(name.partition(":")[0] for name in known)}
     for name in asked:
         if name not in names:
-            todo = registry.did_you_mean(name, list(known)) if known else "It has none at all."
+            todo = did_you_mean(name, list(known)) if known else "It has none at all."
             raise BenchError(
                 f"The store has no distance '{name}'.",
                 f"{todo} Measure it with `bench distance --method {name}`.",

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from benchmark import marks
+from benchmark import heartbeat
 from benchmark.errors import Damaged
 from benchmark.files import read_json
+from benchmark.heartbeat import Mark
 from benchmark.index import Summary
-from benchmark.marks import Mark
 from benchmark.spec import UNFINISHED
 from benchmark.store import PARTS, Store
-from reports import formats
-from reports.formats import Table
+from reports import render
+from reports.render import Table
 
 State = Literal["done", "skipped", "failed", "running", "died", "left"]
 
@@ -77,17 +77,17 @@ class Cause:
 
 def show(store: Store, *, format: str = "table", now: float | None = None) -> str:
     """Every request that was run on the store, the latest first."""
-    formats.check(format)
+    render.check(format)
     grids = gather(store)
     now = time.time() if now is None else now
     if format == "json":
-        return formats.javascript({"grids": [_grid(grid, now) for grid in grids]})
+        return render.javascript({"grids": [_grid(grid, now) for grid in grids]})
     if format == "csv":
-        return formats.comma_separated([_flat(grid, cell) for grid in grids for cell in grid.cells])
+        return render.comma_separated([_flat(grid, cell) for grid in grids for cell in grid.cells])
     tables = [_requests(grids, now), _running(grids, now), _failed(grids)]
     if not grids:
         return "Nothing was run on this store yet.\n"
-    write = formats.markdown if format == "md" else formats.terminal
+    write = render.markdown if format == "md" else render.terminal
     return write([table for table in tables if table.lines])
 
 
@@ -112,10 +112,10 @@ def standing(store: Store, kind: str, key: str, done: Summary | None) -> Standin
         state: State = "done" if done.status == "ok" else "skipped"
         return Standing(kind, key, state, title(done.spec._asdict()), done)
     folder = store.folder(kind, key)
-    mark = marks.read(folder)
+    mark = heartbeat.read(folder)
     if mark is not None:
-        state = "died" if marks.alive(mark) is False else "running"
-        sign = (marks.stamp(folder) or 0) / 1e9
+        state = "died" if heartbeat.alive(mark) is False else "running"
+        sign = (heartbeat.stamp(folder) or 0) / 1e9
         return Standing(kind, key, state, _asked(store, kind, key), done, mark, sign)
     if done is None or done.failure == "interrupted":
         return Standing(kind, key, "left", "", done)

@@ -17,11 +17,13 @@ from benchmark.errors import BenchError
 from benchmark.files import write
 from benchmark.stats import Correlation, Estimate, Pairs
 from benchmark.store import Store
-from reports import formats, leaderboard, overlaps, scatter
-from reports.board import Array, Baseline, Board
-from reports.gains import OVER, Pair, Place, gather
-from reports.matrix import images_of
+from reports import overlaps, render
+from reports.leaderboard import table as leaderboard
+from reports.leaderboard.board import Array, Baseline, Board
+from reports.leaderboard.gains import OVER, Pair, Place, gather
 from reports.measures import Measure, measured
+from reports.plots import scatter
+from reports.recommend.matrix import images_of
 
 SETS: dict[Pairs, str] = {
     "all": "all pairs",
@@ -114,7 +116,7 @@ def show(
     plot: Path | None = None,
 ) -> str:
     """The analyses as text for stdout; `plot` names an SVG file for the scatter."""
-    formats.check(format)
+    render.check(format)
     baseline = leaderboard.known_baseline(baseline)
     # Of all modes: frozen features are held against a network trained on the target.
     boards = leaderboard.boards(store, targets=targets, fusions=(fusion,), baseline=baseline)
@@ -134,10 +136,10 @@ def show(
             raise BenchError("There is no distance to plot.", "Measure one with `bench distance`.")
         write(plot, scatter.document(panels))
     if format == "json":
-        return formats.javascript([_json(analysis) for analysis in found])
+        return render.javascript([_json(analysis) for analysis in found])
     if format == "csv":
-        return formats.comma_separated([flat for analysis in found for flat in _flat(analysis)])
-    to_text = formats.terminal if format == "table" else formats.markdown
+        return render.comma_separated([flat for analysis in found for flat in _flat(analysis)])
+    to_text = render.terminal if format == "table" else render.markdown
     tables = [table for analysis in found for table in (_pair_table(analysis), table_of(analysis))]
     return to_text(tables, FOOTER)
 
@@ -267,7 +269,7 @@ def verdict(analysis: Analysis) -> str:
 # --- texts ------------------------------------------------------------------------------------
 
 
-def table_of(analysis: Analysis) -> formats.Table:
+def table_of(analysis: Analysis) -> render.Table:
     """The correlations, distances first; a set of pairs equal to the one above is left out."""
     itself = any(pair.source == pair.target for pair in analysis.pairs)
     shown = [line for line in analysis.lines if itself or line.pairs != "without_self"]
@@ -281,7 +283,7 @@ def table_of(analysis: Analysis) -> formats.Table:
             line.name if line.kind == "distance" else f"baseline: {line.name}"
         )  # fmt: skip
         told = "–" if math.isnan(found.spearman) else "no" if line.warning else "yes"
-        cells = [name, SETS[line.pairs], str(found.n), _three(rho), formats.p_value(found.p), told]
+        cells = [name, SETS[line.pairs], str(found.n), _three(rho), render.p_value(found.p), told]
         rows.append([*cells, *map(_short, numbers)])
     notes = [verdict(analysis)]
     notes += [measure.about for measure in analysis.measures if measure.about]
@@ -292,7 +294,7 @@ def table_of(analysis: Analysis) -> formats.Table:
         if line.warning and line.kind == "distance" and line.pairs == "within_target"
     ]
     baselines = [f"{name}: {text}" for name, text in PLAIN.items()]
-    return formats.Table(
+    return render.Table(
         title=f"Distance and gain · {analysis.title}",
         head=[
             "distance",
@@ -323,7 +325,7 @@ def _short(number: float) -> str:
     return "–" if math.isnan(number) else f"{number:+.2f}"
 
 
-def _pair_table(analysis: Analysis) -> formats.Table:
+def _pair_table(analysis: Analysis) -> render.Table:
     """Every pair with its gain and its distances, so that a reader sees the points themselves."""
     rows = []
     for pair in analysis.pairs:
@@ -336,7 +338,7 @@ def _pair_table(analysis: Analysis) -> formats.Table:
     notes += [f"{', '.join(m.title for m in analysis.measures)}."] if analysis.measures else []
     notes += [overlaps.NOTE] if any(row[1].startswith("†") for row in rows) else []
     notes += overlaps.among(name for pair in analysis.pairs for name in (pair.source, pair.target))
-    return formats.Table(
+    return render.Table(
         title=f"Gains · {analysis.title}",
         head=["target", "source", "T %", *(measure.label for measure in analysis.measures)],
         lines=rows,

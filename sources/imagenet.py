@@ -64,7 +64,7 @@ class ImageNet(Source):
 
     def check(self, arch: str) -> None:
         """Weights that timm has of another data set are not ImageNet's."""
-        from benchmark.archs import need_imagenet
+        from benchmark.train.archs import need_imagenet
 
         if self.card.given:
             need_imagenet(arch)
@@ -77,7 +77,7 @@ class ImageNet(Source):
     def need_fetched(self, arch: str) -> None:
         """Public weights lie in the caches of the libraries that fetch them."""
         if self.card.given:
-            from benchmark.network import need_fetched
+            from benchmark.train.network import need_fetched
 
             need_fetched(arch)
 
@@ -85,7 +85,7 @@ class ImageNet(Source):
         """Public weights of an architecture, head included; None trains on the records."""
         if not self.card.given:
             return None
-        from benchmark.network import imagenet_weights
+        from benchmark.train.network import imagenet_weights
 
         return imagenet_weights(arch)
 

@@ -32,7 +32,7 @@ from benchmark.api import (
     read_table,
     synthetic,
 )
-from benchmark.matching import image_column, pair
+from benchmark.data.matching import image_column, pair
 
 FLAT = dicom.ENDINGS
 VOLUMES = (".nii", ".nii.gz", ".npy", ".npz", ".mha", ".mhd", ".nrrd", ".mgz")

@@ -58,7 +58,7 @@ def runtime(tmp_path: Path):
 def request_tiny():
     """Asks for small cells on the tiny target that last as long as their epochs; keywords change
     it."""
-    from benchmark.plan import Request
+    from benchmark.plan.plan import Request
 
     def make(**changes: Any) -> Request:
         recipe = {"threads": 1, "epochs": 2, "batch": 16, "head": "trained"}

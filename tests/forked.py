@@ -73,10 +73,11 @@ READERS = {"leaderboard": 1.0, "status": 1.0, "predict": 1.0, "weights": 0.5, "e
 #: What is left out of the small share of it all that runs among the other tests.
 SLOW = ("distance", "sync", "report", "compare", "transfer", "decode", "worker")
 #: What its commands import.
-HEAVY = ("benchmark.cell", "benchmark.fold", "benchmark.features", "benchmark.pretrain",
-         "benchmark.distance", "benchmark.plan", "benchmark.bundle", "benchmark.predict",
-         "reports.leaderboard", "reports.status", "torch._dynamo", "timm", "PIL.Image",
-         "pandas", "sklearn.ensemble", "sklearn.pipeline")  # fmt: skip
+HEAVY = ("benchmark.train.job", "benchmark.train.finetune", "benchmark.train.features",
+         "benchmark.train.pretrain", "benchmark.train.measure", "benchmark.plan.plan",
+         "benchmark.bundle", "benchmark.explain.predict", "reports.leaderboard.table",
+         "reports.status", "torch._dynamo", "timm", "sklearn.ensemble", "sklearn.pipeline",
+         "pandas", "PIL.Image")  # fmt: skip
 
 
 class Ended(NamedTuple):
@@ -98,12 +99,14 @@ def begin(words: list[str], folder: Path, *, pool: bool = False, dies: bool = Fa
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
         sys.argv = ["bench", *words]
-        from benchmark import cli, data, train
+        from benchmark import cli
+        from benchmark.data import prepare as data
+        from benchmark.train import loop
 
         data.FEW = 0 if pool else data.FEW
         if dies:  # as soon as it has written a checkpoint
-            save = train._save
-            train._save = lambda *a: (save(*a), os.kill(os.getpid(), signal.SIGKILL))
+            save = loop._save
+            loop._save = lambda *a: (save(*a), os.kill(os.getpid(), signal.SIGKILL))
         cli.main()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
@@ -287,10 +290,11 @@ class Whole:
         """Run commands for the first time, then import here what they had to."""
         import torch
 
-        from benchmark import index, train
+        from benchmark import index
+        from benchmark.train import loop
 
         torch.set_num_threads(1)
-        train.CHECKPOINT_EVERY = 0.0
+        loop.CHECKPOINT_EVERY = 0.0
         index.FEW = 0  # so that a small store has one too
         for name in names:
             ended = self.bench.run(name)

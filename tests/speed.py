@@ -36,8 +36,10 @@ def loop() -> Iterator[Measured]:
     import numpy as np
     import torch
 
-    from benchmark import network, registry, train
+    from benchmark import registry
     from benchmark.spec import Augment, Recipe
+    from benchmark.train import loop as train
+    from benchmark.train import network
 
     torch.set_num_threads(2)
     augment = Augment(rotation=10, shift=0.1, horizontal=True)
@@ -79,7 +81,7 @@ def prepare() -> Iterator[Measured]:
     """Decoding 10,015 JPEGs of 112 px: processors kept busy, as a share of all there are."""
     import resource
 
-    from benchmark import data
+    from benchmark.data import prepare as data
     from benchmark.spec import Runtime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +106,7 @@ def prepare() -> Iterator[Measured]:
 
 def plan() -> Iterator[Measured]:
     """A plan of 10,000 cells."""
-    from benchmark import plan as plans
+    from benchmark.plan import plan as plans
     from benchmark.spec import Runtime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -155,10 +157,10 @@ def heads() -> Iterator[Measured]:
     """Fusion arms on cached features: four more beside the first, which extracts them."""
     import numpy as np
 
-    from benchmark import cell as cells
-    from benchmark import plan as plans
+    from benchmark.plan import plan as plans
     from benchmark.spec import Runtime
-    from benchmark.work import Memory
+    from benchmark.train import job as cells
+    from benchmark.train.context import Memory
 
     with tempfile.TemporaryDirectory() as folder:
         runtime = Runtime(store=Path(folder), device="cpu", workers=1, offline=True)
@@ -189,9 +191,10 @@ def path() -> Iterator[Measured]:
     import numpy as np
     import torch
 
-    from benchmark import registry, train
-    from benchmark.softmax import softmax_path
+    from benchmark import registry
     from benchmark.spec import Recipe
+    from benchmark.train import loop as train
+    from benchmark.train.softmax import softmax_path
 
     rng, n = np.random.default_rng(0), 10015
     labels = rng.choice(7, n, p=np.array([1113, 6705, 514, 327, 1099, 115, 142]) / n)
@@ -219,12 +222,12 @@ def path() -> Iterator[Measured]:
 
 def batch() -> Iterator[Measured]:
     """Two hundred heads on cached features: what a cell costs beside its training."""
-    from benchmark import cell as cells
-    from benchmark import plan as plans
     from benchmark.engine import local
+    from benchmark.plan import plan as plans
     from benchmark.spec import Runtime
     from benchmark.store import Store
-    from benchmark.work import Memory
+    from benchmark.train import job as cells
+    from benchmark.train.context import Memory
 
     with tempfile.TemporaryDirectory() as folder:
         runtime = Runtime(store=Path(folder), device="cpu", workers=1, offline=True)

@@ -21,7 +21,7 @@ def bench_task2vec() -> dict[str, float]:
     """
     import torch
 
-    from benchmark.network import build
+    from benchmark.train.network import build
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -50,8 +50,8 @@ def figures(targets: int = 49) -> Iterator[Figure]:
 
 def planned(root: Path) -> Iterator[Figure]:
     """A dry-run of 10,000 cells on the store, and the parent's share of running them."""
-    from benchmark import grid, plan
     from benchmark.engine import local
+    from benchmark.plan import plan, run
     from benchmark.spec import Outcome, Runtime
     from benchmark.store import Store
 
@@ -67,7 +67,7 @@ def planned(root: Path) -> Iterator[Figure]:
     cells = [one.cell for one in made.cells]
     with contextlib.redirect_stderr(io.StringIO()):
         began, pending = time.process_time(), local._Queue(cells, store)
-        with grid.Progress(len(cells)) as progress:
+        with run.Progress(len(cells)) as progress:
             last = None
             while (cell := pending.take(last)) is not None:
                 last = local.shared(cell)
@@ -84,18 +84,18 @@ def mirrored(root: Path) -> Iterator[Figure]:
     """A first sync with MLflow, and one that has nothing to do."""
     import stores
 
-    from benchmark import tracking
-    from benchmark.tracking.server import client_of, own_uri
+    from reports import mlflow
+    from reports.mlflow.server import client_of, own_uri
 
     store = stores.build(root, targets=2, sources=20, fusions=("none", "concat"), seeds=1)
     uri = own_uri(store)
     client_of(uri).search_experiments(max_results=1)  # imports, and makes the tables
     began = time.process_time()
-    written = tracking.sync(store, uri=uri).written
+    written = mlflow.sync(store, uri=uri).written
     rate = written / (time.process_time() - began)
     yield Figure("runs a second of a first `mlflow sync`", rate, 25, most=False)
     began = time.process_time()
-    found = tracking.sync(store, uri=uri)
+    found = mlflow.sync(store, uri=uri)
     each = 1000 * (time.process_time() - began) / found.unchanged
     assert not found.written
     yield Figure("milliseconds a run of a sync with nothing to do", each, 1)

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from benchmark import augment as module
-from benchmark.augment import augment, normalise
 from benchmark.errors import BenchError
 from benchmark.spec import Augment
+from benchmark.train import augment as module
+from benchmark.train.augment import augment, normalise
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark import marks, plan
-from benchmark.engine import batches, local, worker
-from benchmark.engine.batches import Batch
+from benchmark import heartbeat
+from benchmark.engine import local, schedule, worker
+from benchmark.engine.schedule import Batch
 from benchmark.errors import BenchError
+from benchmark.plan import plan
 from benchmark.spec import Cell, Failure, Input, Outcome, PretrainSpec, Recipe, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -82,7 +83,7 @@ class Paper:
             if code is None:
                 self.lost[batch.id] = "The node is gone."
             else:
-                batches.note_end(batch.file, code)
+                schedule.note_end(batch.file, code)
 
     def gone(self) -> Mapping[str, str]:
         return self.lost
@@ -110,7 +111,7 @@ def collect(cells: Sequence[Cell], runtime: Runtime, cluster, **more) -> dict[st
             assert cell.key not in found
             found[cell.key] = facts["outcome"]
 
-    assert batches.run(cells, runtime, cluster, listener=listen, **more)
+    assert schedule.run(cells, runtime, cluster, listener=listen, **more)
     assert not list((runtime.store / "batches").glob("*.*"))
     return found
 
@@ -121,7 +122,7 @@ def collect(cells: Sequence[Cell], runtime: Runtime, cluster, **more) -> dict[st
 )
 def test_batches_hold_every_cell_once_and_few_groups(asked, size):
     cells = [Cell.of(RunSpec(source="a", target=f"t{group}", fold=fold)) for group, fold in asked]
-    found = list(batches.cut(cells, size))
+    found = list(schedule.cut(cells, size))
     assert sorted(c.key for batch in found for c in batch) == sorted(c.key for c in cells)
     assert all(1 <= len(batch) <= size for batch in found)
     groups = {local.shared(c) for c in cells}
@@ -131,8 +132,8 @@ def test_batches_hold_every_cell_once_and_few_groups(asked, size):
 
 def test_small_groups_share_a_batch():
     cells = [Cell.of(RunSpec(source="a", target=f"t{i // 2}", fold=i)) for i in range(8)]
-    assert [len(batch) for batch in batches.cut(cells, 5)] == [4, 4]
-    assert [len(batch) for batch in batches.cut(cells, 1)] == [1] * 8
+    assert [len(batch) for batch in schedule.cut(cells, 5)] == [4, 4]
+    assert [len(batch) for batch in schedule.cut(cells, 1)] == [1] * 8
 
 
 @pytest.mark.parametrize(("cells", "slots", "sizes"), [(12, 2, [3] * 4), (300, 2, [50] * 6)])
@@ -269,13 +270,13 @@ def test_batches_that_get_nowhere_are_given_up(runtime: Runtime, code: int | Non
     cluster = Paper(Store(runtime.store), lambda store, batch: code)
     found = collect(cells, runtime, cluster, size=2)
     assert {o.failure.kind for o in found.values() if o.failure} == {"killed"}
-    assert len(cluster.sent) == batches.TRIES
+    assert len(cluster.sent) == schedule.TRIES
 
 
 def test_outcomes_that_a_network_disk_shows_late_are_waited_for(runtime: Runtime, monkeypatch):
     """The node has finished its cells and says so; here they are to be seen three looks later."""
     cells, looks = [cell_of(i) for i in range(2)], []
-    real = batches.settled
+    real = schedule.settled
 
     def late(store: Store, cell: Cell, before: int | None) -> Outcome | None:
         looks.append(1)
@@ -285,8 +286,8 @@ def test_outcomes_that_a_network_disk_shows_late_are_waited_for(runtime: Runtime
         for cell in list(batch.cells):
             store.begin(cell)
             store.finish(cell, ok(cell))
-        batches.note_end(batch.file, -9)
-        monkeypatch.setattr(batches, "settled", late)
+        schedule.note_end(batch.file, -9)
+        monkeypatch.setattr(schedule, "settled", late)
         return 0
 
     cluster = Paper(Store(runtime.store), work, noted=True)
@@ -299,11 +300,11 @@ def test_outcomes_that_a_network_disk_shows_late_are_waited_for(runtime: Runtime
 def test_an_error_that_the_user_can_mend_ends_it(runtime: Runtime):
     def work(store: Store, batch: Batch) -> int:
         batch.log.write_text("noise\nError: The disk is full.\nMake room.\n")
-        return batches.MENDABLE
+        return schedule.MENDABLE
 
     cluster = Paper(Store(runtime.store), work)
     with pytest.raises(BenchError) as caught:
-        batches.run([cell_of()], runtime, cluster)
+        schedule.run([cell_of()], runtime, cluster)
     assert (caught.value.what, caught.value.todo) == ("The disk is full.", "Make room.")
     assert cluster.stopped
 
@@ -313,7 +314,7 @@ def test_ctrl_c_stops_the_cluster(runtime: Runtime):
         raise KeyboardInterrupt
 
     cluster = Paper(Store(runtime.store), work)
-    assert not batches.run([cell_of()], runtime, cluster)
+    assert not schedule.run([cell_of()], runtime, cluster)
     assert cluster.stopped
 
 
@@ -339,12 +340,12 @@ def test_jobs_of_a_killed_command_are_waited_for(runtime: Runtime):
         if len(looks) == 3:
             for cell in cells[:2]:
                 store.finish(cell, ok(cell))
-            batches.note_end(runtime.store / "batches" / "alive.json", 0)
+            schedule.note_end(runtime.store / "batches" / "alive.json", 0)
         return {}
 
     cluster.gone = finish_later
     found = []
-    assert batches.run(
+    assert schedule.run(
         cells, runtime, cluster, listener=lambda event, cell, facts: found.append(cell.key)
     )
     assert sorted(found) == sorted(cell.key for cell in cells)
@@ -362,7 +363,7 @@ def test_progress_is_told_from_the_mark(runtime: Runtime):
         epoch = next(steps)
         time.sleep(0.01)
         if epoch < 4:
-            marks.tell(store.of(cell), {"epoch": epoch, "epochs": 3, "seconds": 1.0})
+            heartbeat.tell(store.of(cell), {"epoch": epoch, "epochs": 3, "seconds": 1.0})
             return {}
         store.finish(cell, ok(cell))
         return {next((runtime.store / "batches").glob("*.json")).stem: ""}
@@ -372,7 +373,7 @@ def test_progress_is_told_from_the_mark(runtime: Runtime):
     def listen(event, cell, facts):
         told.append((event, facts.get("epoch")))
 
-    assert batches.run([cell], runtime, cluster, listener=listen)
+    assert schedule.run([cell], runtime, cluster, listener=listen)
     assert told == [("epoch", 1), ("epoch", 2), ("epoch", 3), ("done", None)]
 
 
@@ -380,7 +381,7 @@ def test_a_runtime_for_another_working_directory(monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     own = Input(path=Path("mine"), metadata=Path("mine.csv"))
     relative = Runtime(store=Path("s"), inputs={"folder:mine": own}, paths={"x": Path("x.py")})
-    found = batches.absolute(relative)
+    found = schedule.absolute(relative)
     assert (found.store, found.data) == (tmp_path / "s", tmp_path / "data")
     assert found.inputs["folder:mine"].path == tmp_path / "mine"
     assert found.inputs["folder:mine"].metadata == tmp_path / "mine.csv"
@@ -396,24 +397,26 @@ def test_what_counts_as_asked_to_stop(code: int, stopped: bool):
 def test_marks_tell_the_living_from_the_dead(runtime: Runtime):
     store, cell = Store(runtime.store), cell_of()
     folder = store.begin(cell)
-    mark = marks.read(folder)
+    mark = heartbeat.read(folder)
     assert mark is not None
     assert (mark.pid, mark.host, mark.facts) == (os.getpid(), socket.gethostname(), {})
-    assert marks.alive(mark)
-    assert marks.alive(mark._replace(host="elsewhere")) is None
-    assert marks.alive(mark._replace(born=mark.born + "1")) is False  # a later one of that number
+    assert heartbeat.alive(mark)
+    assert heartbeat.alive(mark._replace(host="elsewhere")) is None
+    assert (
+        heartbeat.alive(mark._replace(born=mark.born + "1")) is False
+    )  # a later one of that number
     child = subprocess.Popen([sys.executable, "-c", ""])
     while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
         time.sleep(0.01)
-    assert marks.alive(mark._replace(pid=child.pid)) is False  # dead, though unburied
+    assert heartbeat.alive(mark._replace(pid=child.pid)) is False  # dead, though unburied
     child.wait()
-    assert marks.alive(mark._replace(pid=child.pid)) is False
-    marks.tell(folder, {"epoch": 3})
-    told = marks.read(folder)
+    assert heartbeat.alive(mark._replace(pid=child.pid)) is False
+    heartbeat.tell(folder, {"epoch": 3})
+    told = heartbeat.read(folder)
     assert told == mark._replace(facts={"epoch": 3})
-    (folder / marks.NAME).write_text("{")
-    assert marks.read(folder) is None
-    marks.tell(folder, {"epoch": 4})
+    (folder / heartbeat.NAME).write_text("{")
+    assert heartbeat.read(folder) is None
+    heartbeat.tell(folder, {"epoch": 4})
 
 
 # From here on with real processes.
@@ -493,7 +496,7 @@ def test_a_process_is_killed_and_a_local_run_agrees(
             hits.append(living[0] if whose == "node" else children(living[0])[0])
             os.kill(hits[0], signal.SIGKILL)
 
-    assert batches.run(tiny, runtime, cluster, listener=listen, size=3)
+    assert schedule.run(tiny, runtime, cluster, listener=listen, size=3)
     assert hits
     found = numbers(store)
     assert found == {key: alone[key] for key in found}
@@ -507,7 +510,7 @@ def test_a_cell_that_kills_its_process_fails_alone(runtime: Runtime, request_tin
     runtime = runtime.model_copy(update={"paths": {**runtime.paths, "broken:die": BROKEN}})
     made = plan.make(request_tiny(fusions=("broken:die", "none"), folds=(0,)), runtime)
     cells = [planned.cell for planned in made.of("to run")]
-    assert batches.run(cells, runtime, Processes(runtime), size=2)
+    assert schedule.run(cells, runtime, Processes(runtime), size=2)
     found = {o.spec.fusion: o.failure for o in Store(runtime.store).outcomes()}
     assert found["none"] is None
     assert found["broken:die"].kind == "killed"
@@ -522,7 +525,7 @@ def test_a_batch_started_again_leaves_out_what_is_done(runtime: Runtime, tiny: l
     raw = [{**worker.encode(cell), "before": None} for cell in tiny[:2]]
     file = runtime.store / "batch.json"
     file.write_text(json.dumps({"cells": raw}))
-    assert batches.wait(batches.begin(file, runtime)) == 0
+    assert schedule.wait(schedule.begin(file, runtime)) == 0
     outcomes = {outcome.key: outcome for outcome in store.outcomes()}
     assert outcomes[tiny[1].key] == ok(tiny[1])
     failure = outcomes[tiny[0].key].failure

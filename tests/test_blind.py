@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import cell as cells
-from benchmark import plan
+from benchmark.plan import plan
 from benchmark.spec import Cell, Failure, Outcome, Runtime
 from benchmark.store import Store
-from benchmark.work import Memory
+from benchmark.train import job as cells
+from benchmark.train.context import Memory
 
 COMPONENTS = Path(__file__).parent / "components"
 BLIND, TINY, OFFICIAL = (COMPONENTS / name for name in ("blind.py", "tiny.py", "official.yaml"))

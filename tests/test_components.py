@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmark import registry, synthetic
 from benchmark.api import FORBIDDEN, Experts, Input, Record, Source, SourceCard, Target, TargetCard
-from benchmark.download import find_root
+from benchmark.data.download import find_root
 from benchmark.errors import BenchError, DataMissing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -488,7 +488,7 @@ def test_weights_of_ones_own_have_no_images() -> None:
 
 
 def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark import network
+    from benchmark.train import network
 
     def unreachable(*args: object, **kwargs: object) -> None:
         raise FileNotFoundError("cannot find the requested files in the local cache")

@@ -8,7 +8,7 @@ import pytest
 
 from benchmark import registry
 from benchmark.api import Record, Source
-from benchmark.download import find_root
+from benchmark.data.download import find_root
 
 pytestmark = pytest.mark.real
 

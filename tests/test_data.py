@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark import contents, data, grid, images, registry
+from benchmark import images, registry
 from benchmark.api import Record
+from benchmark.data import contents, prepare
 from benchmark.errors import BenchError
+from benchmark.plan import run
 from benchmark.spec import Cell, DistanceSpec, Input, Runtime
 from benchmark.store import Store
 
@@ -46,13 +48,13 @@ def test_a_changed_file_of_the_same_size_is_another_set(tmp_path: Path, kept: bo
     for _ in range(2):
         first = registry.version("target", "folder:mine", given=given)
     assert first == registry.version("target", "folder:mine", given=given)
-    old = data.prepare("folder:mine", 8, runtime)
+    old = prepare.prepare("folder:mine", 8, runtime)
     Image.new("RGB", (8, 8), (200, 0, 0)).save(path)
     if kept:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     assert registry.version("target", "folder:mine", given=given) != first
-    new = data.prepare("folder:mine", 8, runtime)
+    new = prepare.prepare("folder:mine", 8, runtime)
     row = old.names.tolist().index("a/0.bmp")
     assert (old.images[row, 0, 0, 0], new.images[row, 0, 0, 0]) == (0, 200)
 
@@ -69,7 +71,7 @@ def test_a_settled_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_prepared_set_is_what_was_read(tmp_path: Path):
     place = folder(tmp_path / "mine")
-    found = data.prepare("folder:mine", (10, 15), own(tmp_path, place))
+    found = prepare.prepare("folder:mine", (10, 15), own(tmp_path, place))
     assert found.images.shape == (12, 10, 15, 3)
     assert found.classes == ("a", "b")
     assert np.bincount(found.labels).tolist() == [6, 6]
@@ -83,14 +85,14 @@ def test_a_prepared_set_is_what_was_read(tmp_path: Path):
 def test_colour_constancy_comes_before_resizing(tmp_path: Path):
     place = folder(tmp_path / "mine")
     runtime = own(tmp_path, place)
-    found = data.prepare("folder:mine", (10, 15), runtime, constancy=True)
+    found = prepare.prepare("folder:mine", (10, 15), runtime, constancy=True)
     first = next(i for i, name in enumerate(found.names) if name.endswith("0.png"))
     pixels = images.decode(place / "a" / "0.png")
     expected = images.resize(images.shades_of_gray(pixels), (10, 15))
     assert np.array_equal(found.images[first], expected)
     late = images.shades_of_gray(images.resize(pixels, (10, 15)))
     assert not np.array_equal(expected, late)
-    plain = data.prepare("folder:mine", (10, 15), runtime)
+    plain = prepare.prepare("folder:mine", (10, 15), runtime)
     assert plain.hashes.tolist() == found.hashes.tolist(), "of the pixels as they are stored"
     assert not np.array_equal(plain.images, found.images)
 
@@ -98,18 +100,18 @@ def test_colour_constancy_comes_before_resizing(tmp_path: Path):
 def test_it_is_decoded_once(tmp_path: Path):
     place = folder(tmp_path / "mine")
     runtime, seen = own(tmp_path, place), []
-    data.prepare("folder:mine", 8, runtime, progress=lambda done, total: seen.append(done))
+    prepare.prepare("folder:mine", 8, runtime, progress=lambda done, total: seen.append(done))
     assert seen[-1] == 12
     seen.clear()
-    data.prepare("folder:mine", 8, runtime, progress=lambda done, total: seen.append(done))
+    prepare.prepare("folder:mine", 8, runtime, progress=lambda done, total: seen.append(done))
     assert not seen
 
 
 def test_what_changes_is_decoded_again(tmp_path: Path):
     place = folder(tmp_path / "mine")
-    first = data.prepare("folder:mine", 8, own(tmp_path, place))
+    first = prepare.prepare("folder:mine", 8, own(tmp_path, place))
     Image.new("RGB", (20, 30)).save(place / "a" / "more.png")
-    again = data.prepare("folder:mine", 8, own(tmp_path, place))
+    again = prepare.prepare("folder:mine", 8, own(tmp_path, place))
     assert len(again.labels) == len(first.labels) + 1
     assert again.digest != first.digest
 
@@ -121,14 +123,14 @@ def test_two_places_of_one_set_do_not_mix(tmp_path: Path):
         place = tmp_path / f"data{seed}"
         registry.load("source", "chest_xray").fake(place / "chest_xray", seed)
         found.append(
-            data.prepare("chest_xray", 16, Runtime(store=tmp_path / "s", data=place, workers=1))
+            prepare.prepare("chest_xray", 16, Runtime(store=tmp_path / "s", data=place, workers=1))
         )
     one, other, again = (prepared.images.tobytes() for prepared in found)
     assert one == again != other
 
 
 def _ask(arguments) -> str:
-    return data.prepare("folder:mine", 16, arguments).digest
+    return prepare.prepare("folder:mine", 16, arguments).digest
 
 
 def test_two_processes_that_prepare_the_same_set_do_not_meet(tmp_path: Path):
@@ -142,20 +144,20 @@ def test_two_processes_that_prepare_the_same_set_do_not_meet(tmp_path: Path):
 
 
 def test_many_processes_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(data, "FEW", 10)
+    monkeypatch.setattr(prepare, "FEW", 10)
     place = folder(tmp_path / "mine", 150)
-    one = data.prepare("folder:mine", 16, own(tmp_path / "one", place))
-    two = data.prepare("folder:mine", 16, own(tmp_path / "two", place, workers=2))
+    one = prepare.prepare("folder:mine", 16, own(tmp_path / "one", place))
+    two = prepare.prepare("folder:mine", 16, own(tmp_path / "two", place, workers=2))
     assert one.digest == two.digest
     assert np.array_equal(one.images, two.images)
 
 
 def test_a_broken_image_stops_every_process_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "FEW", 10)
+    monkeypatch.setattr(prepare, "FEW", 10)
     place = folder(tmp_path / "mine", 150)
     (place / "a" / "88.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(BenchError, match=r"88\.png"):
-        data.prepare("folder:mine", 16, own(tmp_path, place, workers=2))
+        prepare.prepare("folder:mine", 16, own(tmp_path, place, workers=2))
     assert not list((tmp_path / "store" / "prepared").iterdir())
 
 
@@ -164,10 +166,10 @@ def test_copies_and_overlap_are_counted(tmp_path: Path):
     (place / "a" / "copy.png").write_bytes((place / "a" / "0.png").read_bytes())
     other = folder(tmp_path / "other", seed=1)
     (other / "b" / "theirs.png").write_bytes((place / "a" / "2.png").read_bytes())
-    one = data.prepare("folder:mine", 8, own(tmp_path, place))
-    two = data.prepare("folder:other", 16, own(tmp_path, other))
-    assert data.describe(one)["duplicates"] == 1
-    assert data.overlap(one, two) == 1, "found at another size, as the hash is of the original"
+    one = prepare.prepare("folder:mine", 8, own(tmp_path, place))
+    two = prepare.prepare("folder:other", 16, own(tmp_path, other))
+    assert prepare.describe(one)["duplicates"] == 1
+    assert prepare.overlap(one, two) == 1, "found at another size, as the hash is of the original"
 
 
 def test_groups_lose_their_names(tmp_path: Path):
@@ -177,7 +179,7 @@ def test_groups_lose_their_names(tmp_path: Path):
     table.write_text("image,label,patient\n" + "\n".join(rows) + "\n")
     where = Input(path=place, metadata=table, label="label", group="patient", image="image")
     runtime = Runtime(store=tmp_path / "store", inputs={"folder:mine": where}, workers=1)
-    found = data.prepare("folder:mine", 8, runtime)
+    found = prepare.prepare("folder:mine", 8, runtime)
     assert len(set(found.groups.tolist())) == 4
     text = "".join(p.read_text() for p in (tmp_path / "store").rglob("table.csv"))
     assert "SECRET" not in text
@@ -196,7 +198,7 @@ def test_groups_lose_their_names(tmp_path: Path):
 )
 def test_real_sets(real_data: Path, tmp_path: Path, name, images, groups, classes, duplicates):
     runtime = Runtime(data=real_data, store=tmp_path, offline=True, workers=os.cpu_count() or 1)
-    found = data.describe(data.prepare(name, 16, runtime))
+    found = prepare.describe(prepare.prepare(name, 16, runtime))
     assert found["images"] == images
     assert len(found["classes"]) == classes
     assert groups is None or found["groups"] == groups
@@ -265,7 +267,7 @@ def test_a_set_that_cannot_be_read_costs_its_own_cells(
     (tmp_path / "stumbles.py").write_text(STUMBLES)
     monkeypatch.syspath_prepend(str(tiny.parent))
     monkeypatch.setenv("PYTHONPATH", str(tiny.parent))
-    monkeypatch.setattr(data, "FEW", 97 if how == "reads" else 0)
+    monkeypatch.setattr(prepare, "FEW", 97 if how == "reads" else 0)
     name = f"stumbles:{how}"
     runtime = Runtime(
         store=tmp_path / "store", workers=2, offline=True,
@@ -277,7 +279,7 @@ def test_a_set_that_cannot_be_read_costs_its_own_cells(
     if how == "dies":
         cells = cells[1:]
     store = Store(runtime.store)
-    good, failures = grid._prepare(cells, runtime, store)
+    good, failures = run._prepare(cells, runtime, store)
     assert good == cells[:-1]
     assert [(cell, failure.kind) for cell, failure in failures] == [(cells[-1], kind)]
     assert said in failures[0][1].message
@@ -294,7 +296,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
     (place / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     runtime = own(tmp_path, place)
     with pytest.raises(BenchError):
-        data.prepare("folder:mine", 8, runtime)
+        prepare.prepare("folder:mine", 8, runtime)
     for name in ("pipe.png", "pipe.dcm"):
         with pytest.raises(BenchError):
             registry.load("target", "folder").decode(Record(place / "a" / name, "a", "x"), 8)

@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import data, plan, registry
+from benchmark import registry
+from benchmark.cli.options import changes_of
+from benchmark.data import prepare
 from benchmark.errors import BenchError
-from benchmark.expand import Request
-from benchmark.options import changes_of
+from benchmark.plan import plan
+from benchmark.plan.expand import Request
 from benchmark.spec import Cell, RunSpec, Runtime
-from benchmark.work import Memory, Work
+from benchmark.train.context import Memory, Work
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_unknown_settings_are_refused_in_the_plan(
 def test_another_drawing_is_another_prepared_array_of_the_same_records(
     runtime: Runtime, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    found: dict[str, data.Prepared] = {}
+    found: dict[str, prepare.Prepared] = {}
     for value in ("lead", "joint"):
         one = cell(runtime, scaling=value)
         assert isinstance(one.spec, RunSpec)

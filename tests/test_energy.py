@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark import cell, energy, metrics, plan
+from benchmark import metrics
+from benchmark.plan import plan
 from benchmark.store import Store
+from benchmark.train import energy, job
 
 
 def counter(root: Path, *joules: float) -> None:
@@ -41,10 +43,10 @@ def test_a_cell_notes_its_energy_and_what_classes_differ_by(
 ):
     asked = request_tiny(fusions=("metadata:logistic",), folds=(0, 1))
     first, second = (planned.cell for planned in plan.make(asked, runtime).cells)
-    assert cell.run(first, runtime).joules is None
+    assert job.run(first, runtime).joules is None
     counter(tmp_path / "rapl", 10)
     monkeypatch.setattr(energy, "RAPL", tmp_path / "rapl")
-    outcome = cell.run(second, runtime)
+    outcome = job.run(second, runtime)
     assert outcome.joules == 0
     found = Store(runtime.store).predictions(outcome.key)
     table = metrics.one_vs_rest(found["labels"], found["scores"].astype(float))["macro"]

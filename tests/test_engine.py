@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import plan
-from benchmark.engine import batches, local
+from benchmark.engine import local, schedule
 from benchmark.engine.worker import ORPHANED, decode, encode
 from benchmark.errors import BenchError
 from benchmark.files import write
+from benchmark.plan import plan
 from benchmark.spec import Cell, Outcome, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -249,7 +249,7 @@ def test_a_worker_leaves_with_its_parent(runtime: Runtime, endless: Cell):
 def test_the_worker_of_a_batch_leaves_with_its_parent(runtime: Runtime, endless: Cell):
     batch = runtime.store / "batch.json"
     write(batch, json.dumps({"cells": [{**encode(endless), "before": None}]}))
-    worker = batches.begin(batch, runtime)
+    worker = schedule.begin(batch, runtime)
     assert worker.stdin is not None
     worker.stdin.close()
     try:

@@ -10,18 +10,21 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import cell, data, explain, gains, last_layer, network, plan
+from benchmark.data import prepare
 from benchmark.errors import BenchError
+from benchmark.explain import explain, last_layer, record_gain
 from benchmark.metadata import OneHotEncoder, OrdinalEncoder
+from benchmark.plan import plan
 from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
+from benchmark.train import job, network
 
 
 def finished(runtime: Runtime, request_tiny: Any, **changes: Any) -> dict[tuple[str, int], Outcome]:
     """Every run asked for, by arm and fold."""
     found = {}
     for planned in plan.make(request_tiny(**changes), runtime).cells:
-        outcome = cell.run(planned.cell, runtime)
+        outcome = job.run(planned.cell, runtime)
         assert outcome.status == "ok", outcome.failure
         if isinstance(outcome.spec, RunSpec):
             found[outcome.spec.fusion, outcome.spec.fold] = outcome
@@ -65,9 +68,9 @@ def test_the_pixels_are_those_of_the_runs_own_colours(
     recipe = {"epochs": 1, "constancy": constancy}
     outcome = finished(runtime, request_tiny, folds=(0,), recipe=recipe)["none", 0]
     shutil.rmtree(runtime.store / "prepared")
-    other = data.prepare("tiny", 32, runtime, constancy=not constancy)  # the only one at hand
+    other = prepare.prepare("tiny", 32, runtime, constancy=not constancy)  # the only one at hand
     tested = explain._tested(Store(runtime.store), outcome, runtime)
-    expected = data.prepare("tiny", 32, runtime, constancy=constancy)
+    expected = prepare.prepare("tiny", 32, runtime, constancy=constancy)
     assert np.array_equal(tested.prepared.images, expected.images)
     assert not np.array_equal(expected.images, other.images)
 
@@ -211,7 +214,7 @@ def test_the_records_weights_stand_beside_each_network(
 
 
 def test_stars_follow_the_p_value():
-    assert [gains._star(p) for p in (0.05, 0.06, 0.1, 0.11, float("nan"))] == [
+    assert [record_gain._star(p) for p in (0.05, 0.06, 0.1, 0.11, float("nan"))] == [
         "**",
         "*",
         "*",

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import cell as cells
-from benchmark import explain, features, network, plan, weights
-from benchmark.expand import DistanceRequest
+from benchmark.explain import explain
+from benchmark.plan import plan
+from benchmark.plan.expand import DistanceRequest
 from benchmark.spec import Cell, DistanceSpec, Outcome, Recipe, Runtime
 from benchmark.store import Store
-from benchmark.train import Report
-from benchmark.work import Memory, Work
+from benchmark.train import features, network, weights
+from benchmark.train import job as cells
+from benchmark.train.context import Memory, Work
+from benchmark.train.loop import Report
 from tests.conftest import TINY
 
 

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import cell as cells
-from benchmark import data, fold, plan, registry, split, train, weights
+from benchmark import registry
+from benchmark.data import prepare, split
+from benchmark.plan import plan
 from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
-from benchmark.work import Memory, Work
+from benchmark.train import finetune, loop, weights
+from benchmark.train import job as cells
+from benchmark.train.context import Memory, Work
 
 BOTH = Path(__file__).parent / "components" / "both.py"
 FUSED = ("concat", "metanet", "metablock", "film", "late:product")
@@ -99,19 +102,19 @@ def test_test_data_do_not_choose_the_arm_on_the_record(runtime, request_tiny):
         made = plan.make(request_tiny(fusions=("late",), folds=(0,)), there)
         cell = next(p.cell for p in made.cells if p.cell.spec.fusion == "late")
         spec = cell.spec
-        prepared = data.prepare("tiny", spec.recipe.size, there)
+        prepared = prepare.prepare("tiny", spec.recipe.size, there)
         parts = split.split(prepared, spec.split, fold=0)
         labels = prepared.labels.copy()
         record = np.random.default_rng(3).normal(size=(len(labels), 2)).astype(np.float32)
         record[:, 0] += labels
         if turned:
             labels[parts.test], record[parts.test] = labels[parts.test][::-1], 9
-        one = fold.Fold(
-            spec, data.source_of("tiny", there), registry.load("fusion", "late"),
+        one = finetune.Fold(
+            spec, prepare.source_of("tiny", there), registry.load("fusion", "late"),
             replace(prepared, labels=labels), parts, record,
         )  # fmt: skip
-        work = Work(cell, there, Store(there.store), train.Report(), torch.device("cpu"), Memory())
-        told.append(fold._beside(work, one)[1])
+        work = Work(cell, there, Store(there.store), loop.Report(), torch.device("cpu"), Memory())
+        told.append(finetune._beside(work, one)[1])
     assert told[0] == told[1]
     assert "boosting 0." in told[0] and "logistic 0." in told[0]
 

@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import cell as cells
-from benchmark import heads, plan, train
-from benchmark.data import Prepared
-from benchmark.heads import PENALTIES, Rows
-from benchmark.network import Standardised
-from benchmark.softmax import softmax_path
+from benchmark.data.prepare import Prepared
+from benchmark.data.split import Parts
+from benchmark.plan import plan
 from benchmark.spec import Outcome, Recipe, Runtime
-from benchmark.split import Parts
 from benchmark.store import Store
-from benchmark.work import Memory
+from benchmark.train import heads, loop
+from benchmark.train import job as cells
+from benchmark.train.context import Memory
+from benchmark.train.heads import PENALTIES, Rows
+from benchmark.train.network import Standardised
+from benchmark.train.softmax import softmax_path
 
 RECIPE = Recipe(epochs=40, batch=32, lr=1e-3, optimizer="adamw", dropout=0.0, threads=1)
 
@@ -33,7 +34,7 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
 
 
 def solve(values: np.ndarray, labels: np.ndarray, rows: Rows, **how: Any):
-    return heads.solved(values, labels, rows, RECIPE, classes=3, report=train.Report(), **how)
+    return heads.solved(values, labels, rows, RECIPE, classes=3, report=loop.Report(), **how)
 
 
 def rows_with(val: bool) -> Rows:
@@ -45,9 +46,9 @@ def test_the_penalty_is_the_one_that_validation_likes_best(problem):
     values, labels = problem
     found, choice = solve(values, labels, rows_with(True))
     val = np.arange(80, 120)
-    balance = train.class_weights(labels[:80], 3, RECIPE)[labels[:80]]
+    balance = loop.class_weights(labels[:80], 3, RECIPE)[labels[:80]]
     path = softmax_path(values[:80], labels[:80], classes=3, sample_weight=balance)
-    scores = [train.auroc(labels[val], heads.probabilities(one, values[val])) for one in path]
+    scores = [loop.auroc(labels[val], heads.probabilities(one, values[val])) for one in path]
     best = PENALTIES.index(float(choice.text.split()[1]))
     assert scores[best] == max(scores)
     assert len(set(scores)) > 3, "the penalty matters here"
@@ -80,7 +81,7 @@ def test_without_a_validation_part_the_training_part_is_cut_by_group(problem):
     assert 16 <= len(rows.val) <= 32
     found, choice = solve(values, labels, rows)
     best = PENALTIES.index(float(choice.text.split()[1]))
-    balance = train.class_weights(labels[:120], 3, RECIPE)[labels[:120]]
+    balance = loop.class_weights(labels[:120], 3, RECIPE)[labels[:120]]
     path = softmax_path(
         values[:120], labels[:120], classes=3, sample_weight=balance,
         penalties=PENALTIES[: best + 1],
@@ -117,7 +118,7 @@ class Linear(nn.Module):
 @pytest.mark.parametrize("val", [True, False])
 def test_a_trained_head_chooses_its_rate_and_decay(problem, val: bool):
     values, labels = problem
-    inputs = train.Features(torch.from_numpy(values), None)
+    inputs = loop.Features(torch.from_numpy(values), None)
     seen = inputs.values[:80]
 
     def make() -> nn.Module:
@@ -133,10 +134,10 @@ def test_a_trained_head_chooses_its_rate_and_decay(problem, val: bool):
     assert float(words[2]) > 1e-3 * min(heads.RATES), "forty epochs of the least are too few"
     assert float(words[4]) in heads.DECAYS
     assert fit.chosen.endswith("inside the training part") is not val
-    scores = train.predict(model, inputs, torch.arange(120, 160), RECIPE, torch.device("cpu"))
+    scores = loop.predict(model, inputs, torch.arange(120, 160), RECIPE, torch.device("cpu"))
     solved, _ = solve(values, labels, rows)
-    alone = train.auroc(labels[120:], heads.probabilities(solved, values[120:]))
-    assert train.auroc(labels[120:], scores) > alone - 0.1
+    alone = loop.auroc(labels[120:], heads.probabilities(solved, values[120:]))
+    assert loop.auroc(labels[120:], scores) > alone - 0.1
 
 
 def run_all(request: plan.Request, runtime: Runtime) -> dict[str, Outcome]:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import stores
 
-from benchmark import plan
+from benchmark.plan import plan
 from benchmark.spec import Cell, Failure, RunSpec
 from benchmark.store import Store
-from reports import leaderboard, status
+from reports import status
+from reports.leaderboard import table
 
 FILE = "runs/index.json"
 
@@ -40,7 +41,7 @@ def seen(root: Path) -> tuple:
     spec = RunSpec(source="s01", target="t01", seed=0, recipe=stores.RECIPE)
     new = plan.Plan([plan.Planned(Cell.of(spec), "to run")], [])
     return (
-        leaderboard.show(store, format="json"),
+        table.show(store, format="json"),
         status.show(store, format="csv"),
         plan.again(new, store),
         plan.estimate(new, store),
@@ -98,14 +99,14 @@ def spoil(store: Store, target: str) -> None:
 
 
 def test_a_board_reads_the_outcomes_of_its_target_alone_and_checks_them(root: Path):
-    before = leaderboard.show(Store(root), targets=("t01",))
+    before = table.show(Store(root), targets=("t01",))
     spoil(Store(root), "t00")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert leaderboard.show(Store(root), targets=("t01",)) == before
+        assert table.show(Store(root), targets=("t01",)) == before
         assert "t00" in status.show(Store(root))
     with pytest.warns(UserWarning, match="is damaged"):
-        assert "t00" not in leaderboard.show(Store(root))
+        assert "t00" not in table.show(Store(root))
 
 
 def test_outcomes_that_come_change_and_go_are_seen(root: Path):

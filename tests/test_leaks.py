@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmark import leaks
-from benchmark.leaks import Cells, Rows, Told
+from benchmark.data import leaks
+from benchmark.data.leaks import Cells, Rows, Told
 
 N = 240
 RNG = np.random.default_rng(3)

@@ -9,9 +9,9 @@ import torch
 import torchvision
 from torch import nn
 
-from benchmark import archs, network
 from benchmark.errors import BenchError, DataMissing
-from benchmark.network import Classifier, Head, build, he_init, load_backbone
+from benchmark.train import archs, network
+from benchmark.train.network import Classifier, Head, build, he_init, load_backbone
 
 SLOW = pytest.mark.slow
 PAPERS = {

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import cli, data, grid, plan, registry, synthetic
+from benchmark import cli, registry, synthetic
 from benchmark.api import Input, Target, read_table
-from benchmark.contents import digests
+from benchmark.data import prepare
+from benchmark.data.contents import digests
 from benchmark.errors import BenchError, DataMissing
-from benchmark.expand import DistanceRequest
-from benchmark.plan import Plan, Request
+from benchmark.plan import plan, run
+from benchmark.plan.expand import DistanceRequest
+from benchmark.plan.plan import Plan, Request
 from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -294,14 +296,14 @@ def test_a_set_that_is_broken_costs_its_own_cells(
         store.finish(
             cell, Outcome(key=cell.key, spec=cell.spec, versions=cell.versions, status="ok")
         )
-    assert grid.run(lambda: plan.make(asked, runtime), runtime) == 2
+    assert run.run(lambda: plan.make(asked, runtime), runtime) == 2
     said = capsys.readouterr().err
     assert cause in said and "2 cells are done, 2 failed" in said
     failures = [done.failure for done in store.outcomes() if done.failure]
     assert [failure.kind for failure in failures] == [kind, kind]
     assert "x.png" not in repr(failures)
     with pytest.raises(BenchError, match=re.escape(cause)):  # alone: nothing runs
-        grid.run(lambda: plan.make(replace(asked, targets=("folder:set",)), runtime), runtime)
+        run.run(lambda: plan.make(replace(asked, targets=("folder:set",)), runtime), runtime)
 
 
 def test_a_source_that_is_broken_costs_the_cells_that_start_from_it(
@@ -344,7 +346,7 @@ def test_sixteen_bits_are_scaled_by_what_the_set_holds(
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4), highest * share, np.uint16)).save(path)
     runtime = Runtime(store=tmp_path / "store", inputs={"folder:set": Input(path=tmp_path / "set")})
-    found = data.prepare("folder:set", 4, runtime)
+    found = prepare.prepare("folder:set", 4, runtime)
     greys = dict(zip(found.names, found.images[:, 0, 0, 0].tolist(), strict=True))
     assert found.white == white
     for i, share in enumerate((1.0, 0.5, 0.25, 0.125)):
@@ -386,7 +388,7 @@ def test_dicom_is_not_scaled_image_by_image(
         scan(classes / "a", f"{name}.dcm", np.array([values]), **tags)
     own = opened(classes)
     records = {record.name: record for record in own.records(classes)}
-    own.white = data._white(own, list(records.values()))
+    own.white = prepare._white(own, list(records.values()))
     greys = [
         own.read(records[f"a/{name}.dcm"], 2)[0][0, :, 0].tolist() for name in ("dim", "bright")
     ]
@@ -407,9 +409,9 @@ def test_a_damaged_dicom_is_a_sentence(classes: Path, left: int) -> None:
 
 def test_no_image_is_named_in_what_lasts(tmp_path: Path):
     """The command says which image it was; the outcome, which goes to others, does not."""
-    from benchmark.cell import failure_of
     from benchmark.errors import BenchError
     from benchmark.images import decode
+    from benchmark.train.job import failure_of
 
     broken = tmp_path / "Doe_Jane_1961.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import archs, expand, grid, network, plan, protocol, registry
+from benchmark import protocols, registry
+from benchmark.cli.options import failure_kinds
 from benchmark.errors import BenchError
-from benchmark.expand import DistanceRequest, Request
-from benchmark.options import failure_kinds
-from benchmark.pace import Foresight, Pace
+from benchmark.plan import expand, plan, run
+from benchmark.plan.expand import DistanceRequest, Request
+from benchmark.plan.pace import Foresight, Pace
 from benchmark.spec import (
     Augment,
     Cell,
@@ -25,6 +26,7 @@ from benchmark.spec import (
     Runtime,
 )
 from benchmark.store import Store
+from benchmark.train import archs, network
 
 
 def finish(runtime: Runtime, planned: plan.Planned, **changes) -> None:
@@ -87,7 +89,7 @@ def test_the_next_run_takes_away_what_a_kill_left_beside_an_outcome(runtime, req
     for path in (*paths[0], *paths[1]):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    again = partial(grid.run, lambda: plan.make(request_tiny(folds=(0, 1)), runtime), runtime)
+    again = partial(run.run, lambda: plan.make(request_tiny(folds=(0, 1)), runtime), runtime)
     again(dry=True)
     assert all(path.is_file() for path in paths[0]), "looking changes nothing"
     again()
@@ -366,10 +368,10 @@ def test_every_subset_of_the_columns_is_an_arm(runtime, request_tiny):
 
 
 def test_every_protocol_is_valid_and_takes_changes():
-    assert {"standard", "demo", "cats", "metanet", "thomas", "yang"} <= {*protocol.names()}
-    for name in protocol.names():
-        found = protocol.load(name)
-        recipe = protocol.recipe_for(found, "isic", "finetune", {"augment.rotation": 3, "lr": 0.1})
+    assert {"standard", "demo", "cats", "metanet", "thomas", "yang"} <= {*protocols.names()}
+    for name in protocols.names():
+        found = protocols.load(name)
+        recipe = protocols.recipe_for(found, "isic", "finetune", {"augment.rotation": 3, "lr": 0.1})
         assert recipe.augment.rotation == 3
         assert recipe.lr == 0.1
         assert recipe.augment.horizontal == found.recipe.augment.horizontal
@@ -415,7 +417,7 @@ BEARS = [
 
 @pytest.mark.parametrize(("target", "name", "out"), BEARS)
 def test_what_the_images_cannot_bear_is_left_out_of_the_recipe(runtime, target, name, out):
-    usual = protocol.load(name).recipe.augment
+    usual = protocols.load(name).recipe.augment
     asked = plan.Request(targets=(target,), protocols=(name,), folds=(0,))
     made = plan.make(asked, runtime)
     (spec,) = runs(made)
@@ -434,7 +436,7 @@ def test_what_the_images_cannot_bear_is_left_out_of_the_recipe(runtime, target, 
 
 def test_a_card_that_names_no_augmentation_is_told_which_there_are():
     with pytest.raises(BenchError, match="Did you mean rotation"):
-        protocol.recipe_for(protocol.load("standard"), "mine", "finetune", {}, ("rotations",))
+        protocols.recipe_for(protocols.load("standard"), "mine", "finetune", {}, ("rotations",))
 
 
 def test_a_card_names_augmentations_that_there_are():

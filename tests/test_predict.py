@@ -10,18 +10,22 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmark import cell, data, plan, predict, registry
+from benchmark import registry
 from benchmark.cli import app
+from benchmark.data import prepare
 from benchmark.errors import BenchError, Damaged
+from benchmark.explain import predict
+from benchmark.plan import plan
 from benchmark.spec import Runtime
 from benchmark.store import Store
+from benchmark.train import job
 
 
 def finished(runtime: Runtime, request_tiny: Any, **changes: Any) -> predict.Trained:
     """The last cell asked for, run with all it rests on."""
     outcome = None
     for planned in plan.make(request_tiny(folds=(0,), **changes), runtime).cells:
-        outcome = cell.run(planned.cell, runtime)
+        outcome = job.run(planned.cell, runtime)
         assert outcome.status == "ok", outcome.failure
     assert outcome is not None
     store = Store(runtime.store)
@@ -30,9 +34,9 @@ def finished(runtime: Runtime, request_tiny: Any, **changes: Any) -> predict.Tra
 
 def written(runtime: Runtime, trained: predict.Trained, folder: Path) -> list[dict[str, str]]:
     """The run's test images as PNG, the whole record as a table; its rows in the test's order."""
-    from benchmark.fold import parts_of
+    from benchmark.train.finetune import parts_of
 
-    prepared = data.prepare("tiny", 32, runtime)
+    prepared = prepare.prepare("tiny", 32, runtime)
     test = parts_of(trained.work, prepared, trained.spec).test
     folder.mkdir()
     rows = []

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from benchmark import plan
 from benchmark.engine import local, worker
 from benchmark.engine import ray as engine
-from benchmark.engine.batches import Batch
+from benchmark.engine.schedule import Batch
 from benchmark.errors import BenchError
+from benchmark.plan import plan
 from benchmark.spec import Cell, RunSpec, Runtime
 from benchmark.store import Store
 

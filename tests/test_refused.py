@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import grid, leaks, plan
+from benchmark.data import leaks
 from benchmark.errors import BenchError
+from benchmark.plan import plan, run
 from benchmark.spec import RunSpec
 from benchmark.store import Store
 from tests.conftest import TINY
@@ -32,7 +33,7 @@ def test_a_recoded_label_ends_the_run_before_any_worker(change, request_tiny) ->
     runtime = change(SITE, '("leg", "arm")[label]')
     asked = request_tiny(fusions=("none", "concat"), folds=(0,))
     with pytest.raises(BenchError, match=r"tells the label \(site: one value is one class") as told:
-        grid.run(lambda: plan.make(asked, runtime), runtime)
+        run.run(lambda: plan.make(asked, runtime), runtime)
     assert "--allow-column site" in told.value.todo
     assert [*Store(runtime.store).outcomes("run")] == []
 
@@ -49,14 +50,14 @@ def test_it_is_used_where_told_and_no_matter_where_it_is_no_input(
     made = plan.make(request_tiny(**{"fusions": ("concat",), "folds": (0,), **changes}), runtime)
     (cell,) = [planned.cell for planned in made.cells]
     assert isinstance(cell.spec, RunSpec) and cell.spec.allowed == allowed
-    assert grid._prepare([cell], runtime, Store(runtime.store)) == ([cell], [])
+    assert run._prepare([cell], runtime, Store(runtime.store)) == ([cell], [])
 
 
 def test_what_nearly_tells_it_is_said(change, request_tiny, capsys) -> None:
     runtime = change(AGE, 'f"{age + 27 * label:.0f}", ')
     made = plan.make(request_tiny(fusions=("concat",)), runtime)
     cells = [planned.cell for planned in made.cells]
-    assert grid._prepare(cells, runtime, Store(runtime.store))[0] == cells
+    assert run._prepare(cells, runtime, Store(runtime.store))[0] == cells
     assert capsys.readouterr().err.count("Note: The column age is doubtful: it tells") == 1
 
 

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmark import registry, slices
+from benchmark import registry
 from benchmark.api import Source
 from benchmark.cli import app
+from benchmark.data import slices
 from benchmark.errors import BenchError
-from benchmark.expand import Request, columns_of
+from benchmark.plan.expand import Request, columns_of
 from benchmark.spec import Input, Runtime
 
 SHAPE = (12, 150, 16)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import grid, marks
+from benchmark import heartbeat
 from benchmark.engine import local
 from benchmark.errors import BenchError
+from benchmark.plan import run
 from benchmark.spec import Cell, DistanceSpec, PretrainSpec, Recipe, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -58,7 +59,7 @@ def test_who_runs_a_cell_that_is_waited_for_is_said(tmp_path: Path, capsys):
     """Another process holds the cell's lock; once it ends, the cell is run here."""
     runtime, cell = runtime_of(tmp_path), EXPERT[0]
     Store(runtime.store).begin(cell)  # as the other would, which is this process's child
-    place = Store(runtime.store).of(cell) / marks.NAME
+    place = Store(runtime.store).of(cell) / heartbeat.NAME
     other = subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(runtime.store), str(int(cell.key, 16) >> 2)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -66,7 +67,7 @@ def test_who_runs_a_cell_that_is_waited_for_is_said(tmp_path: Path, capsys):
     assert other.stdin and other.stdout and other.stdout.readline()
     mark = {"pid": other.pid, "host": "node7", "since": 1_700_000_000.0, "born": ""}
     place.write_text(json.dumps(mark))
-    progress, heard = grid.Progress(1), list[str]()
+    progress, heard = run.Progress(1), list[str]()
 
     def listen(event: str, one: Cell, facts: dict) -> None:
         heard.append(event)
@@ -92,7 +93,7 @@ def test_a_log_that_is_gone_costs_no_more_than_the_cell(tmp_path: Path):
     runtime = runtime_of(tmp_path)
 
     def listen(event: str, cell: Cell, facts: dict) -> None:
-        mark = marks.read(Store(runtime.store).of(cell)) if event == "epoch" else None
+        mark = heartbeat.read(Store(runtime.store).of(cell)) if event == "epoch" else None
         if mark is not None:
             for log in (runtime.store / "workers").iterdir():
                 log.unlink()
@@ -130,7 +131,7 @@ def test_ctrl_c_ends_a_worker_that_hangs_after_its_grace(
 
     def listen(event: str, cell: Cell, facts: dict) -> None:
         if event == "epoch" and not workers:
-            mark = marks.read(Store(runtime.store).of(cell))
+            mark = heartbeat.read(Store(runtime.store).of(cell))
             assert mark is not None
             workers.append(mark)
             os.kill(mark.pid, signal.SIGSTOP)
@@ -138,7 +139,7 @@ def test_ctrl_c_ends_a_worker_that_hangs_after_its_grace(
 
     with ctrl_c_is_heard():
         assert not local.run([cell, *EXPERT], runtime, listener=listen)
-    assert [marks.alive(mark) for mark in workers] == [False]
+    assert [heartbeat.alive(mark) for mark in workers] == [False]
     found = Store(runtime.store).outcome("run", cell.key)
     assert found is not None
     assert found.failure is not None

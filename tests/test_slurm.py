@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import marks, plan
+from benchmark import heartbeat
 from benchmark.engine import local, slurm, worker
-from benchmark.engine.batches import Batch
+from benchmark.engine.schedule import Batch
 from benchmark.errors import BenchError
+from benchmark.plan import plan
 from benchmark.spec import Cell, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -108,7 +109,7 @@ def test_a_preempted_job_is_requeued_and_a_local_run_agrees(
     store, hits = Store(runtime.store), []
 
     def listen(event, cell, facts):
-        mark = marks.read(store.of(cell))
+        mark = heartbeat.read(store.of(cell))
         if event == "epoch" and mark is not None and not hits:
             job = parent(parent(mark.pid))
             assert b"submitit" in Path(f"/proc/{job}/cmdline").read_bytes()

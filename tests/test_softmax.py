@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from benchmark.softmax import PENALTIES, Softmax, softmax_optimum, softmax_path
+from benchmark.train.softmax import PENALTIES, Softmax, softmax_optimum, softmax_path
 
 GOLDEN = Path(__file__).parent / "data" / "softmax_optimum.npz"
 

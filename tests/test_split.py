@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark import protocol
-from benchmark.data import Prepared
+from benchmark import protocols
+from benchmark.data.prepare import Prepared
+from benchmark.data.split import linked_groups, split
 from benchmark.errors import BenchError
 from benchmark.spec import Split
-from benchmark.split import linked_groups, split
 
 
 def a_set(labels, groups, *, hashes=None, parts=None, name="set") -> Prepared:
@@ -74,7 +74,7 @@ def test_grouped_folds_part_no_group_and_cover_everything(seed: int, folds: int,
 def test_protocols_that_cut_alike_test_the_same_images():
     data = a_set([0, 1] * 50, list(range(100)))
     one, other, own = (
-        protocol.load(name).split for name in ("thomas", "thomas-augmented", "standard")
+        protocols.load(name).split for name in ("thomas", "thomas-augmented", "standard")
     )
     assert np.array_equal(cut(data, one).test, cut(data, other).test)
     assert not np.array_equal(cut(data, one).test, cut(data, own).test)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import BenchError
-from benchmark.marks import NAME, read, tell
+from benchmark.heartbeat import NAME, read, tell
 from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, Recipe, RunSpec
 from benchmark.store import Store
 from reports import status

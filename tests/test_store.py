@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import data, files
+from benchmark import files
+from benchmark.data import prepare
 from benchmark.errors import BenchError, Damaged
 from benchmark.files import build_folder, replacing
 from benchmark.spec import Cell, Failure, Outcome, RunSpec, Runtime
@@ -299,7 +300,7 @@ def test_a_store_in_use_is_not_cleaned(tmp_path: Path):
 
 def test_decoded_sets_are_their_owners_unless_the_store_is_shared(runtime: Runtime):
     def prepared(size: int) -> Path:
-        data.prepare("tiny", size, runtime)
+        prepare.prepare("tiny", size, runtime)
         (folder,) = runtime.store.glob(f"prepared/tiny-{size}x{size}-*")
         return folder
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import network, registry, synthetic
-from benchmark.sheet import make
+from benchmark import registry, synthetic
+from benchmark.data.sheet import make
 from benchmark.spec import Runtime
+from benchmark.train import network
 from similarity import expert, otdd
 
 KINDS = ("near", "middle", "far")

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from benchmark import cli, tracking
+from benchmark import cli
 from benchmark.errors import BenchError
 from benchmark.spec import (
     Cell,
@@ -35,8 +35,9 @@ from benchmark.spec import (
 )
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from benchmark.tracking import entry, server
-from reports import figures
+from reports import mlflow
+from reports.mlflow import entry, server
+from reports.plots import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "components" / "tiny.py"
@@ -126,7 +127,7 @@ def grid(store: Store, outcomes: list[Outcome], command: str = "bench run") -> s
 
 
 def client(store: Store, uri: str | None = None) -> Any:
-    return server.client_of(uri or tracking.default_uri(store))
+    return server.client_of(uri or mlflow.default_uri(store))
 
 
 def runs(store: Store, kind: str, uri: str | None = None) -> list[Any]:
@@ -154,7 +155,7 @@ def test_a_cell_is_a_run_below_its_grid(store: Store):
     for name in ("maps.png", "maps.svg", "weights.png", "explain.json"):
         (pictures / name).write_text("drawn")
     name = grid(store, [weights, done])
-    assert tracking.sync(store) == (4, 0, ())  # and a parent in either experiment
+    assert mlflow.sync(store) == (4, 0, ())  # and a parent in either experiment
 
     (found,) = runs(store, "run")
     assert found.info.status == "FINISHED"
@@ -201,7 +202,7 @@ def test_failed_and_skipped_cells_say_why(store: Store):
     run(store, fold=1, status="skipped", reason="isic has no metadata")
     left = Cell.of(RunSpec(source="dtd", target="isic", fold=2))
     store.record_grid([Cell(o.key, o.spec, o.versions) for o in store.outcomes()] + [left], "bench")
-    tracking.sync(store)
+    mlflow.sync(store)
     found = {r.data.tags["bench.status"]: r for r in runs(store, "run")}
     assert found["failed"].info.status == "FAILED"
     assert found["failed"].data.tags["bench.failure.kind"] == "oom"
@@ -215,7 +216,7 @@ def test_failed_and_skipped_cells_say_why(store: Store):
 
 def test_weights_are_one_version_of_a_registered_model(store: Store):
     made = pretrain(store, "pcam:small")
-    tracking.sync(store)
+    mlflow.sync(store)
     at = client(store)
     (version,) = at.search_model_versions("name = 'pcam-small-resnet50'")
     (source,) = runs(store, "pretrain")
@@ -228,7 +229,7 @@ def test_weights_are_one_version_of_a_registered_model(store: Store):
     assert weights.read_bytes() == b"tensors of pcam:small"
     # Another training of the same: the version is replaced, not doubled.
     finish(store, made.spec, chosen="last epoch")
-    tracking.sync(store)
+    mlflow.sync(store)
     (again,) = at.search_model_versions("name = 'pcam-small-resnet50'")
     assert again.version != version.version
     assert again.run_id == runs(store, "pretrain")[0].info.run_id
@@ -263,12 +264,12 @@ def test_the_matrix_counts_and_the_curves_are_of_the_scores():
 def test_a_second_sync_writes_nothing_and_a_changed_outcome_replaces_its_run(store: Store):
     first = [run(store, fold=fold) for fold in (0, 1)]
     grid(store, first)
-    assert tracking.sync(store).written == 3
+    assert mlflow.sync(store).written == 3
     before = {r.data.tags["bench.key"]: r.info.run_id for r in runs(store, "run")}
-    assert tracking.sync(store) == (0, 3, ())
+    assert mlflow.sync(store) == (0, 3, ())
     changed = run(store, fold=1, value=0.9)
     assert changed.key == first[1].key
-    assert tracking.sync(store).written == 1
+    assert mlflow.sync(store).written == 1
     found = {r.data.tags["bench.key"]: r for r in runs(store, "run")}
     assert len(runs(store, "run")) == 2
     assert found[changed.key].data.metrics["auroc"] == 0.9
@@ -277,24 +278,24 @@ def test_a_second_sync_writes_nothing_and_a_changed_outcome_replaces_its_run(sto
     folder = store.folder("run", changed.key) / "explain"
     folder.mkdir()
     (folder / "maps.png").write_bytes(b"drawn")
-    assert tracking.sync(store).written == 1
+    assert mlflow.sync(store).written == 1
 
 
 def test_a_run_left_half_written_and_a_doubled_one_become_one(store: Store):
     done = run(store)
     with mock.patch("mlflow.MlflowClient.log_artifact", side_effect=OSError("No space left")):
-        found = tracking.sync(store)
+        found = mlflow.sync(store)
     assert found.written == 0
     assert "refused" in found.refused[0]
     assert "No space left" in found.refused[0]
     assert len(runs(store, "run")) == 1
-    assert tracking.sync(store).written == 1
+    assert mlflow.sync(store).written == 1
     (whole,) = runs(store, "run")
     assert whole.data.tags["bench.complete"]
     client(store).create_run(
         whole.info.experiment_id, tags={"bench.key": done.key, "bench.kind": "run"}
     )
-    assert tracking.sync(store).written == 1
+    assert mlflow.sync(store).written == 1
     assert len(runs(store, "run")) == 1
 
 
@@ -308,24 +309,24 @@ def test_a_sync_that_ends_between_two_calls_is_made_up_for(store: Store, call: s
         mock.patch(f"mlflow.MlflowClient.{call}", side_effect=KeyboardInterrupt),
         pytest.raises(KeyboardInterrupt),
     ):
-        tracking.sync(store)
+        mlflow.sync(store)
     (half,) = runs(store, "run")
     assert "bench.complete" not in half.data.tags
-    assert tracking.sync(store).written == 1
+    assert mlflow.sync(store).written == 1
     (whole,) = runs(store, "run")
     assert (whole.info.status, whole.data.metrics["auroc"]) == ("FINISHED", 0.76)
     losses = client(store).get_metric_history(whole.info.run_id, "epoch/loss")
     assert sorted(m.step for m in losses) == list(range(1, 1201))
     assert {"confusion.svg", "roc.svg"} < files(store, whole.info.run_id)
-    assert tracking.sync(store) == (0, 1, ())
+    assert mlflow.sync(store) == (0, 1, ())
 
 
 def test_a_cell_stands_under_the_largest_grid_that_asked_for_it(store: Store):
     some = [run(store, fold=fold) for fold in (0, 1)]
     grid(store, some[:1], "bench run --fold 0")
-    tracking.sync(store)
+    mlflow.sync(store)
     whole = grid(store, some, "bench run")
-    tracking.sync(store)
+    mlflow.sync(store)
     at = client(store)
     parents = {r.data.tags["mlflow.parentRunId"] for r in runs(store, "run")}
     assert [at.get_run(p).data.tags["bench.grid"] for p in parents] == [whole]
@@ -333,22 +334,23 @@ def test_a_cell_stands_under_the_largest_grid_that_asked_for_it(store: Store):
 
 def test_a_deleted_experiment_comes_back_and_a_moved_store_is_told(store: Store, tmp_path: Path):
     run(store)
-    tracking.sync(store)
+    mlflow.sync(store)
     at = client(store)
     at.delete_experiment(at.get_experiment_by_name("isic").experiment_id)
-    tracking.sync(store)
+    mlflow.sync(store)
     assert len(runs(store, "run")) == 1
     moved = Store(tmp_path / "elsewhere")
     shutil.copytree(store.root, moved.root)
     with pytest.raises(BenchError, match=r"has moved.*Delete mlflow\.db"):
-        tracking.sync(moved)
+        mlflow.sync(moved)
 
 
 # --- distance and gain ------------------------------------------------------------------------
 
 
 def test_a_run_for_each_distance_has_the_numbers_of_the_transfer_report(store: Store):
-    from reports import leaderboard, transfer
+    from reports import transfer
+    from reports.leaderboard import table as leaderboard
 
     for source in GAINS:
         run(store, source, folds=1)
@@ -356,12 +358,12 @@ def test_a_run_for_each_distance_has_the_numbers_of_the_transfer_report(store: S
     for source, value in order.items():
         distance(store, source, value)
         distance(store, source, -value, "scores:logme")  # of which more is nearer
-    tracking.sync(store)
+    mlflow.sync(store)
     found = {r.data.params["distance"]: r for r in runs(store, "correlation")}
     assert set(found) == {"task2vec", "scores:logme"}
     at = client(store)
     assert at.get_experiment(found["task2vec"].info.experiment_id).name == "isic"
-    assert tracking.sync(store).written == 0
+    assert mlflow.sync(store).written == 0
     (analysis,) = transfer.analyse(store, leaderboard.boards(store, fusions=("none",)))
     for line in analysis.lines:
         if line.kind == "distance" and line.pairs == "without_self":
@@ -373,7 +375,7 @@ def test_a_run_for_each_distance_has_the_numbers_of_the_transfer_report(store: S
     assert files(store, found["task2vec"].info.run_id) == {"scatter.svg"}
 
     distance(store, "kimia", 0.5)  # now in the order of the gains
-    assert tracking.sync(store).written == 2
+    assert mlflow.sync(store).written == 2
     again = {r.data.params["distance"]: r for r in runs(store, "correlation")}
     assert len(runs(store, "correlation")) == 2
     assert again["task2vec"].info.run_id == found["task2vec"].info.run_id
@@ -386,21 +388,22 @@ def test_own_folders_of_one_name_have_experiments_of_their_own(store: Store):
         ("1-bbbbbbbbbbbb-11111111", "none"),
     ):
         run(store, source, folds=1, spec={"target": "folder:images"}, version=version)
-    assert tracking.sync(store).written == 2
+    assert mlflow.sync(store).written == 2
     at = client(store)
     where = {at.get_experiment(r.info.experiment_id).name for r in runs(store, "run")}
     assert where == {"folder:images#aaaaaa-111111", "folder:images#bbbbbb-111111"}
 
 
 def test_the_pooled_correlation_has_a_run_of_its_own_with_every_pair(store: Store):
-    from reports import leaderboard, transfer
+    from reports import transfer
+    from reports.leaderboard import table as leaderboard
 
     for target, order in (("isic", (0.1, 0.2, 0.4, 0.3)), ("dtd", (0.2, 0.0, 0.1, 0.3))):
         for source, value in zip(("imagenet", "dtd", "stl10", "kimia"), order, strict=True):
             distance(store, source, value, target=target)
         for source in GAINS:
             run(store, source, folds=1, spec={"target": target})
-    tracking.sync(store)
+    mlflow.sync(store)
     where = client(store).get_experiment_by_name("distance and gain")
     (pooled,) = (
         r for r in runs(store, "correlation") if r.info.experiment_id == where.experiment_id
@@ -418,7 +421,7 @@ def test_the_pooled_correlation_has_a_run_of_its_own_with_every_pair(store: Stor
     assert pooled.data.params["target"] == "dtd, isic"
     assert pooled.data.params["direction"] == "less is nearer"
     assert files(store, pooled.info.run_id) == {"scatter.svg"}
-    assert tracking.sync(store).written == 0
+    assert mlflow.sync(store).written == 0
 
 
 # --- what never gets there --------------------------------------------------------------------
@@ -445,7 +448,7 @@ def test_no_path_no_name_and_no_value_of_a_record_is_mirrored(store: Store):
     explain = store.folder("run", done.key) / "explain"
     explain.mkdir()
     (explain / "explain.json").write_text(secret)
-    tracking.sync(store)
+    mlflow.sync(store)
     told = [store.root / "mlflow.db", *(store.root / "mlflow-artifacts").rglob("*")]
     for path in told:
         text = path.read_bytes() if path.is_file() else b""
@@ -499,7 +502,7 @@ def test_the_mirror_of_a_grid_takes_outcomes_as_they_come(store: Store):
     said: list[str] = []
     cells = [Cell.of(RunSpec(source="dtd", target="isic", fold=fold)) for fold in (0, 1, 2)]
     store.record_grid(cells, "bench run")
-    with tracking.Mirror(store, say=said.append) as mirror:
+    with mlflow.Mirror(store, say=said.append) as mirror:
         for cell in cells[:2]:
             outcome = Outcome(key=cell.key, spec=cell.spec, status="ok")
             store.finish(cell, outcome)
@@ -510,7 +513,7 @@ def test_the_mirror_of_a_grid_takes_outcomes_as_they_come(store: Store):
     )
     (parent,) = runs(store, "grid")
     assert (parent.info.status, parent.data.metrics["left"]) == ("SCHEDULED", 1)
-    assert tracking.sync(store).written == 0
+    assert mlflow.sync(store).written == 0
 
 
 def test_a_dead_server_is_asked_once_and_costs_one_warning(store: Store, monkeypatch):
@@ -522,7 +525,7 @@ def test_a_dead_server_is_asked_once_and_costs_one_warning(store: Store, monkeyp
     monkeypatch.setattr(
         socket.socket, "connect", lambda self, to: asked.append(to) or real(self, to)
     )
-    with tracking.Mirror(store, say=said.append, uri=uri) as mirror:
+    with mlflow.Mirror(store, say=said.append, uri=uri) as mirror:
         for fold in range(20):
             mirror.add(run(store, fold=fold))
     assert 1 <= len(asked) <= 4, "twenty cells do not wait for it twenty times"
@@ -530,12 +533,12 @@ def test_a_dead_server_is_asked_once_and_costs_one_warning(store: Store, monkeyp
     assert "bench mlflow sync" in warning
     assert "secret" not in warning
     with pytest.raises(BenchError, match="does not answer"):
-        tracking.sync(store, uri=uri)
-    assert tracking.sync(store).written == 20  # nothing is lost
+        mlflow.sync(store, uri=uri)
+    assert mlflow.sync(store).written == 20  # nothing is lost
 
 
 def test_a_mirror_that_gets_nothing_ends_at_once(tmp_path: Path):
-    with tracking.Mirror(Store(tmp_path), say=pytest.fail):
+    with mlflow.Mirror(Store(tmp_path), say=pytest.fail):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -545,7 +548,7 @@ def test_mlflow_is_reached_while_cells_run(tmp_path: Path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with tracking.Mirror(Store(tmp_path), say=said.append, uri=uri) as mirror:
+    with mlflow.Mirror(Store(tmp_path), say=said.append, uri=uri) as mirror:
         mirror.begin()  # cells start, and none has ended
         until = time.monotonic() + 120
         while not said and time.monotonic() < until:
@@ -571,7 +574,7 @@ def test_the_cells_of_a_recommendation_are_mirrored(store: Store, monkeypatch):
 
 def test_two_mirrors_at_once_make_each_cell_once(store: Store):
     outcomes = [run(store, fold=fold) for fold in range(4)]
-    mirrors = [tracking.Mirror(store, say=lambda _: None) for _ in range(2)]
+    mirrors = [mlflow.Mirror(store, say=lambda _: None) for _ in range(2)]
     for outcome in outcomes:
         for mirror in mirrors:
             mirror.add(outcome)
@@ -639,7 +642,7 @@ def test_a_full_disk_is_one_warning_and_no_traceback(store: Store, full_database
     kept = {path: path.read_bytes() for path in store.root.rglob("outcome.json")}
     assert len(kept) == len(outcomes)
     said: list[str] = []
-    with tracking.Mirror(store, say=said.append) as mirror:
+    with mlflow.Mirror(store, say=said.append) as mirror:
         mirror.begin()
         for outcome in outcomes:
             mirror.add(outcome)
@@ -729,13 +732,13 @@ def test_a_server_killed_in_the_middle_ends_with_each_cell_once(
 
     said: list[str] = []
     monkeypatch.setattr(MlflowClient, "log_artifact", log_artifact)
-    with tracking.Mirror(store, say=said.append) as mirror:
+    with mlflow.Mirror(store, say=said.append) as mirror:
         for outcome in (weights, *outcomes):
             mirror.add(outcome)
     (warning,) = (text for text in said if "Warning" in text)
     assert mlflow_server.uri in warning
     with pytest.raises(BenchError, match="does not answer"):
-        tracking.sync(store)
+        mlflow.sync(store)
 
     mlflow_server.start()
     mlflow_server.wait()
@@ -743,11 +746,11 @@ def test_a_server_killed_in_the_middle_ends_with_each_cell_once(
     before = runs(store, "run", uri)
     assert 0 < len(before) < len(outcomes)
     assert any("bench.complete" not in found.data.tags for found in before)
-    first = tracking.sync(store)
+    first = mlflow.sync(store)
     assert first.refused == ()
     found = Counter(r.data.tags["bench.key"] for r in runs(store, "run", uri))
     assert found == Counter(outcome.key for outcome in outcomes)
-    second = tracking.sync(store)
+    second = mlflow.sync(store)
     assert second.written == 0
     assert second.unchanged >= len(outcomes)
 

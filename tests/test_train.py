@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark import train, weights
 from benchmark.errors import BenchError, Interrupted, NotFinite
 from benchmark.spec import Recipe
+from benchmark.train import loop, weights
 
 RECIPE = Recipe(epochs=6, batch=16, lr=0.01, threads=1, dropout=0.3, precision="float32")
 
@@ -37,7 +37,7 @@ def problem():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 200)
     features = rng.normal(size=(200, 8)).astype(np.float32) + labels[:, None] * 0.7
-    inputs = train.Features(torch.from_numpy(features.astype(np.float32)), None)
+    inputs = loop.Features(torch.from_numpy(features.astype(np.float32)), None)
     return inputs, torch.from_numpy(labels), np.arange(120), np.arange(120, 160)
 
 
@@ -49,14 +49,14 @@ def head() -> Head:
 def fit(problem, recipe=RECIPE, **more):
     inputs, labels, rows, val = problem
     model = head()
-    found = train.fit(model, inputs, labels, rows, val, recipe, classes=3, seed=5, **more)
+    found = loop.fit(model, inputs, labels, rows, val, recipe, classes=3, seed=5, **more)
     return model, found
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
     whole, first = fit(problem)
     path = tmp_path / "last.pt"
     for stop_after in (3, 17, 30):  # steps: in the first, third and fourth epoch
@@ -67,7 +67,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
                 raise Interrupted("stop")
 
         with pytest.raises(Interrupted):
-            fit(problem, checkpoint=path, report=train.Report(check=check))
+            fit(problem, checkpoint=path, report=loop.Report(check=check))
     resumed, again = fit(problem, checkpoint=path)
     assert again.resumed > 0
     for one, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
@@ -83,15 +83,15 @@ def test_the_best_epoch_on_validation_is_kept(problem):
     assert found.chosen == f"epoch {found.epoch} of 6 by validation AUROC"
     assert found.history[found.epoch - 1]["val_auroc"] == best["val_auroc"]
     inputs, labels, _, val = problem
-    scores = train.predict(model, inputs, torch.as_tensor(val), RECIPE, torch.device("cpu"))
-    assert train.auroc(labels[val].numpy(), scores) == pytest.approx(best["val_auroc"], abs=1e-12)
+    scores = loop.predict(model, inputs, torch.as_tensor(val), RECIPE, torch.device("cpu"))
+    assert loop.auroc(labels[val].numpy(), scores) == pytest.approx(best["val_auroc"], abs=1e-12)
 
 
 def test_of_epochs_with_equal_ranks_the_surest_is_kept(problem):
     """A few validation images are soon in perfect order, long before the network is trained."""
     inputs, labels, rows, _ = problem
     values = inputs.values + 20 * torch.eye(3)[labels] @ torch.ones(3, 8).tril()
-    few = (train.Features(values, None), labels, rows, np.arange(120, 126))
+    few = (loop.Features(values, None), labels, rows, np.arange(120, 126))
     found = fit(few, RECIPE.model_copy(update={"lr": 0.03}))[1]
     assert found.history[0]["val_auroc"] == 1.0
     assert found.epoch > 1
@@ -110,7 +110,7 @@ def test_equal_seeds_give_equal_numbers_and_other_seeds_do_not(problem):
     for seed in (1, 1, 2):
         torch.manual_seed(99 + seed)  # the caller's generator must not matter
         model = head()
-        found = train.fit(model, inputs, labels, rows, val, RECIPE, classes=3, seed=seed)
+        found = loop.fit(model, inputs, labels, rows, val, RECIPE, classes=3, seed=seed)
         losses.append(found.history[-1]["loss"])
     assert losses[0] == losses[1] != losses[2]
 
@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(problem):
 )
 def test_class_weights(kind: str, expected: list[float]):
     labels = np.array([0] * 8 + [1] * 2)
-    found = train.class_weights(labels, 3, RECIPE.model_copy(update={"class_weights": kind}))
+    found = loop.class_weights(labels, 3, RECIPE.model_copy(update={"class_weights": kind}))
     assert found == pytest.approx(expected)
 
 
@@ -139,32 +139,32 @@ def test_class_weights_are_in_the_loss(kind: str, share: float):
     """Where the features say nothing, the answer is the weighted share of the class."""
     labels, rows = torch.tensor([1, 0, 0, 0, 0] * 8), np.arange(40)
     recipe = RECIPE.model_copy(update={"class_weights": kind, "epochs": 150, "select": "last"})
-    model, inputs = PlainHead(), train.Features(torch.zeros(40, 1), None)
-    train.fit(model, inputs, labels, rows, rows[:0], recipe, classes=2, seed=5)
-    scores = train.predict(model, inputs, torch.as_tensor(rows), recipe, torch.device("cpu"))
+    model, inputs = PlainHead(), loop.Features(torch.zeros(40, 1), None)
+    loop.fit(model, inputs, labels, rows, rows[:0], recipe, classes=2, seed=5)
+    scores = loop.predict(model, inputs, torch.as_tensor(rows), recipe, torch.device("cpu"))
     assert scores[:, 1] == pytest.approx(share, abs=0.03)
 
 
 def test_schedules():
     cosine = RECIPE.model_copy(update={"schedule": "cosine", "epochs": 10})
-    assert train.rate(cosine, 0, 0.0) == pytest.approx(0.01)
-    assert train.rate(cosine, 5, 0.0) == pytest.approx(0.005)
-    assert train.rate(cosine, 9, 1.0) == pytest.approx(0, abs=1e-12)
+    assert loop.rate(cosine, 0, 0.0) == pytest.approx(0.01)
+    assert loop.rate(cosine, 5, 0.0) == pytest.approx(0.005)
+    assert loop.rate(cosine, 9, 1.0) == pytest.approx(0, abs=1e-12)
     step = RECIPE.model_copy(update={"schedule": "step", "milestones": (2, 4), "factor": 0.1})
-    assert [round(train.rate(step, e, 0.5), 8) for e in range(6)] == [
+    assert [round(loop.rate(step, e, 0.5), 8) for e in range(6)] == [
         0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001,
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("n", "size"), [(33, 16), (32, 16), (1, 16), (17, 16), (5, 2)])
 def test_no_batch_of_one_beside_others(n: int, size: int):
-    cuts = train.batches(n, size)
+    cuts = loop.batches(n, size)
     assert [i for a, b in cuts for i in range(a, b)] == list(range(n))
     assert len(cuts) == 1 or all(b - a > 1 for a, b in cuts)
 
 
 def test_the_checkpoint_of_another_cell_is_not_gone_on_from(problem, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(train, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
     theirs, mine = tmp_path / "theirs" / "last.pt", tmp_path / "mine" / "last.pt"
     fit(problem, checkpoint=theirs)
     assert fit(problem, checkpoint=theirs)[1].resumed > 0
@@ -189,7 +189,7 @@ def test_no_pickle_of_objects_is_ever_run(problem, tmp_path: Path, reader: str):
     path, struck, content = tmp_path / "last.pt", tmp_path / "struck", io.BytesIO()
     torch.save({"epoch": 1, "model": Payload(struck)}, content)
     if reader == "checkpoint":
-        path.write_bytes(train._check(path, content.getvalue()) + b"\n" + content.getvalue())
+        path.write_bytes(loop._check(path, content.getvalue()) + b"\n" + content.getvalue())
         with pytest.warns(UserWarning, match="checkpoint was not used: UnpicklingError"):
             fit(problem, checkpoint=path)
     else:
@@ -206,9 +206,9 @@ def test_no_pickle_of_objects_is_ever_run(problem, tmp_path: Path, reader: str):
 def test_a_cell_can_begin_anew_and_one_with_a_broken_checkpoint_does(
     runtime, request_tiny, fresh: bool
 ):
-    from benchmark import cell as cells
-    from benchmark import plan
+    from benchmark.plan import plan
     from benchmark.store import Store
+    from benchmark.train import job as cells
 
     (planned,) = plan.make(request_tiny(folds=(0,)), runtime).cells
     folder = Store(runtime.store).begin(planned.cell)

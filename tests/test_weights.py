@@ -10,13 +10,15 @@ import pytest
 import torch
 from safetensors.torch import save as serialise
 
-from benchmark import cell as cells
-from benchmark import expand, grid, network, plan, weights
 from benchmark.errors import BenchError, Damaged, DataMissing
-from benchmark.expand import DistanceRequest
 from benchmark.files import read_json, write_json
+from benchmark.plan import expand, plan
+from benchmark.plan import run as running
+from benchmark.plan.expand import DistanceRequest
 from benchmark.spec import Cell, DistanceSpec, Outcome, PretrainSpec, Recipe, RunSpec, Runtime
 from benchmark.store import Store
+from benchmark.train import job as cells
+from benchmark.train import network, weights
 from tests.conftest import TINY
 
 COPIES = TINY.with_name("copies.py")
@@ -232,12 +234,12 @@ def test_public_weights_that_were_never_fetched_are_told_before_the_run(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     request = request_tiny(sources=("imagenet",), archs=("resnet50",), folds=(0,))
     with pytest.raises(DataMissing, match="ImageNet weights of resnet50 are not on this machine"):
-        grid.run(lambda: plan.make(request, runtime), runtime, dry=True)
+        running.run(lambda: plan.make(request, runtime), runtime, dry=True)
     assert not list(Store(runtime.store).keys("pretrain"))
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / "resnet50-0676ba61.pth").touch()
-    assert grid.run(lambda: plan.make(request, runtime), runtime, dry=True) == 0
+    assert running.run(lambda: plan.make(request, runtime), runtime, dry=True) == 0
 
 
 def test_a_probe_is_a_key_or_a_file(runtime, file):

@@ -303,13 +303,13 @@ def _exit_code(process: subprocess.Popen[str]) -> int:
 
 def _run_here(cells: Sequence[Cell], runtime: Runtime, listener: Listener) -> bool:
     """Run the cells in this very process, where a debugger can follow them."""
-    from benchmark import cell as cells_
-    from benchmark import train
-    from benchmark.work import Memory
+    from benchmark.train import job as cells_
+    from benchmark.train import loop
+    from benchmark.train.context import Memory
 
     store, memory = Store(runtime.store), Memory()
     for cell in cells:
-        report = train.Report(epoch=partial(listener, "epoch", cell))
+        report = loop.Report(epoch=partial(listener, "epoch", cell))
         try:
             outcome = without_upstream(store, cell) or cells_.run(cell, runtime, report, memory)
         except KeyboardInterrupt:

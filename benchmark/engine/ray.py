@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine import batches
-from benchmark.engine.batches import Batch
+from benchmark.engine import schedule
 from benchmark.engine.local import GRACE, Listener
+from benchmark.engine.schedule import Batch
 from benchmark.errors import BenchError
 from benchmark.spec import Cell, Runtime
 
@@ -35,9 +35,9 @@ def run(
     """
     ray = _connect(address)
     try:
-        runtime = batches.absolute(runtime)
+        runtime = schedule.absolute(runtime)
         executor = _Ray(ray, runtime, slots, max((cell.threads for cell in cells), default=1))
-        return batches.run(cells, runtime, executor, listener=listener, size=size)
+        return schedule.run(cells, runtime, executor, listener=listener, size=size)
     finally:
         ray.shutdown()
 
@@ -127,12 +127,12 @@ def _task(file: str, runtime: str) -> str:
         return socket.gethostname()
     if not path.is_file():  # called off while it waited for room
         return ""
-    process = batches.begin(path, Runtime.model_validate_json(runtime))
+    process = schedule.begin(path, Runtime.model_validate_json(runtime))
     try:
-        code = batches.wait(process)
+        code = schedule.wait(process)
     finally:  # cancelled
-        batches.halt(process)
-    batches.note_end(path, code)
+        schedule.halt(process)
+    schedule.note_end(path, code)
     return ""
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine import batches
-from benchmark.engine.batches import Batch
+from benchmark.engine import schedule
 from benchmark.engine.local import Listener
+from benchmark.engine.schedule import Batch
 from benchmark.engine.worker import stopped
 from benchmark.errors import BenchError
 from benchmark.files import read_json, write_json
@@ -47,11 +47,11 @@ def run(
     `options` are sbatch's long ones: partition, account, qos, mem, gpus-per-node, …; `time` is in
     minutes, 240 if not given. `cluster="local"` runs the jobs on this machine, for tests.
     """
-    runtime = batches.absolute(runtime)
+    runtime = schedule.absolute(runtime)
     cores = max((cell.threads for cell in cells), default=1)
     executor = _executor(cluster, runtime, slots=slots, cores=cores, options=options or {})
     jobs = _Jobs(executor, runtime, slots)
-    return batches.run(cells, runtime, jobs, listener=listener, size=size)
+    return schedule.run(cells, runtime, jobs, listener=listener, size=size)
 
 
 @dataclass
@@ -141,22 +141,22 @@ class Job:
         """Run the batch to its end."""
         if not self.file.is_file():  # called off while it waited in the queue
             return
-        self.process = batches.begin(self.file, Runtime.model_validate_json(self.runtime))
+        self.process = schedule.begin(self.file, Runtime.model_validate_json(self.runtime))
         try:
-            code = batches.wait(self.process)
+            code = schedule.wait(self.process)
         finally:
-            batches.halt(self.process)
+            schedule.halt(self.process)
         until = time.monotonic() + PATIENCE
         while stopped(code) and self.file.is_file() and time.monotonic() < until:
             time.sleep(0.5)  # a preempted job that ended now would not be requeued
-        batches.note_end(self.file, code)
+        schedule.note_end(self.file, code)
 
     def checkpoint(self) -> Any:
         """What submitit runs after the requeue; the worker must be gone before."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
-            batches.halt(self.process)
+            schedule.halt(self.process)
         return DelayedSubmission(Job(str(self.file), self.runtime))
 
 

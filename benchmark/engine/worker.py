@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmark import marks
+from benchmark import heartbeat
 from benchmark.errors import BenchError, Damaged, Interrupted
 from benchmark.files import read_json
 from benchmark.spec import Cell, DistanceSpec, Outcome, PretrainSpec, RunSpec, Runtime
@@ -81,7 +81,7 @@ def serve(runtime: Runtime, lines: Iterable[str] = sys.stdin) -> int:
         out.write(json.dumps({"event": event, **facts}) + "\n")
 
     stop = _stop_on_signals()
-    from benchmark import cell as cells
+    from benchmark.train import job as cells
 
     memory = cells.Memory()
     store = Store(runtime.store)
@@ -156,8 +156,8 @@ def stopped(code: int) -> bool:
 
 def run_one(one: Cell, runtime: Runtime, tell: Callable, stop: threading.Event, memory) -> Outcome:
     """Run a cell with its progress told; a wish to stop ends it at the next step."""
-    from benchmark import cell as cells
-    from benchmark import train
+    from benchmark.train import job as cells
+    from benchmark.train import loop
 
     folder, told = Store(runtime.store).of(one), -TOLD_EVERY
 
@@ -165,14 +165,14 @@ def run_one(one: Cell, runtime: Runtime, tell: Callable, stop: threading.Event, 
         nonlocal told
         tell("epoch", key=one.key, **facts)
         if time.monotonic() - told >= TOLD_EVERY:
-            marks.tell(folder, facts)
+            heartbeat.tell(folder, facts)
             told = time.monotonic()
 
     def check() -> None:
         if stop.is_set():
             raise Interrupted("Stopped on request; the same command goes on from here.")
 
-    return cells.run(one, runtime, train.Report(epoch=epoch, check=check), memory)
+    return cells.run(one, runtime, loop.Report(epoch=epoch, check=check), memory)
 
 
 @contextmanager
@@ -202,7 +202,7 @@ def alone(
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(cell.key, 16) >> 2)
                 free = True
             except (BlockingIOError, PermissionError):
-                if not told and (mark := marks.read(Store(store).of(cell))) is not None:
+                if not told and (mark := heartbeat.read(Store(store).of(cell))) is not None:
                     waits({"pid": mark.pid, "host": mark.host, "since": mark.since})
                     told = True
                 stop.wait(0.5)

@@ -22,7 +22,7 @@ from torch import nn
 from benchmark import registry
 from benchmark.errors import BenchError
 from benchmark.fusion import attention
-from benchmark.network import Backbone, build, he_init, seeded
+from benchmark.train.network import Backbone, build, he_init, seeded
 
 DATA = Path(__file__).parent.parent / "data"
 NETWORK_ARMS = (

@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 
 from benchmark import metrics
+from benchmark.data.split import partition_seed
 from benchmark.spec import (
     Cell,
     Failure,
@@ -22,7 +23,6 @@ from benchmark.spec import (
     Split,
     seed_of,
 )
-from benchmark.split import partition_seed
 from benchmark.stats import Estimate, interval
 from benchmark.store import Store
 

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats as scipy_stats
 
 from benchmark.store import Store
-from reports import across, leaderboard, page
+from reports.leaderboard import across, table
+from reports.page import write
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_gains_are_the_differences_of_the_rows_in_points(store: Store):
-    (made,) = leaderboard.boards(store)
+    (made,) = table.boards(store)
     found = across.of([made])
     assert found is not None
     assert sorted(gain.label for gain in found.gains) == [
@@ -44,9 +45,9 @@ def test_gains_are_the_differences_of_the_rows_in_points(store: Store):
 
 
 def test_the_page_shows_both_and_a_single_arm_is_not_set_side_by_side(store: Store, tmp_path: Path):
-    page.write(store, tmp_path)
+    write.write(store, tmp_path)
     text = (tmp_path / "target-isic.html").read_text()
     assert "What the record adds, across networks" in text
     assert "vgg16 tuned · standard, dtd, concat **" in text
-    (made,) = leaderboard.boards(store, archs=("vgg16",))
+    (made,) = table.boards(store, archs=("vgg16",))
     assert across.of([made]) is None

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from boards import run, shared_draws
 
-from benchmark import advise, grid, plan
-from benchmark.advise import Question
+from benchmark.cli import advise
+from benchmark.cli.advise import Question
 from benchmark.errors import BenchError
-from benchmark.expand import Request
+from benchmark.plan import plan
+from benchmark.plan import run as running
+from benchmark.plan.expand import Request
 from benchmark.spec import Failure, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -135,4 +137,4 @@ def test_a_target_that_nobody_knows_is_refused(store: Store):
     with pytest.raises(BenchError, match="Did you mean isic"):
         Question({"target": "isicc"}).answer(store)
     with pytest.raises(BenchError, match="There is no folder"):
-        Question({"target": "./nowhere"}, names=grid.Names()).answer(store)
+        Question({"target": "./nowhere"}, names=running.Names()).answer(store)

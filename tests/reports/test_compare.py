@@ -10,11 +10,11 @@ import pytest
 from boards import CLASSES, fill, predictions, run, shared_draws, varied
 
 from benchmark import metrics, stats
+from benchmark.delong import clustered, normal_p
 from benchmark.errors import BenchError
 from benchmark.spec import Recipe, Split
 from benchmark.store import Store
 from reports import compare
-from reports.by_class import clustered, normal_p
 
 
 @pytest.fixture

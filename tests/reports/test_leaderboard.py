@@ -20,8 +20,8 @@ from benchmark.files import write
 from benchmark.spec import Failure, Recipe, RunSpec, Split
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import leaderboard
-from reports.board import Board, Row, pool, ranked
+from reports.leaderboard import table as leaderboard
+from reports.leaderboard.board import Board, Row, pool, ranked
 
 
 @pytest.fixture
@@ -531,13 +531,13 @@ def test_2000_outcomes_as_json_in_two_seconds(tmp_path: Path):
     ("unit", "units"), [("lesion", "lesions"), ("who_id", "values of who_id"), ("", "images")]
 )
 def test_the_unit_is_the_cards_word(tmp_path: Path, unit: str, units: str):
-    from reports import views
+    from reports.page import board_page
 
     store = Store(tmp_path)
     for fold in range(5):
         run(store, fold=fold, data={"unit": unit})
     (made,) = leaderboard.boards(store)
-    facts = dict(views._facts(made))
+    facts = dict(board_page._facts(made))
     assert f"bootstrap over {units}," in facts["Intervals"][0]
     assert any(text == f"{units} in test: 700" for text in facts["Data"])
     unknown = "patients unknown, images taken as independent: intervals are too narrow if they are"

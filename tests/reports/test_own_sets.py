@@ -7,12 +7,15 @@ from boards import pretrain, run
 from PIL import Image
 
 from benchmark import registry
-from benchmark.advise import Question
+from benchmark.cli.advise import Question
 from benchmark.errors import BenchError
 from benchmark.spec import UNREAD, Cell, DistanceSpec, Failure, Input, Outcome
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import compare, leaderboard, matrix, overview, page, transfer
+from reports import compare, transfer
+from reports.leaderboard import table as leaderboard
+from reports.page import overview, write
+from reports.recommend import matrix
 
 ONE, TWO = "1-aaaaaaaaaaaa-11111111", "1-bbbbbbbbbbbb-11111111"
 NAMES = ["folder:images#aaaaaa-111111", "folder:images#bbbbbb-111111"]
@@ -68,7 +71,7 @@ def test_two_sets_of_one_name_have_a_board_each(store: Store, tmp_path: Path):
     assert best == ["dtd", "none"]
     assert all(not row.why for made in found for row in made.rows)
     assert [made.target for made in leaderboard.boards(store, targets=NAMES[1:])] == NAMES[1:]
-    page.write(store, tmp_path / "report")
+    write.write(store, tmp_path / "report")
     assert len(list((tmp_path / "report").glob("target-*.html"))) == 2
 
 

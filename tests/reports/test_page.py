@@ -16,7 +16,9 @@ from benchmark import metrics
 from benchmark.errors import BenchError, plain
 from benchmark.spec import Failure
 from benchmark.store import Store
-from reports import charts, curves, leaderboard, page
+from reports.leaderboard import table
+from reports.page import write
+from reports.plots import charts, curves
 
 NASTY = "<script>alert('x')</script>\"&'<b>\U0001f9ec\u05d0\u05d1\u202e" + "long" * 75
 VOID = {"meta", "link", "br", "input", "img", "hr"}
@@ -56,7 +58,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
-    page.write(varied(root / "store"), root / "out")
+    write.write(varied(root / "store"), root / "out")
     return root / "out"
 
 
@@ -78,7 +80,7 @@ def test_the_board_the_failures_and_the_making_of_the_numbers_are_told(
     report: Path, tmp_path: Path
 ):
     text = Page(report / "target-isic.html").text
-    boards = leaderboard.boards(varied(tmp_path), targets=["isic"])
+    boards = table.boards(varied(tmp_path), targets=["isic"])
     rows = [row for board in boards for row in board.rows]
     assert len(rows) > 10
     usual = [made.columns for made in boards if any(row.identity.columns for row in made.rows)]
@@ -143,7 +145,7 @@ def test_names_are_text_wherever_they_come_from(tmp_path: Path):
         run(store, **names, fusion=NASTY, spec=spec, skip=NASTY)
         bad = Failure(kind="bug", message=NASTY, log_tail=NASTY)
         run(store, **names, fusion="concat", failure=bad, spec={"arch": NASTY})
-    page.write(store, tmp_path / "out")
+    write.write(store, tmp_path / "out")
     paths = sorted((tmp_path / "out").iterdir())
     assert [len(path.name) < 120 for path in paths] == [True, True]
     for path in paths:
@@ -155,7 +157,7 @@ def test_names_are_text_wherever_they_come_from(tmp_path: Path):
 
 def test_file_names_stay_apart():
     names = ["isic", "ISIC", "pcam:small", "pcam-small", "../../etc", "ä", "é", "x" * 300]
-    files = [page.file_name(name) for name in names]
+    files = [write.file_name(name) for name in names]
     assert files[0] == "target-isic.html"
     assert len({file.lower() for file in files}) == len(names)
     assert all(re.fullmatch(r"target-[a-z0-9_-]{1,80}\.html", file) for file in files)
@@ -163,7 +165,7 @@ def test_file_names_stay_apart():
 
 def test_an_empty_store_says_what_to_do(tmp_path: Path):
     with pytest.raises(BenchError, match="bench run"):
-        page.write(Store(tmp_path), tmp_path / "out")
+        write.write(Store(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -174,14 +176,14 @@ def test_a_store_without_predictions_pretraining_or_a_second_source_still_report
     for path in (tmp_path / "runs").glob("*/*/predictions.npz"):
         path.unlink()
     with pytest.warns(UserWarning, match="curves are left out"):
-        text = Page(page.write(store, tmp_path / "out").parent / "target-isic.html").text
+        text = Page(write.write(store, tmp_path / "out").parent / "target-isic.html").text
     assert "its predictions are gone or damaged" in text and "No row has a rank yet" in text
 
 
 def test_a_store_where_all_failed_still_reports(tmp_path: Path):
     store = Store(tmp_path)
     run(store, failure=Failure(kind="data_missing", message="The data of isic are not here."))
-    text = Page(page.write(store, tmp_path / "out").parent / "target-isic.html").text
+    text = Page(write.write(store, tmp_path / "out").parent / "target-isic.html").text
     assert "0/3 cells: 1 failed (data_missing), 2 not run" in text
     assert "The data of isic are not here." in text
 
@@ -306,7 +308,7 @@ def test_nasty_names_make_no_noise(chromium: str, tmp_path: Path):
     store = Store(tmp_path / "store")
     for fold in range(3):
         run(store, source=NASTY, target=NASTY, fold=fold)
-    pages = list(page.write(store, tmp_path / "out").parent.iterdir())
+    pages = list(write.write(store, tmp_path / "out").parent.iterdir())
     assert len(pages) == 2
     for path in pages:
         dom, said = visit(chromium, path, tmp_path / path.stem[-8:])
@@ -319,7 +321,7 @@ def test_1000_outcomes_open_in_three_seconds(chromium: str, tmp_path: Path):
     store = fill(tmp_path / "store", targets=["a", "b"], sources=sources, folds=5,
                  fusions=["none", "concat", "film", "metanet", "late"])  # fmt: skip
     began = time.perf_counter()
-    index = page.write(store, tmp_path / "out")
+    index = write.write(store, tmp_path / "out")
     assert time.perf_counter() - began < 60
     for path in index.parent.iterdir():
         script = """

@@ -15,9 +15,9 @@ from boards import run, shared_draws
 
 from benchmark.errors import BenchError, DataMissing
 from benchmark.store import Store
-from reports import belief, evaluate, learning, matrix, recommend
-from reports.belief import Prior
-from reports.matrix import Matrix
+from reports.recommend import advice, belief, evaluate, learning, matrix
+from reports.recommend.belief import Prior
+from reports.recommend.matrix import Matrix
 
 SOURCES = ("imagenet", "dtd", "stl10", "kimia", "pcam", "cifar10")
 #: Six numbers on each target: AUC of the source = level + scale * quality + noise.
@@ -260,7 +260,7 @@ def test_a_large_matrix_is_learnt_from_in_blocks(monkeypatch: pytest.MonkeyPatch
     # The first order leaves out one target either way.
     np.testing.assert_allclose(blocks.numbers[:, :3], one_by_one.numbers[:, :3])
     assert blocks.numbers[:, 5].mean() == pytest.approx(one_by_one.numbers[:, 5].mean(), abs=0.05)
-    assert "5 blocks of targets" in recommend._about(blocks)[0]
+    assert "5 blocks of targets" in advice._about(blocks)[0]
 
 
 def test_regret_and_hits_worked_by_hand():
@@ -368,7 +368,7 @@ def test_a_users_matrix_and_distances(tmp_path: Path):
     read = matrix.of_files(results, distances)
     np.testing.assert_allclose(read.scores, known.scores)
     np.testing.assert_allclose(read.near, known.near)
-    text = recommend.show_evaluation(results=results, distances=distances, format="csv")
+    text = advice.show_evaluation(results=results, distances=distances, format="csv")
     rules = {row["rule"] for row in csv.DictReader(io.StringIO(text))}
     assert {"recommend", "recommend without distances", "static", "distance x"} <= rules
 
@@ -391,7 +391,7 @@ def test_files_that_cannot_be_used(tmp_path: Path):
         rows = [("source", "target", "score"), ("a", "b", 1), ("a", "b", 2)]
         matrix.of_files(written(tmp_path / "c.csv", rows))
     with pytest.raises(BenchError, match="--results"):
-        recommend.show_evaluation(distances=tmp_path / "d.csv")
+        advice.show_evaluation(distances=tmp_path / "d.csv")
 
 
 # --- store --------------------------------------------------------------------------------------
@@ -413,7 +413,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_a_target_with_no_run(store: Store):
-    (text,) = [recommend.show(store, "pcam", format="json")]
+    (text,) = [advice.show(store, "pcam", format="json")]
     found = json.loads(text)
     assert found["relative"]
     assert found["next"] == "imagenet"
@@ -423,7 +423,7 @@ def test_a_target_with_no_run(store: Store):
 
 
 def test_runs_on_the_target_are_taken_in(store: Store):
-    found = json.loads(recommend.show(store, "ptbxl", format="json"))
+    found = json.loads(advice.show(store, "ptbxl", format="json"))
     assert not found["relative"]
     by_name = {one["source"]: one for one in found["sources"]}
     assert by_name["dtd"]["run"] == pytest.approx(0.7)
@@ -435,22 +435,22 @@ def test_runs_on_the_target_are_taken_in(store: Store):
 
 
 def test_the_table_says_what_to_run_and_how_far_to_trust_it(store: Store):
-    text = recommend.show(store, "ptbxl")
+    text = advice.show(store, "ptbxl")
     assert "Run next: imagenet." in text
     assert "by leaving each out" in text
-    assert recommend.show(store, "ptbxl", format="md").startswith("## Sources for ptbxl")
-    rows = list(csv.DictReader(io.StringIO(recommend.show(store, "ptbxl", format="csv"))))
+    assert advice.show(store, "ptbxl", format="md").startswith("## Sources for ptbxl")
+    rows = list(csv.DictReader(io.StringIO(advice.show(store, "ptbxl", format="csv"))))
     assert [row["source"] for row in rows if row["next"] == "True"] == ["imagenet"]
 
 
 def test_a_plan_holds_if_the_results_are_as_expected(store: Store):
-    found = recommend.advise(store, "ptbxl", budget=9, tested=False)
+    found = advice.advise(store, "ptbxl", budget=9, tested=False)
     assert found.next == found.plan[0] == "imagenet"
     # What was run is in no plan, nor what failed.
     assert sorted(found.plan) == sorted({*SOURCES, "none"} - {"dtd", "none"})
-    other = recommend.advise(store, "ptbxl", budget=9, without=["imagenet"], tested=False)
+    other = advice.advise(store, "ptbxl", budget=9, without=["imagenet"], tested=False)
     assert "imagenet" not in other.plan
-    few = recommend.advise(store, "ptbxl", budget=9, sources=["dtd", "kimia", "pcam"], tested=False)
+    few = advice.advise(store, "ptbxl", budget=9, sources=["dtd", "kimia", "pcam"], tested=False)
     assert {one.source for one in few.sources} == {"dtd", "kimia", "pcam"}
     assert few.run == {"dtd": pytest.approx(0.7)}
 
@@ -458,19 +458,19 @@ def test_a_plan_holds_if_the_results_are_as_expected(store: Store):
 def test_with_no_other_target_distance_place_and_size_give_an_order(tmp_path: Path):
     empty = Store(tmp_path / "empty")
     empty.prepare()
-    found = recommend.advise(empty, "isic")
+    found = advice.advise(empty, "isic")
     assert found.next == "imagenet"  # it has the most images
     assert found.fixed
     assert "the logarithm of its images" in found.notes[0]
     assert math.isnan(found.sources[0].expected.value)
-    assert "three sources or more: 0." in recommend.text(found)
-    assert json.loads(recommend.text(found, format="json"))["sources"][0]["regret"] is None
+    assert "three sources or more: 0." in advice.text(found)
+    assert json.loads(advice.text(found, format="json"))["sources"][0]["regret"] is None
     pairs = {("dtd", "mine"): -0.1, ("imagenet", "mine"): -0.9, ("kimia", "mine"): -0.5}
     known = matrix.build(
         {("kimia", "mine"): 0.7}, near={"task2vec": pairs}, sources=["dtd", "imagenet", "pcam"],
         images=dict.fromkeys(("dtd", "imagenet", "kimia", "pcam"), 1000.0),
     )  # fmt: skip
-    found = recommend.recommend(known, "mine", budget=3)
+    found = advice.recommend(known, "mine", budget=3)
     assert [one.source for one in found.sources] == ["kimia", "dtd", "imagenet", "pcam"]
     assert found.plan == ("dtd", "imagenet", "pcam")
     assert found.run == {"kimia": 0.7}
@@ -478,7 +478,7 @@ def test_with_no_other_target_distance_place_and_size_give_an_order(tmp_path: Pa
 
 
 def test_the_stores_own_targets_can_be_left_out_too(store: Store):
-    found = json.loads(recommend.show_evaluation(results=store.root, format="json"))
+    found = json.loads(advice.show_evaluation(results=store.root, format="json"))
     assert {row["targets"] for row in found["rules"] if row["rule"] == "recommend"} == {3}
 
 

@@ -14,15 +14,15 @@ import boards
 import pytest
 from typer.testing import CliRunner
 
-from benchmark import plan
-from benchmark import protocol as protocols
+from benchmark import protocols
 from benchmark.errors import BenchError
-from benchmark.expand import Request
+from benchmark.plan import plan
+from benchmark.plan.expand import Request
 from benchmark.spec import Recipe, RecordMap, RunSpec, Runtime
 from benchmark.store import Store
-from reports import studies
-from reports.replay import Replay, replay, show
-from reports.studies import Row
+from reports.replay import papers
+from reports.replay.papers import Row
+from reports.replay.table import Replay, replay, show
 
 NAMES = ("cats", "metanet", "thomas", "yang", "medmnist")
 
@@ -288,16 +288,16 @@ def test_the_command_prints_and_imports_no_heavy_library(tmp_path: Path):
 
 
 def test_what_is_shipped_is_small_cited_and_not_from_memory():
-    citations = (studies.FOLDER / "CITATIONS.md").read_text()
+    citations = (papers.FOLDER / "CITATIONS.md").read_text()
     names = ("cats", "cats_correlations", "cats_pairs", "medmnist_scores", "medmnist_tau",
              "metanet", "thomas", "yang")  # fmt: skip
-    for path in (studies.FOLDER / f"{name}.csv" for name in names):
+    for path in (papers.FOLDER / f"{name}.csv" for name in names):
         assert path.name in citations
         assert path.stat().st_size < 50_000
-        lines = studies.read(path.stem)
+        lines = papers.read(path.stem)
         assert lines, path.name
         for line in lines:
-            assert line.get("verified", "") in ("", "paper", studies.REPOSITORY, "figure only")
+            assert line.get("verified", "") in ("", "paper", papers.REPOSITORY, "figure only")
             if "gate" in line:
                 assert line["gate"] in ("yes", "no")
                 assert math.isfinite(float(line["paper"] or 0))

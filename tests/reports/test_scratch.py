@@ -10,9 +10,11 @@ from boards import run, shared_draws
 
 from benchmark.errors import BenchError
 from benchmark.store import Store
-from reports import compare, leaderboard, page, transfer
-from reports import recommend as recommendations
-from reports.gains import gather
+from reports import compare, transfer
+from reports.leaderboard import table as leaderboard
+from reports.leaderboard.gains import gather
+from reports.page import write
+from reports.recommend import advice as recommendations
 
 LEVELS = {("none", "frozen"): 0.6, ("dtd", "frozen"): 0.72, ("none", "finetune"): 0.8}
 
@@ -71,7 +73,7 @@ def test_without_such_a_network_there_is_no_gain_and_the_reader_is_told(frozen: 
 
 
 def test_a_page_of_frozen_rows_does_not_speak_of_scratch(frozen: Store, tmp_path: Path):
-    texts = [path.read_text() for path in page.write(frozen, tmp_path).parent.glob("*.html")]
+    texts = [path.read_text() for path in write.write(frozen, tmp_path).parent.glob("*.html")]
     assert len(texts) == 2
     for text in texts:
         assert "random features" in text
@@ -85,7 +87,7 @@ def test_a_page_of_frozen_rows_does_not_speak_of_scratch(frozen: Store, tmp_path
 
 
 def test_the_page_of_both_draws_its_dashed_line_at_scratch(store: Store, tmp_path: Path):
-    page.write(store, tmp_path)
+    write.write(store, tmp_path)
     text = (tmp_path / "target-isic.html").read_text()
     rows = re.findall(r"<tr>\s*<td data-v.*?</tr>", text, re.DOTALL)
     assert len(rows) == 3

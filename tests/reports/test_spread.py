@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from benchmark import metrics
-from benchmark import protocol as protocols
+from benchmark import metrics, protocols
 from benchmark.store import Store
-from benchmark.tracking import entry as entries
-from reports import compare, leaderboard, page
-from reports.replay import replay
+from reports import compare
+from reports.leaderboard import table as leaderboard
+from reports.mlflow import entry as entries
+from reports.page import write
+from reports.replay.table import replay
 
 FOLDS = 3
 
@@ -57,7 +58,7 @@ def test_deviations_over_folds_and_classes_stand_in_every_format(store: Store, t
     line = next(line for line in lines if line["fusion"] == "concat")
     assert float(line["sd_over_folds"]) == pytest.approx(folds, abs=1e-6)
     assert float(line["sd_over_classes"]) == pytest.approx(classes, abs=1e-6)
-    page.write(store, tmp_path)
+    write.write(store, tmp_path)
     for text in (leaderboard.show(store), (tmp_path / "target-isic.html").read_text()):
         assert f"{folds:.3f}" in text
         assert f"{classes:.3f}" in text
@@ -82,7 +83,7 @@ def test_extraction_is_told_of_every_row_that_used_its_features(store: Store, tm
     assert [row["seconds_features"] for row in made["rows"]] == [40.0, 40.0]
     assert [row["seconds_classifier"] for row in made["rows"]] == [9.0, 9.0]
     assert "40.0 s" in leaderboard.show(store)
-    page.write(store, tmp_path)
+    write.write(store, tmp_path)
     assert "features 40.0 s" in (tmp_path / "target-isic.html").read_text()
 
 

@@ -17,7 +17,9 @@ from benchmark.errors import BenchError
 from benchmark.spec import Cell, DistanceSpec, Outcome, Recipe
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import distances, leaderboard, page, transfer
+from reports import distances, transfer
+from reports.leaderboard import table
+from reports.page import write
 from reports.transfer import Analysis
 
 SOURCES = ("imagenet", "dtd", "stl10", "kimia", "pcam")
@@ -77,7 +79,7 @@ def measured(store: Store, sources: tuple[str, ...] = SOURCES, **more: object) -
 
 
 def analyse(store: Store, **more: object) -> list[Analysis]:
-    boards = leaderboard.boards(store, fusions=("none",))
+    boards = table.boards(store, fusions=("none",))
     return transfer.analyse(store, boards, **more)  # type: ignore[arg-type]
 
 
@@ -161,7 +163,7 @@ def test_a_method_points_one_way_wherever_it_is_shown(tmp_path: Path, method: st
     shown = [
         " ".join(transfer.show(store).split()),
         distances.show(store, list(store.outcomes("distance"))),
-        page.write(store, tmp_path / "out").read_text(),
+        write.write(store, tmp_path / "out").read_text(),
         panel.x_title,
     ]
     other = {"more": "less", "less": "more"}[word]
@@ -183,7 +185,7 @@ def test_sets_known_to_share_images_are_flagged_in_tables_pages_and_json(tmp_pat
     known = "Known overlap: imagenet and stl10 share images."
     for text in (
         distances.show(store, list(store.outcomes("distance"))),
-        page.write(store, tmp_path / "out").read_text(),
+        write.write(store, tmp_path / "out").read_text(),
     ):
         assert "† 0.01" in text
         assert known in " ".join(text.split())
@@ -353,7 +355,7 @@ def test_the_plot_is_whole_xml_and_shows_every_pair(store: Store, tmp_path: Path
 
 
 def test_names_cannot_break_out_of_the_plot():
-    from reports import scatter
+    from reports.plots import scatter
 
     nasty = '</svg><script>x</script>\x1b&"'
     point = scatter.Point(nasty, nasty, Estimate(1, 0, 2, 1), Estimate(1, 0, 2, 1))
@@ -364,7 +366,7 @@ def test_names_cannot_break_out_of_the_plot():
 
 
 def test_the_index_page_shows_table_and_scatter(store: Store, tmp_path: Path):
-    text = page.write(store, tmp_path).read_text()
+    text = write.write(store, tmp_path).read_text()
     assert "Does distance foretell transfer?" in text
     assert text.count("<title>dtd on") == 3
     assert "baseline: static" in text
@@ -372,5 +374,5 @@ def test_the_index_page_shows_table_and_scatter(store: Store, tmp_path: Path):
 
 def test_a_page_without_distances_has_no_such_section(tmp_path: Path):
     store = fill(tmp_path / "store", targets=("isic",), folds=1)
-    text = page.write(store, tmp_path / "out").read_text()
+    text = write.write(store, tmp_path / "out").read_text()
     assert "Does distance foretell" not in text

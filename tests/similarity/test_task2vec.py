@@ -123,7 +123,7 @@ def test_classes_count_alike_however_many_images_they_have():
 
 
 def test_a_resnet_in_single_precision_agrees_to_1e_5():
-    from benchmark.network import build
+    from benchmark.train.network import build
 
     net = build("test_resnet", seed=0).eval()
     images, labels = task(3, 2, 48)
@@ -434,7 +434,7 @@ def test_halves_of_a_noise_floor_share_no_image_and_hold_each_class(monkeypatch:
 def test_textures_are_further_from_chests_than_seeds_from_each_other(real_data: Path):
     from PIL import Image
 
-    from benchmark.network import build
+    from benchmark.train.network import build
 
     def first(folder: Path, n: int) -> list[np.ndarray]:
         files = sorted(p for p in folder.rglob("*") if p.suffix in (".jpg", ".jpeg"))[:n]

@@ -1,0 +1,329 @@
+"""Commands that read the store: boards, comparisons, distances beside gains, pages, pictures."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmark.cli.options import (
+    Data,
+    Device,
+    Format,
+    Group,
+    Image,
+    Label,
+    Metadata,
+    Mlflow,
+    Name,
+    Offline,
+    Slots,
+    Store,
+    Types,
+    changes_of,
+    complete,
+    pair,
+)
+from benchmark.errors import BenchError
+
+if TYPE_CHECKING:
+    from benchmark.plan.expand import Request
+
+app = typer.Typer()
+
+
+@app.command()
+def leaderboard(
+    target: Annotated[list[str] | None, typer.Option(autocompletion=complete("target"))] = None,
+    source: Annotated[list[str] | None, typer.Option(autocompletion=complete("source"))] = None,
+    fusion: Annotated[list[str] | None, typer.Option(autocompletion=complete("fusion"))] = None,
+    protocol: Annotated[list[str] | None, typer.Option()] = None,
+    arch: Annotated[list[str] | None, typer.Option()] = None,
+    mode: Annotated[list[str] | None, typer.Option()] = None,
+    seed: Annotated[list[int] | None, typer.Option()] = None,
+    baseline: Annotated[
+        str, typer.Option(help="What gains are over: scratch, random (features) or self.")
+    ] = "scratch",
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Rank what was run, target by target; rows that cannot be compared have no rank."""
+    from benchmark.store import Store as Results
+    from reports.leaderboard import table as boards
+
+    text = boards.show(
+        Results(store), targets=target or (), sources=source or (), fusions=fusion or (),
+        protocols=protocol or (), archs=arch or (), modes=mode or (), seeds=seed or (),
+        baseline=baseline, format=format,
+    )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
+def status(format: Format = "table", store: Store = Path("store")) -> None:
+    """What runs where, what failed and why, what is left and when it will be done."""
+    from benchmark.store import Store as Results
+    from reports import status as standing
+
+    sys.stdout.write(standing.show(Results(store), format=format))
+
+
+@app.command()
+def compare(
+    first: str,
+    second: str,
+    by: Annotated[str, typer.Option(help="source, fusion or protocol, if not plain.")] = "",
+    target: Annotated[list[str] | None, typer.Option(autocompletion=complete("target"))] = None,
+    source: Annotated[list[str] | None, typer.Option(autocompletion=complete("source"))] = None,
+    fusion: Annotated[list[str] | None, typer.Option(autocompletion=complete("fusion"))] = None,
+    protocol: Annotated[list[str] | None, typer.Option()] = None,
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Compare two sources, two fusions or two protocols, paired by patient: FIRST minus SECOND."""
+    from benchmark.store import Store as Results
+    from reports import compare as pairs
+
+    text = pairs.show(
+        Results(store), first, second, by=by, targets=target or (), sources=source or (),
+        fusions=fusion or (), protocols=protocol or (), format=format,
+    )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
+def transfer(
+    distance: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable; all there are.", autocompletion=complete("distance")),
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(autocompletion=complete("target"))] = None,
+    mode: Annotated[list[str] | None, typer.Option()] = None,
+    fusion: Annotated[
+        str, typer.Option(help="The arm whose gains count.", autocompletion=complete("fusion"))
+    ] = "none",
+    baseline: Annotated[
+        str, typer.Option(help="What gains are over: scratch, random (features) or self.")
+    ] = "scratch",
+    plot: Annotated[Path | None, typer.Option(help="An SVG file for the scatter.")] = None,
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Did the distance foretell what each source gained, and better than plain baselines?"""
+    from benchmark.store import Store as Results
+    from reports import transfer as gains
+
+    text = gains.show(
+        Results(store), distances=distance or (), targets=target or (), modes=mode or (),
+        fusion=fusion, baseline=baseline, plot=plot, format=format,
+    )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
+def recommend(
+    target: Annotated[
+        str, typer.Option(help="A name or a folder.", autocompletion=complete("target"))
+    ] = "",
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Candidate, repeatable; those the store knows if not given.",
+            autocompletion=complete("source"),
+        ),
+    ] = None,
+    fusion: Annotated[
+        str, typer.Option(help="The arm whose scores count.", autocompletion=complete("fusion"))
+    ] = "none",
+    protocol: Annotated[list[str] | None, typer.Option()] = None,
+    arch: Annotated[list[str] | None, typer.Option()] = None,
+    mode: Annotated[list[str] | None, typer.Option()] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Sources to run, each with every fold.", min=1)
+    ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Run the budget; else its commands are shown.")
+    ] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Of the runs, as `bench run` takes it.")
+    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Column of the record to use.")] = None,
+    name: Name = None,
+    metadata: Metadata = None,
+    label: Label = None,
+    group: Group = None,
+    image: Image = None,
+    type_: Types = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Test the recommendation on targets left out.")
+    ] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="CSV of source, target, score; else a published study.")
+    ] = None,
+    distances: Annotated[
+        Path | None, typer.Option(help="CSV of source, target, distance beside --results.")
+    ] = None,
+    slots: Slots = None,
+    mlflow: Mlflow = True,
+    device: Device = "auto",
+    offline: Offline = False,
+    data: Data = Path("data"),
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Which source to run next on a target that has few runs or none."""
+    from benchmark.store import Store as Results
+    from reports import render
+    from reports.recommend import advice
+
+    render.check(format)
+    if evaluate:
+        text = advice.show_evaluation(results=results, distances=distances, format=format)
+        sys.stdout.write(text)
+        return
+    if results or distances:
+        raise BenchError("--results and --distances are for --evaluate.", "Add --evaluate.")
+    if not target:
+        raise BenchError("No target to recommend for.", "Name it: --target isic, or ./my-images.")
+    if run and not budget:
+        raise BenchError("--run has no budget.", "Say how many sources to run: --budget 5.")
+    from benchmark.cli import advise
+    from benchmark.plan import plan
+    from benchmark.plan import run as running
+    from benchmark.spec import Runtime
+    from reports import mlflow as tracking
+
+    said = {
+        "target": target, "fusion": fusion, "protocol": protocol, "arch": arch, "mode": mode,
+        "column": column, "name": name, "metadata": metadata, "label": label, "group": group,
+        "image": image,
+        "type": dict(pair(text, "--type") for text in type_ or ()), **changes_of(set_ or ()),
+    }  # fmt: skip
+    places = {"--store": (store, "store"), "--data": (data, "data"), "--device": (device, "auto")}
+    question = advise.Question(
+        {name: value for name, value in said.items() if value not in (None, [], {})},
+        sources=source or (),
+        words=[w for k, (v, usual) in places.items() if str(v) != usual for w in (k, str(v))],
+    )
+    made, code = Results(store), 0
+    if run:
+        names = question.names
+
+        with made.in_use(), tracking.mirrored(made, mlflow, say=running.say) as mirror:
+
+            def execute(requests: "list[Request]", command: str) -> int:
+                runtime = Runtime(
+                    data=data, store=store, device=device, offline=offline,
+                    inputs=names.inputs, paths=names.paths,
+                )  # fmt: skip
+                return running.run(
+                    lambda: plan.make(requests, runtime),
+                    runtime,
+                    executor=running.Executor("local", slots),
+                    mirror=mirror,
+                    command=command,
+                )
+
+            code = advise.spend(question, made, budget=budget or 0, run=execute)
+    found = question.answer(made, budget=1 if run else budget or 1)
+    sys.stdout.write(advice.text(found, format=format))
+    if budget and not run:
+        (sys.stdout if format == "table" else sys.stderr).write(advise.commands(question, found))
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
+    store: Store = Path("store"),
+) -> None:
+    """Write the results as HTML: an index and a page per target, each one self-contained file."""
+    from benchmark.store import Store as Results
+    from reports.page import write
+
+    sys.stderr.write(f"Wrote {write.write(Results(store), out)}\n")
+
+
+@app.command()
+def replay(
+    name: Annotated[str, typer.Argument(help="cats, metanet, thomas, yang or medmnist.")],
+    format: Format = "table",
+    store: Store = Path("store"),
+) -> None:
+    """Show a paper's published numbers beside ours, and what would have to run for the rest."""
+    from benchmark.store import Store as Results
+    from reports.replay import table as replays
+
+    sys.stdout.write(replays.show(name, format, store=Results(store)))
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="Key of a finished run, or its beginning.")],
+    images: Annotated[Path, typer.Argument(help="A folder of images, or one.")],
+    metadata: Annotated[Path | None, typer.Option(help="CSV with the record's columns.")] = None,
+    image: Annotated[str, typer.Option(help="Its column of file names; found if not given.")] = "",
+    out: Annotated[Path | None, typer.Option(help="CSV to write, instead of stdout.")] = None,
+    device: Device = "auto",
+    store: Store = Path("store"),
+) -> None:
+    """Class probabilities of new images by a finished run, with its own preprocessing."""
+    from benchmark.explain import predict as predicting
+    from benchmark.files import replacing
+    from benchmark.spec import Runtime
+    from benchmark.store import Store as Results
+
+    results = Results(store)
+    outcome = predicting.find(results, run)
+    trained = predicting.load(results, outcome, Runtime(store=store, device=device))
+    found = predicting.predict(trained, images, metadata=metadata, column=image)
+    for note in found.warnings:
+        sys.stderr.write(f"Note: {note}\n")
+    if out is None:
+        found.write(sys.stdout)
+        return
+    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        found.write(file)
+
+
+@app.command()
+def explain(
+    run: Annotated[
+        str, typer.Argument(help="Key of a finished run, or its beginning; or give --target.")
+    ] = "",
+    target: Annotated[
+        str, typer.Option(help="Its best run.", autocompletion=complete("target"))
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; the run's own explain/ if not given.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Test images to show.", min=1)] = 6,
+    figures: Annotated[
+        bool,
+        typer.Option(
+            "--figures",
+            help="Also the weights of the image alone, and the record's beside each network.",
+        ),
+    ] = False,
+    device: Device = "auto",
+    data: Data = Path("data"),
+    store: Store = Path("store"),
+) -> None:
+    """Pictures of what a run looks at, relies on and gains from the record, as PNG and SVG."""
+    from benchmark.explain import explain as explaining
+    from benchmark.spec import Runtime
+    from benchmark.store import Store as Results
+    from reports.leaderboard import table as boards
+
+    results = Results(store)
+    if bool(run) == bool(target):
+        raise BenchError("Which run?", "Give its key, or --target for the best run of a target.")
+    if target:
+        run = boards.best_run(results, target)
+    runtime = Runtime(data=data, store=store, device=device, offline=True)
+    found = explaining.explain(results, run, runtime, out=out, images=images, figures=figures)
+    for path in found.files:
+        sys.stdout.write(f"{path}\n")
+    for note in found.notes:
+        sys.stderr.write(f"Note: {note}\n")

@@ -1,0 +1,318 @@
+"""Commands on data sets, weights and the store itself."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.cli.options import Data, Format, Group, Label, Metadata, Offline, Store
+from benchmark.errors import BenchError
+
+data_app = typer.Typer(help="Data sets: list, prepare, verify, info, slices.", no_args_is_help=True)
+weights_app = typer.Typer(help="Weights: list, add, export, import.", no_args_is_help=True)
+results_app = typer.Typer(help="Finished results: export, import.", no_args_is_help=True)
+mlflow_app = typer.Typer(help="The MLflow mirror: sync.", no_args_is_help=True)
+expert_app = typer.Typer(help="Expert distance: sheet, show.", no_args_is_help=True)
+store_app = typer.Typer(help="The store: du, gc.", no_args_is_help=True)
+
+
+@data_app.command("list")
+def data_list(data: Data = Path("data")) -> None:
+    """Every data set, and whether it is on this machine."""
+    from benchmark import contract
+
+    for line in contract.data_sets(data):
+        sys.stdout.write(line + "\n")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: str,
+    size: Annotated[int, typer.Option(help="Pixels of a side.", min=1)] = 224,
+    constancy: Annotated[bool, typer.Option(help="Shades-of-gray colour constancy.")] = False,
+    workers: Annotated[int, typer.Option(help="Decoding processes; 0: one per core.", min=0)] = 0,
+    offline: Offline = False,
+    data: Data = Path("data"),
+    store: Store = Path("store"),
+) -> None:
+    """Decode a set once; the first run that needs it does the same."""
+    import json
+
+    from benchmark.data import prepare as sets
+    from benchmark.plan import run
+    from benchmark.spec import Runtime
+
+    names = run.Names()
+    name = names.resolve("source", name)
+    runtime = Runtime(
+        data=data, store=store, workers=workers, offline=offline, inputs=names.inputs,
+        paths=names.paths,
+    )  # fmt: skip
+
+    def progress(done: int, total: int) -> None:
+        sys.stderr.write(f"\r{done} of {total} images" + ("\n" if done == total else ""))
+
+    prepared = sets.prepare(name, size, runtime, constancy=constancy, progress=progress)
+    sys.stdout.write(json.dumps(sets.describe(prepared), indent=1) + "\n")
+
+
+@data_app.command("info")
+def data_info(name: str) -> None:
+    """The card of a data set: licence, classes, columns, what leaks, known overlaps."""
+    from benchmark import contract
+
+    for line in contract.card_lines(name):
+        sys.stdout.write(line + "\n")
+
+
+@data_app.command("verify")
+def data_verify(name: str, offline: Offline = False, data: Data = Path("data")) -> None:
+    """Read every image of a set, and say what is missing, broken or there twice."""
+    from benchmark import contract
+
+    for line in contract.verify(name, data, offline=offline):
+        sys.stdout.write(line + "\n")
+
+
+@data_app.command("slices")
+def data_slices(
+    volumes: Annotated[Path, typer.Argument(help="A NIfTI or Analyze file, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for the images and their labels.csv.")],
+    axis: Annotated[str, typer.Option(help="coronal, axial or sagittal.")] = "coronal",
+    range_: Annotated[str, typer.Option("--range", help="FIRST-LAST, LAST left out.")] = "130-140",
+    count: Annotated[int, typer.Option(help="Slices of a volume.")] = 10,
+    metadata: Metadata = None,
+    label: Label = None,
+    group: Group = None,
+) -> None:
+    """Cut volumes into flat images; a table of classes sorts them into a folder for each."""
+    from benchmark.data import slices
+
+    found = re.fullmatch(r"(\d+)-(\d+)", range_)
+    if found is None:
+        raise BenchError(f"--range {range_} is not FIRST-LAST.", "Write, for instance, 130-140.")
+    if metadata is None and (label or group):
+        raise BenchError("A column was named, but no table.", "Name it with --metadata FILE.")
+    classes = slices.Classes(metadata, label or "label", group or "subject") if metadata else None
+    span = int(found[1]), int(found[2])
+    written = slices.cut(volumes, out, axis=axis, span=span, count=count, classes=classes)
+    sys.stdout.write(f"{len(written)} slices and {slices.TABLE} in {out}\n")
+
+
+@weights_app.command("list")
+def weights_list(store: Store = Path("store")) -> None:
+    """The weights in the store."""
+    from benchmark.store import Store as Results
+    from benchmark.train import weights
+
+    for card in weights.cards(Results(store)):
+        sys.stdout.write(
+            f"{card['key']}  {card['sha256'][:8]}  {card['source']:20} {card['arch']:14} "
+            f"{card.get('license', '')}\n"
+        )
+
+
+@weights_app.command("add")
+def weights_add(
+    file: Path,
+    name: Annotated[str, typer.Option(help="imagenet, or a name of your own.")],
+    arch: Annotated[str, typer.Option()] = "resnet50",
+    license: Annotated[str, typer.Option()] = "",
+    note: Annotated[str, typer.Option()] = "",
+    store: Store = Path("store"),
+) -> None:
+    """Take a file of weights: `--name imagenet` serves `--source imagenet`, another name serves
+    `--source weights:NAME`."""
+    from benchmark.store import Store as Results
+    from benchmark.train import weights
+
+    source = name if name == "imagenet" else f"weights:{name}"
+    results = Results(store)
+    results.prepare()
+    made = weights.add(results, source, arch, file, license=license, note=note)
+    digest = weights.sha256(results.of(made))[:8]
+    sys.stderr.write(
+        f"Added. Use it with --source {source} --arch {arch}; where another file takes the name, "
+        f"with --source {source}@{digest}.\n"
+    )
+
+
+@weights_app.command("export")
+def weights_export(key: str, out: Path, store: Store = Path("store")) -> None:
+    """Copy weights with their card into a folder to hand on."""
+    from benchmark.store import Store as Results
+    from benchmark.train import weights
+
+    sys.stderr.write(f"Wrote {weights.export(Results(store), key, out)}\n")
+
+
+@weights_app.command("import")
+def weights_import(folder: Path, store: Store = Path("store")) -> None:
+    """Take in a folder that `weights export` wrote."""
+    from benchmark.store import Store as Results
+    from benchmark.train import weights
+
+    results = Results(store)
+    results.prepare()
+    sys.stderr.write(f"Imported {weights.import_(results, folder)}\n")
+
+
+@results_app.command("export")
+def results_export(
+    out: Path,
+    target: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
+    key: Annotated[list[str] | None, typer.Option(help="Of a cell, or its beginning.")] = None,
+    store: Store = Path("store"),
+) -> None:
+    """Write finished runs and distances into one file that names nobody."""
+    from benchmark import bundle
+    from benchmark.store import Store as Results
+
+    path = bundle.export(Results(store), out, targets=target or (), keys=key or ())
+    sys.stderr.write(f"Wrote {path}\n")
+
+
+@results_app.command("import")
+def results_import(file: Path, store: Store = Path("store")) -> None:
+    """Take in what `results export` wrote; what cannot be trusted is refused with the reason."""
+    from benchmark import bundle
+    from benchmark.store import Store as Results
+
+    found = bundle.import_(Results(store), file)
+    sys.stderr.write(
+        f"{len(found.added)} cells added, {len(found.replaced)} put in place of failures, "
+        f"{len(found.same)} were here already.\n"
+    )
+    for name in found.differs:
+        sys.stderr.write(f"Kept ours, theirs differs: {name}\n")
+    for name, reason in found.refused.items():
+        sys.stderr.write(f"Refused {name}: {reason}\n")
+    if found.refused:
+        raise typer.Exit(2)
+
+
+@mlflow_app.command("sync")
+def mlflow_sync(
+    uri: Annotated[str | None, typer.Option(help="Before MLFLOW_TRACKING_URI.")] = None,
+    store: Store = Path("store"),
+) -> None:
+    """Make MLflow show what the store holds; what it shows already is left alone."""
+    from benchmark.store import Store as Results
+    from reports import mlflow
+
+    def progress(done: int, total: int) -> None:
+        if done % 50 == 0 or done == total:
+            sys.stderr.write(f"{done} of {total} cells\n")
+
+    found = mlflow.sync(Results(store), uri=uri, progress=progress)
+    sys.stderr.write(f"{found.written} runs written, {found.unchanged} were there already.\n")
+    for text in found.refused:
+        sys.stderr.write(f"Refused: {text}\n")
+    if found.refused:
+        raise typer.Exit(2)
+
+
+@expert_app.command("sheet")
+def expert_sheet(
+    name: list[str],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("sheet"),
+    seed: Annotated[int, typer.Option()] = 0,
+    offline: Offline = False,
+    data: Data = Path("data"),
+    store: Store = Path("store"),
+) -> None:
+    """Nine random images of each set, and a CSV of questions for the observers to answer."""
+    from benchmark.data import sheet
+    from benchmark.plan import run
+    from benchmark.spec import Runtime
+
+    names = run.Names()
+    known = [names.resolve("source", one) for one in name]
+    runtime = Runtime(
+        data=data, store=store, offline=offline, inputs=names.inputs, paths=names.paths
+    )
+    for path in sheet.make(known, runtime, out, seed=seed):
+        sys.stdout.write(f"{path}\n")
+    sys.stderr.write(
+        "Give each observer a copy, join the copies, then: "
+        "bench distance --method expert --answers FILE …\n"
+    )
+
+
+@expert_app.command("show")
+def expert_show(file: Path, format: Format = "table") -> None:
+    """The majority's answers in a file, kappa, and distances when one observer is left out."""
+    from reports import answers
+
+    sys.stdout.write(answers.show(file, format=format))
+
+
+@store_app.command("du")
+def store_du(store: Store = Path("store")) -> None:
+    """Files and megabytes by part of the store."""
+    from benchmark.store import Store as Results
+
+    for part, (files, size) in Results(store).usage().items():
+        sys.stdout.write(f"{part:12} {files:8} files {size / 1e6:12.1f} MB\n")
+
+
+@store_app.command("gc")
+def store_gc(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete; else only say what would go.")
+    ] = False,
+    store: Store = Path("store"),
+) -> None:
+    """Drop caches and left-overs; no number, prediction or weight is lost."""
+    from benchmark.errors import BenchError
+    from benchmark.files import remove
+    from benchmark.store import Store as Results
+
+    with Results(store).in_use(alone=True) as free:
+        if yes and not free:
+            raise BenchError(f"A run is using {store}.", "Wait for it, or stop it.")
+        found = Results(store).garbage()
+        for path in found:
+            sys.stdout.write(f"{path}\n")
+        if yes:
+            remove(found)
+    sys.stderr.write(f"{len(found)} {'deleted' if yes else 'would go; add --yes'}\n")
+
+
+@store_app.command("share")
+def store_share(
+    off: Annotated[
+        bool, typer.Option("--off", help="Keep decoded sets to their owner again.")
+    ] = False,
+    store: Store = Path("store"),
+) -> None:
+    """Let the owner's group read and write the whole store, decoded patients' records included."""
+    from benchmark.store import Store as Results
+
+    Results(store).share(not off)
+    who = "its owner alone reads decoded sets" if off else "its group reads and writes all of it"
+    sys.stderr.write(f"{store}: {who}.\n")
+
+
+@store_app.command("verify")
+def store_verify(
+    mend: Annotated[
+        bool,
+        typer.Option("--mend", help="Set aside what is damaged: the next run makes it again."),
+    ] = False,
+    store: Store = Path("store"),
+) -> None:
+    """Check everything in the store against its checksums; exit code 2 where something differs."""
+    from benchmark.store import Store as Results
+
+    results, found = Results(store), 0
+    for path, why, outcome in results.verify():
+        found += 1
+        sys.stdout.write(f"{path}: {why}\n")
+        if mend:
+            results.mend(path, outcome)
+    done = "set aside" if mend else "damaged; set it aside with --mend, and run again"
+    sys.stderr.write(f"{found} {done}\n" if found else "Everything is as it was written.\n")
+    raise typer.Exit(2 if found and not mend else 0)

@@ -1,0 +1,347 @@
+"""Decodes a data set once into a mapped uint8 array with a table beside it."""
+
+import csv
+import hashlib
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark import images, registry
+from benchmark.api import LONGEST, Record, Source
+from benchmark.data.download import find_root
+from benchmark.errors import BenchError, Died, private
+from benchmark.files import cached_folder, write
+from benchmark.images import WHITE
+from benchmark.spec import Runtime, Size, canonical, seed_of
+from benchmark.store import Store
+
+#: Below this many images one process decodes faster than several start.
+FEW = 1500
+CHUNK = 64
+
+Progress = Callable[[int, int], None]
+#: How a prepared set names what was done to its colours.
+CONSTANCY = {False: False, True: "before resizing"}
+MADE = ("version", "constancy", "drawn")  # in meta.json: by what and how it was decoded
+META = "meta__"  # prefix of a metadata column in the table
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A decoded data set: `images` is mapped, the rest is in memory; row i is one image."""
+
+    name: str
+    images: np.ndarray  # uint8 (N, H, W, 3)
+    names: np.ndarray  # str (N,)
+    labels: np.ndarray  # int64 (N,), index into classes
+    classes: tuple[str, ...]
+    groups: np.ndarray  # int64 (N,), anonymous
+    parts: np.ndarray  # str (N,), the official split or ""
+    hashes: np.ndarray  # str (N,), of the decoded pixels before resizing
+    metadata: dict[str, np.ndarray]  # column -> str (N,), as written in the source
+    digest: str
+    white: int = WHITE  # what images of 16 bits counted as white
+    unit: str = "group"  # what a group is, in the card's word; empty: every image stands alone
+    made: tuple[str, ...] = ()  # version of what decoded it, and what was done to its colours
+
+    def frame(self, columns: Sequence[str], rows: np.ndarray):
+        """The patient's record as a table of text."""
+        import pandas as pd
+
+        self.need(columns)
+        return pd.DataFrame({name: self.metadata[name][rows] for name in columns}, dtype=object)
+
+    def need(self, columns: Sequence[str]) -> None:
+        """Refuse columns that the set does not have."""
+        for name in columns:
+            if name not in self.metadata:
+                raise BenchError(
+                    f"{self.name} has no column '{name}'.",
+                    f"Its columns are: {', '.join(self.metadata) or '(none)'}.",
+                )
+
+
+def source_of(name: str, runtime: Runtime) -> Source:
+    """The component that reads a data set, be it a source or a target."""
+    component = registry.load(
+        "source", name, path=runtime.paths.get(name), given=runtime.inputs.get(name)
+    )
+    assert isinstance(component, Source)
+    return component
+
+
+def prepare(
+    name: str,
+    size: Size,
+    runtime: Runtime,
+    *,
+    constancy: bool = False,
+    drawn: str = "",
+    progress: Progress | None = None,
+) -> Prepared:
+    """The decoded set, from the cache or made now; several processes may ask at once."""
+    component = source_of(name, runtime)
+    component.drawn = drawn
+    root = find_root(component, runtime.data, offline=runtime.offline)
+    height, width = (size, size) if isinstance(size, int) else size
+    # The place is part of the cache's name, never of a key: two copies do not mix. So is what is
+    # done to the colours, by a word that changes with how it is done.
+    made = {
+        "version": registry.version(
+            "source", name, path=runtime.paths.get(name), given=runtime.inputs.get(name)
+        ),
+        "constancy": CONSTANCY[constancy],
+        **({"drawn": drawn} if drawn else {}),
+    }
+    place = {**made, "root": str(root.resolve())}
+    mark = hashlib.sha256(canonical(place).encode()).hexdigest()[:8]
+    label = "".join(c if c.isalnum() else "-" for c in name)[:60]
+    store = Store(runtime.store)
+    final = store.root / "prepared" / f"{label}-{height}x{width}-{mark}"
+
+    def build(folder: Path) -> None:
+        _decode_all(
+            folder, component, root, (height, width), runtime, name, made, constancy, progress
+        )
+
+    return load(cached_folder(final, build, private=not store.shared), name)
+
+
+def load(folder: Path, name: str) -> Prepared:
+    """Map a prepared set."""
+    meta = json.loads((folder / "meta.json").read_text())
+    csv.field_size_limit(LONGEST)
+    with (folder / "table.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    header, *body = rows
+    columns = dict(zip(header, (np.array(c) for c in zip(*body, strict=True)), strict=True))
+    return Prepared(
+        name=name,
+        images=np.load(folder / "images.npy", mmap_mode="r"),
+        names=columns["name"],
+        labels=columns["label"].astype(np.int64),
+        classes=tuple(meta["classes"]),
+        groups=columns["group"].astype(np.int64),
+        parts=columns["part"],
+        hashes=columns["hash"],
+        metadata={k.removeprefix(META): v for k, v in columns.items() if k.startswith(META)},
+        digest=meta["digest"],
+        white=meta.get("white", WHITE),
+        unit=meta.get("unit", "group"),
+        made=tuple(str(meta[name]) for name in MADE if name in meta),
+    )
+
+
+def describe(prepared: Prepared) -> dict[str, Any]:
+    """What a reader of `bench data info` wants to know."""
+    counts = np.bincount(prepared.labels, minlength=len(prepared.classes))
+    copies = Counter(prepared.hashes.tolist())
+    return {
+        "name": prepared.name,
+        "images": len(prepared.labels),
+        "size": list(prepared.images.shape[1:3]),
+        "classes": dict(zip(prepared.classes, counts.tolist(), strict=True)),
+        "groups": len(np.unique(prepared.groups)),
+        "duplicates": sum(n - 1 for n in copies.values()),
+        "columns": list(prepared.metadata),
+        "digest": prepared.digest,
+    }
+
+
+def overlap(one: Prepared, other: Prepared) -> int:
+    """How many images of `other` are, pixel for pixel, also in `one`."""
+    return int(np.isin(other.hashes, one.hashes).sum())
+
+
+def _decode_all(
+    folder: Path,
+    component: Source,
+    root: Path,
+    size: tuple[int, int],
+    runtime: Runtime,
+    name: str,
+    made: dict[str, Any],
+    constancy: bool,
+    progress: Progress | None,
+) -> None:
+    records = list(component.records(root))
+    _check(records, name)
+    component.white = _white(component, records)
+    named = any(record.group for record in records)
+    unit = getattr(component.card, "group", "") if named else ""
+    made = {**made, "white": component.white, "unit": unit}
+    pixels = np.lib.format.open_memmap(
+        folder / "images.npy", "w+", np.uint8, (len(records), *size, 3)
+    )
+    if hasattr(os, "posix_fallocate"):
+        # A mapped file is sparse: on a full disk, writing to a page would end the process.
+        with (folder / "images.npy").open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, (folder / "images.npy").stat().st_size)
+    hashes = [""] * len(records)
+    chunks = [range(i, min(i + CHUNK, len(records))) for i in range(0, len(records), CHUNK)]
+    done = 0
+    for chunk, found in _decode_chunks(
+        folder, component, records, chunks, size, runtime, name, constancy
+    ):
+        for i, text in zip(chunk, found, strict=True):
+            hashes[i] = text
+        done += len(chunk)
+        if progress:
+            progress(done, len(records))
+    pixels.flush()
+    _write_table(folder, component, records, hashes, made)
+    if component.card.show:
+        _write_samples(folder, component, name, pixels)
+
+
+def _white(component: Source, records: list[Record]) -> int:
+    """What the set's images of 16 bits count as white: one rule for all of them."""
+    highest = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(records), CHUNK):
+            part = pool.map(component.brightest, records[start : start + CHUNK])
+            highest = max(highest, *part)
+            if images.white_of(highest) == WHITE:
+                break
+    return images.white_of(highest) if highest else WHITE
+
+
+def _write_samples(folder: Path, component: Source, name: str, pixels: np.ndarray) -> None:
+    """Three random images for the gallery of a report, where the licence allows to show them."""
+    rows = np.random.default_rng(seed_of("samples", name)).permutation(len(pixels))[:3]
+    for i, row in enumerate(rows):
+        (folder / f"sample-{i}.png").write_bytes(images.to_png_bytes(pixels[row]))
+    facts = {"name": name, "title": component.card.title, "license": component.card.license}
+    write(folder / "samples.json", json.dumps(facts))
+
+
+def _decode_chunks(folder, component, records, chunks, size, runtime, name, constancy):
+    path = folder / "images.npy"
+    workers = runtime.workers or os.cpu_count() or 1
+    if len(records) < FEW or workers == 1:
+        for chunk in chunks:
+            batch = [records[i] for i in chunk]
+            yield chunk, _decode_chunk(path, component, batch, chunk.start, size, constancy)
+        return
+    given, own = runtime.inputs.get(name), runtime.paths.get(name)
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=_open_component,
+        initargs=(name, own, given, component.white, component.drawn),
+    ) as pool:
+        try:
+            jobs = {
+                pool.submit(
+                    _decode_chunk, path, None, [records[i] for i in c], c.start, size, constancy
+                ): c
+                for c in chunks
+            }
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        except BrokenProcessPool as error:
+            raise Died(
+                f"A process that decodes the images of {name} was killed.",
+                "Where memory was short, take fewer: --workers 1. The same command tries again.",
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_component: Source | None = None  # of this decoding process
+
+
+def _open_component(name: str, path: Path | None, given: Any, white: int, drawn: str) -> None:
+    global _component
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    component = registry.load("source", name, path=path, given=given)
+    component.white, component.drawn = white, drawn
+    _component = component
+
+
+def _leave_with_parent() -> None:
+    """A command that is killed cannot end its decoders, which would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _decode_chunk(
+    path: Path,
+    component: Source | None,
+    records: list[Record],
+    start: int,
+    size: tuple[int, int],
+    constancy: bool,
+) -> list[str]:
+    component = component or _component
+    assert component is not None
+    pixels = np.load(path, mmap_mode="r+")
+    hashes = []
+    for i, record in enumerate(records, start):
+        try:
+            pixels[i], text = component.decode(record, size, constancy=constancy)
+        except BenchError as error:
+            raise type(error)(f"Image {i + 1} of the set: {error.what}", error.todo) from error
+        except Exception as error:
+            what = f"Image {i + 1} of the set, {private(record.name)}, cannot be read"
+            raise BenchError(f"{what}: {private(error)}.", "Mend it or take it out.") from error
+        hashes.append(text)
+    return hashes
+
+
+def _check(records: list[Record], name: str) -> None:
+    """A set that cannot be classified is refused before any decoding."""
+    if not records:
+        raise BenchError(f"{name} has no images.", "Check the folder given by --data.")
+    twice = [text for text, n in Counter(r.name for r in records).items() if n > 1]
+    if twice:
+        raise BenchError(f"{name} names {private(twice[0])} twice.", "Image names must be unique.")
+    labels = {record.label for record in records}
+    unlabelled = [record.name for record in records if not record.label]
+    if unlabelled:
+        raise BenchError(
+            f"{len(unlabelled)} images of {name} have no label, {private(unlabelled[0])} first.",
+            "Label them or take them out.",
+        )
+    if len(labels) < 2:
+        raise BenchError(
+            f"{name} has one class only ('{next(iter(labels))}').",
+            "Classification needs at least two.",
+        )
+
+
+def _write_table(
+    folder: Path, component: Source, records: list[Record], hashes: list[str], made: dict[str, Any]
+) -> None:
+    seen = {record.label for record in records}
+    order = tuple(getattr(component.card, "labels", ()))
+    classes = [c for c in order if c in seen] + sorted(seen - set(order))
+    index = {label: i for i, label in enumerate(classes)}
+    groups: dict[str, int] = {}
+    columns = sorted({column for record in records for column in record.metadata})
+    digest = hashlib.sha256()
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["name", "label", "group", "part", "hash", *(META + c for c in columns)])
+        for i, record in enumerate(records):
+            # An image without a group stands alone; groups lose their names here.
+            group = groups.setdefault(record.group or f"\x00{i}", len(groups))
+            values = [str(record.metadata.get(column, "")) for column in columns]
+            row = [record.name, index[record.label], group, record.part, hashes[i], *values]
+            out.writerow(row)
+            digest.update(canonical([str(cell) for cell in row]).encode())
+    facts = {"digest": digest.hexdigest()[:16], "images": len(records), **made}
+    write(folder / "meta.json", json.dumps({"classes": classes, **facts}))

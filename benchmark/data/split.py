@@ -1,0 +1,197 @@
+"""Parts a data set into train, validation and test without a patient on two sides."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmark.data.prepare import Prepared
+from benchmark.errors import BenchError
+from benchmark.errors import units as counted
+from benchmark.spec import Split, canonical, seed_of
+
+#: What official parts are called in the sets' own files.
+OFFICIAL = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+#: A data set, and what of it is never parted, in the card's word; empty: each image alone.
+Named = tuple[str, str]
+
+
+class Parts(NamedTuple):
+    """Row numbers of one fold, and how many test images have a sibling in train."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    siblings: float  # share of test images whose group, or whose very image, is in train
+
+
+def partition_seed(target: str, how: Split, partition: int) -> int:
+    """Names what is cut and how, and nothing else: every source, arm, training and protocol that
+    cuts alike tests the same patients."""
+    return seed_of("split", target, canonical(how.model_dump(mode="json")), partition)
+
+
+def split(
+    data: Prepared, how: Split, *, fold: int, partition: int = 0, limit: int | None = None
+) -> Parts:
+    """One fold of a partition; a grouped split never parts a group or copies of one image."""
+    seed = partition_seed(data.name, how, partition) % 2**32
+    units = linked_groups(data)
+    rows = np.arange(len(data.labels)) if limit is None else limited(data, limit, seed)
+    labels, units = data.labels[rows], units[rows]
+    if how.kind == "official":
+        parts = _official(data, rows)
+    else:
+        held = units if how.kind == "grouped" else np.arange(len(rows))
+        unit = data.unit if how.kind == "grouped" else ""
+        parts = _random(labels, held, how, fold, seed, (data.name, unit))
+        parts = tuple(rows[part] for part in parts)
+    train, val, test = parts
+    both = linked_groups(data)
+    siblings = float(np.isin(both[test], both[train]).mean()) if len(test) else 0.0
+    if how.kind != "image" and (siblings > 0 or np.isin(both[val], both[train]).any()):
+        raise BenchError(
+            f"The {how.kind} split of {data.name} has a {data.unit or 'group'} or an image in "
+            "two parts.",
+            "Correct the split, or take a protocol that regroups, such as standard.",
+        )
+    _check_classes(data, train, test)
+    return Parts(train, val, test, siblings)
+
+
+def inner(data: Prepared, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A training part cut in two, groups whole: rows to fit, and a fifth to choose settings by."""
+    labels, units = data.labels[rows], linked_groups(data)[rows]
+    fit, val = _share(labels, units, 0.2, seed % 2**32, (data.name, data.unit))
+    return rows[fit], rows[val]
+
+
+def linked_groups(data: Prepared) -> np.ndarray:
+    """Group numbers in which groups that share an image, pixel for pixel, are one."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(data.groups)
+    _, group = np.unique(data.groups, return_inverse=True)
+    _, picture = np.unique(data.hashes, return_inverse=True)
+    nodes = int(group.max()) + 1 + int(picture.max()) + 1
+    edges = coo_matrix((np.ones(n), (group, picture + group.max() + 1)), shape=(nodes, nodes))
+    return connected_components(edges, directed=False)[1][group]
+
+
+def limited(data: Prepared, limit: int, seed: int) -> np.ndarray:
+    """At most `limit` rows: whole groups in random order, the classes in their proportions."""
+    if limit >= len(data.labels):
+        return np.arange(len(data.labels))
+    units = linked_groups(data)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(int(units.max()) + 1)[units]
+    label_of = np.zeros(int(units.max()) + 1, dtype=np.int64)
+    label_of[units] = data.labels  # a group's class; groups rarely mix classes
+    keep: list[np.ndarray] = []
+    for label in np.unique(label_of[units]):
+        rows = np.flatnonzero(label_of[units] == label)
+        rows = rows[np.argsort(order[rows], kind="stable")]
+        quota = max(1, round(limit * len(rows) / len(units)))
+        ends = np.flatnonzero(np.diff(units[rows], append=-1) != 0) + 1
+        cut = ends[max(0, np.searchsorted(ends, quota, side="right") - 1)]
+        keep.append(rows[:cut])
+    return np.sort(np.concatenate(keep))
+
+
+def _random(
+    labels: np.ndarray, held: np.ndarray, how: Split, fold: int, seed: int, what: Named
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rows = np.arange(len(labels))
+    if how.test is not None:
+        rest, test = _share(labels, held, how.test, seed, what)
+    else:
+        rest, test = cut_folds(labels, held, how.folds, seed, what)[fold]
+    if not how.validation:
+        return rows[rest], rows[:0], rows[test]
+    train, val = _share(labels[rest], held[rest], how.validation, seed + 1, what)
+    return rows[rest][train], rows[rest][val], rows[test]
+
+
+def cut_folds(
+    labels: np.ndarray, held: np.ndarray, folds: int, seed: int, what: Named
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The rest and the part of each fold; `held` (n,) numbers what stays whole."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    check(labels, held, folds, what)
+    alone = len(np.unique(held)) == len(held)
+    kind = StratifiedKFold if alone else StratifiedGroupKFold
+    cut = kind(folds, shuffle=True, random_state=seed % 2**32)
+    with warnings.catch_warnings():
+        # A class rarer than the folds is told by the metrics, which leave it out where undefined.
+        warnings.simplefilter("ignore", UserWarning)
+        return list(cut.split(np.zeros(len(labels)), labels, held))
+
+
+def check(labels: np.ndarray, units: np.ndarray, folds: int, what: Named) -> list[str]:
+    """Refuse labels that cannot be cut into folds of whole units; tell of classes too rare."""
+    name, unit = what
+    classes, counts = np.unique(labels, return_counts=True)
+    groups = len(np.unique(units))
+    if groups < folds:
+        raise BenchError(
+            f"{name} has {groups} {counted(unit, groups)}, fewer than the {folds} folds.",
+            "Take a protocol with fewer folds or add more.",
+        )
+    # What stands alone is cut class by class, so even the rarest must reach every fold.
+    least = counts.min() if groups == len(units) else counts.max()
+    if least < folds:
+        rarest = f"'{classes[counts.argmin()]}' " if classes.dtype.kind == "U" else ""
+        raise BenchError(
+            f"{name} has {(counts < folds).sum()} of {len(classes)} classes with fewer images than "
+            f"the {folds} folds, {rarest}with {counts.min()}.",
+            "Take a protocol with fewer folds, or leave rare classes out or join them.",
+        )
+    each = [(c, len(np.unique(units[labels == c]))) for c in classes]
+    return [
+        f"The class '{c}' of {name} has {n} {counted(unit, n)}, fewer than the "
+        f"{folds} folds: it is missing from some test or training parts."
+        for c, n in each
+        if n < folds
+    ]
+
+
+def _share(
+    labels: np.ndarray, held: np.ndarray, share: float, seed: int, what: Named
+) -> tuple[np.ndarray, np.ndarray]:
+    """About `share` of the rows, stratified by label and whole by group."""
+    units = len(np.unique(held))
+    # With few patients, or few images of every class, the share is coarser.
+    folds = max(2, min(round(1 / share), units, int(np.bincount(labels).max())))
+    if units == len(held):
+        from sklearn.model_selection import train_test_split
+
+        rows = np.arange(len(labels))
+        many = np.bincount(labels)[labels] >= 2
+        strata = labels if many.all() and round(share * len(rows)) >= len(set(labels)) else None
+        rest, part = train_test_split(rows, test_size=share, stratify=strata, random_state=seed)
+        return np.sort(rest), np.sort(part)
+    return cut_folds(labels, held, folds, seed, what)[0]
+
+
+def _official(data: Prepared, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    named = np.array([OFFICIAL.get(part, "") for part in data.parts[rows]])
+    if not (named == "train").any() or not (named == "test").any():
+        raise BenchError(
+            f"{data.name} has no official train and test parts here.",
+            "Take a protocol with its own split, such as standard.",
+        )
+    train, val, test = (rows[named == part] for part in ("train", "val", "test"))
+    return train, val, test
+
+
+def _check_classes(data: Prepared, train: np.ndarray, test: np.ndarray) -> None:
+    absent = [c for i, c in enumerate(data.classes) if i not in set(data.labels[train].tolist())]
+    if absent and len(data.classes) - len(absent) < 2:
+        raise BenchError(
+            f"The training part of {data.name} has one class only.",
+            "Raise the limit, or add images of the other classes.",
+        )
+    if not len(test):
+        raise BenchError(f"The test part of {data.name} is empty.", "Raise the limit.")

@@ -1,0 +1,390 @@
+"""One training on one fold of a target, and its test: how each arm comes to its probabilities."""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmark import metrics, registry
+from benchmark.api import Fusion, Source
+from benchmark.data import prepare, split
+from benchmark.errors import BenchError
+from benchmark.files import cached_folder, write
+from benchmark.metadata import OneHotEncoder, OrdinalEncoder, words
+from benchmark.spec import Outcome, RunSpec, canonical, seed_of
+from benchmark.train import features, heads, loop, weights
+from benchmark.train.context import Work, bootstrap_seed, facts_of
+
+#: A run keeps the fitted map of its record: the encoder, and mean and deviation of its columns.
+ENCODER, SCALE = "encoder.json", "record.json"
+#: Folds inside the training part by which the arm on the record of a late fusion is chosen.
+INNER = 3
+
+
+class Fold(NamedTuple):
+    """What every arm of a fold starts from."""
+
+    spec: RunSpec
+    target: Source
+    arm: Fusion
+    prepared: prepare.Prepared
+    parts: split.Parts
+    record: np.ndarray | None  # float32 (N, M), filled for the rows of the three parts
+
+    @property
+    def seed(self) -> int:
+        spec = self.spec
+        name = Path(spec.protocol).stem  # a file of the user's has its name, not its place
+        return seed_of("train", spec.target, name, spec.fold, spec.seed)
+
+    @property
+    def init(self) -> int:
+        spec = self.spec
+        return seed_of("init", spec.target, spec.fold, spec.seed)
+
+    @property
+    def inner_seed(self) -> int:
+        """Of a cut of the training part: the same for every source, arm and seed."""
+        return seed_of("inner", self.spec.target, self.spec.fold)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What the arm's parts are built with."""
+        return {"dropout": self.spec.recipe.dropout, "options": self.spec.options}
+
+    @property
+    def width(self) -> int:
+        return 0 if self.record is None else self.record.shape[1]
+
+
+class Answer(NamedTuple):
+    """Test probabilities (n, K), how they were chosen, and the history of training."""
+
+    scores: np.ndarray
+    chosen: str
+    history: list[dict[str, float | int | None]]
+
+
+def run(work: Work, spec: RunSpec) -> Outcome:
+    """Train on one fold of a target, and test."""
+    target = prepare.source_of(spec.target, work.runtime)
+    arm = registry.load("fusion", spec.fusion, path=work.runtime.paths.get(spec.fusion))
+    prepared = work.prepared(spec.target, spec.recipe)
+    parts = parts_of(work, prepared, spec)
+    record = None
+    if spec.record is not None:
+        with work.timed("encode"):
+            record = _encode(work, spec, target, prepared, parts)
+    fold = Fold(spec, target, arm, prepared, parts, record)
+    facts = facts_of(prepared, parts)
+    if spec.weights is not None:
+        hashes = prepared.hashes[parts.test]
+        facts["overlap"] = weights.overlap(work.store, spec.weights, hashes)
+    return _judge(work, fold, _way(fold)(work, fold), facts)
+
+
+def _way(fold: Fold) -> Callable[[Work, Fold], Answer]:
+    """How this arm comes to its probabilities."""
+    spec = fold.spec
+    if not fold.arm.card.image:
+        return _record_alone
+    if fold.arm.needs == "probabilities":
+        return _combined
+    return _solved if is_solved(spec) else _trained
+
+
+def is_linear(spec: RunSpec) -> bool:
+    """Whether one linear layer on [F(X), G(M)] decides."""
+    return spec.fusion in ("none", "concat") and not spec.options.get("layers")
+
+
+def is_solved(spec: RunSpec) -> bool:
+    """Whether that layer was solved for instead of trained."""
+    trained = spec.recipe.head == "trained" or spec.options.get("modality_dropout")
+    return not trained and spec.mode != "finetune" and is_linear(spec)
+
+
+def _trained(work: Work, fold: Fold) -> Answer:
+    """The training loop: on the whole network, or on a head over its features."""
+    spec, prepared, parts = fold.spec, fold.prepared, fold.parts
+    recipe, labels = spec.recipe, torch.as_tensor(prepared.labels, device=work.device)
+    make, inputs = (_network if spec.mode == "finetune" else _head)(work, fold)
+    how: dict[str, Any] = {
+        "classes": len(prepared.classes),
+        "seed": fold.seed,
+        "report": work.report,
+    }
+    with work.timed("train"):
+        if spec.mode == "finetune" or recipe.head == "trained":
+            model, path = make(), work.folder / "last.pt"
+            fit = loop.fit(
+                model, inputs, labels, parts.train, parts.val, recipe, checkpoint=path, **how
+            )
+        else:
+            rows = heads.rows_of(prepared, parts, fold.inner_seed)
+            model, fit, doubts = heads.trained(make, inputs, labels, rows, recipe, **how)
+            work.warnings.extend(doubts)
+    if fit.resumed:
+        work.log(f"resumed after epoch {fit.resumed}")
+    with work.timed("test"):
+        scores = loop.predict(model, inputs, torch.as_tensor(parts.test), recipe, work.device)
+    _keep(work, fold, model.state_dict())
+    return Answer(scores, fit.chosen, fit.history)
+
+
+def _network(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inputs]:
+    """A maker of the arm with its image network, and what that is fed with."""
+    spec, init = fold.spec, fold.init
+    backbone = features.Extractor.of(spec)._replace(seed=init).build(work)
+
+    def make() -> nn.Module:
+        with _drawn(init):
+            model = fold.arm.network(backbone, fold.width, len(fold.prepared.classes), **fold.how)
+        return work.put(model)
+
+    return make, work.pixels(fold.prepared, backbone, spec.recipe, fold.record)
+
+
+def _head(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inputs]:
+    """A maker of the arm's head, and the features it is fed with."""
+    from benchmark.train.network import Standardised
+
+    values = features.pooled(work, fold.prepared, fold.spec.recipe)
+    seen = values[torch.as_tensor(fold.parts.train)].double()
+    mean, deviation = seen.mean(0).float(), seen.std(0, correction=0).float()
+    raw = fold.spec.recipe.head == "trained"
+
+    def make() -> nn.Module:
+        with _drawn(fold.init):
+            width, classes = values.shape[1], len(fold.prepared.classes)
+            head = fold.arm.head(width, fold.width, classes, **fold.how)
+        # To a mean of one: a gate that multiplies tells nothing by features around zero.
+        return work.put(head if raw else Standardised(head, mean - deviation, deviation))
+
+    return make, loop.Features(values, work.tensor(fold.record))
+
+
+@contextmanager
+def _drawn(init: int) -> Iterator[None]:
+    """Draw a head from its seed, and leave the global generators as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("head", init))
+        yield
+
+
+def _solved(work: Work, fold: Fold) -> Answer:
+    """A logistic regression on [F(X), G(M)], solved on the training part."""
+    recipe, prepared, parts = fold.spec.recipe, fold.prepared, fold.parts
+    values = features.pooled(work, prepared, recipe).cpu().numpy()
+    if fold.record is not None:
+        values = np.concatenate([values, fold.record], axis=1)
+    how: dict[str, Any] = {"classes": len(prepared.classes), "report": work.report}
+    with work.timed("train"):
+        if recipe.head == "chosen":
+            rows = heads.rows_of(prepared, parts, fold.inner_seed)
+            found, choice = heads.solved(values, prepared.labels, rows, recipe, **how)
+        else:
+            found, choice = heads.optimum(values, prepared.labels, parts.train, recipe, **how)
+    work.warnings.extend(choice.warnings)
+    with work.timed("test"):
+        scores = heads.probabilities(found, values[parts.test])
+    # In the form of the trained heads, so that prediction and pictures read one form.
+    state = {"output.weight": found.weight, "output.bias": found.bias}
+    _keep(work, fold, {name: torch.from_numpy(value).float() for name, value in state.items()})
+    return Answer(scores, choice.text, [])
+
+
+def _record_alone(work: Work, fold: Fold) -> Answer:
+    """A model on the record without any image."""
+    parts, labels, record = fold.parts, fold.prepared.labels, fold.record
+    if record is None:
+        raise BenchError(f"{fold.spec.target} has no record.", "Give it one with --metadata.")
+    with work.timed("train"):
+        scores = fold.arm.fit_predict(  # pyright: ignore[reportAttributeAccessIssue]
+            record[parts.train],
+            labels[parts.train],
+            record[parts.test],
+            fold.seed % 2**32,
+            classes=len(fold.prepared.classes),
+        )
+    return Answer(scores, f"{fold.arm.variant} on the record, fixed settings", [])
+
+
+def _combined(work: Work, fold: Fold) -> Answer:
+    """The image-only run's test probabilities with those of a model on the record."""
+    spec = fold.spec
+    assert spec.base is not None
+    image = work.store.predictions(spec.base)["scores"].astype(np.float64)
+    side, why = _beside(work, fold)
+    record = _record_alone(work, fold._replace(arm=side)).scores
+    labels, classes = fold.prepared.labels[fold.parts.train], len(fold.prepared.classes)
+    prior = side.prior(labels, classes)
+    scores = fold.arm.combine(image, record, prior)  # pyright: ignore[reportAttributeAccessIssue]
+    how = f"{fold.arm.variant} of image {spec.base} and {side.variant} on the record"
+    return Answer(scores, f"{how} ({why})", [])
+
+
+def _beside(work: Work, fold: Fold) -> tuple[Any, str]:
+    """The record's arm of a late fusion and why it is this one; test data have no say in it."""
+    family, asked = fold.arm.card.beside, str(fold.arm.option(fold.spec.options, "record"))
+    if asked != "best":
+        return registry.load("fusion", f"{family}:{asked}"), "as asked"
+    variants = registry.load("fusion", family).variants
+    sides = [registry.load("fusion", f"{family}:{variant}") for variant in variants]
+    spec, prepared = fold.spec, fold.prepared
+    fit = (family, prepared.digest, spec.record, spec.columns, tuple(spec.types.items()))
+    with work.timed("train"):
+        found = work.memory.get(
+            ("beside", *fit, fold.parts.train.tobytes(), fold.seed),
+            lambda: [_held_out(fold, side) for side in sides],
+        )
+    if np.isnan(found).any():
+        return sides[-1], "too few records to choose by"
+    best = int(np.argmax(found))
+    told = ", ".join(f"{v} {score:.3f}" for v, score in zip(variants, found, strict=True))
+    return sides[best], f"the better by validation AUROC inside the training part: {told}"
+
+
+def _held_out(fold: Fold, side: Any) -> float:
+    """The AUROC of a record's arm on groups of the training part left out of its fitting."""
+    rows, classes = fold.parts.train, len(fold.prepared.classes)
+    labels, units = fold.prepared.labels[rows], split.linked_groups(fold.prepared)[rows]
+    assert fold.record is not None
+    record, seed = fold.record[rows], fold.seed % 2**32
+    scores = np.zeros((len(rows), classes))
+    rarest = int(np.bincount(labels)[np.unique(labels)].min())
+    if min(len(np.unique(units)), rarest) < INNER:
+        return math.nan
+    named = fold.prepared.name, fold.prepared.unit
+    for rest, held in split.cut_folds(labels, units, INNER, seed, named):
+        scores[held] = side.fit_predict(
+            record[rest], labels[rest], record[held], seed, classes=classes
+        )
+    with warnings.catch_warnings(action="ignore"):
+        return metrics.evaluate(labels, scores, units, draws=0, seed=0).overall["auroc"].value
+
+
+def _keep(work: Work, fold: Fold, state: dict[str, torch.Tensor]) -> None:
+    """Keep what was trained, for prediction, pictures and `mode: tuned`."""
+    if work.runtime.keep:
+        card = {"key": work.cell.key, "classes": fold.prepared.classes}
+        weights.save(work.folder, state, card)
+
+
+def _judge(work: Work, fold: Fold, answer: Answer, facts: dict) -> Outcome:
+    """Metrics with intervals from the test predictions, which are kept."""
+    spec, prepared, test = fold.spec, fold.prepared, fold.parts.test
+    labels, groups = prepared.labels[test], split.linked_groups(prepared)[test]
+    seed = bootstrap_seed(spec.target, spec.split, spec.partition, spec.fold)
+    draws = work.runtime.draws
+    with work.timed("bootstrap"):
+        found = metrics.evaluate(labels, answer.scores, groups, draws=draws, seed=seed)
+        columns = {}
+        for name in getattr(fold.target.card, "subgroups", ()):
+            if name in prepared.metadata:
+                values = prepared.metadata[name][test]
+                columns[name] = metrics.age_band(values) if "age" in words(name) else values
+        by_group = metrics.subgroups(labels, answer.scores, groups, columns, draws=draws, seed=seed)
+    work.store.save_predictions(
+        work.cell,
+        labels=labels,
+        scores=answer.scores,
+        groups=groups,
+        draws=found.draws[spec.headline],
+    )
+    return work.outcome(
+        metrics=found.overall,
+        per_class=found.per_class,
+        over_classes=found.over_classes(),
+        subgroups=by_group,
+        classes=prepared.classes,
+        chosen=answer.chosen,
+        history=answer.history,
+        data=facts,
+    )
+
+
+def parts_of(work: Work, prepared: prepare.Prepared, spec: RunSpec) -> split.Parts:
+    """The rows of this fold, cut once for all arms: thousands of groups take seconds to part."""
+    identity = {
+        "data": prepared.digest,
+        "name": prepared.name,
+        "split": spec.split.model_dump(mode="json"),
+        "partition": spec.partition,
+        "fold": spec.fold,
+        "limit": spec.recipe.limit,
+    }
+    name = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
+    path = work.store.root / "splits" / name / "parts.npz"
+
+    def build(folder: Path) -> None:
+        found = split.split(
+            prepared,
+            spec.split,
+            fold=spec.fold,
+            partition=spec.partition,
+            limit=spec.recipe.limit,
+        )
+        np.savez(folder / path.name, **found._asdict())
+
+    def make() -> split.Parts:
+        cached_folder(path.parent, build)
+        with np.load(path, allow_pickle=False) as file:
+            train_, val, test = (file[part] for part in ("train", "val", "test"))
+            return split.Parts(train_, val, test, float(file["siblings"]))
+
+    with work.timed("data"):
+        return work.memory.get(("split", name), make)
+
+
+def _encode(
+    work: Work, spec: RunSpec, target: Source, prepared: prepare.Prepared, parts: split.Parts
+) -> np.ndarray:
+    """The record as float32 (N, M), the map fitted on the training part and kept."""
+    assert spec.record is not None
+    fit = ("record", prepared.digest, spec.record, spec.columns, tuple(spec.types.items()))
+    encoder, scale, values = work.memory.get(
+        (*fit, parts.train.tobytes(), parts.test.tobytes()),
+        lambda: _fitted(spec, target, prepared, parts),
+    )
+    write(work.folder / ENCODER, encoder)
+    write(work.folder / SCALE, scale)
+    return values
+
+
+def _fitted(
+    spec: RunSpec,
+    target: Source,
+    prepared: prepare.Prepared,
+    parts: split.Parts,
+) -> tuple[str, str, np.ndarray]:
+    """The encoder and the scale as JSON, and the record as they map it."""
+    assert spec.record is not None
+    schema = {"types": spec.types, "missing_extra": list(getattr(target.card, "missing", ()))}
+    kind = OneHotEncoder if spec.record.encoder == "onehot" else OrdinalEncoder
+    encoder = kind(schema, indicator=spec.record.indicator).fit(
+        prepared.frame(spec.columns, parts.train)
+    )
+    rows = np.concatenate([parts.train, parts.val, parts.test])
+    found = encoder.transform(prepared.frame(spec.columns, rows)).to_numpy(float)
+    seen = found[: len(parts.train)]
+    scale = {"mean": [0.0] * found.shape[1], "deviation": [1.0] * found.shape[1]}
+    if spec.record.standardise:
+        deviation = np.where(seen.std(0) > 0, seen.std(0), 1.0)
+        scale = {"mean": seen.mean(0).tolist(), "deviation": deviation.tolist()}
+    values = np.zeros((len(prepared.labels), found.shape[1]), np.float32)
+    values[rows] = standardised(found, scale)
+    return encoder.to_json(), json.dumps(scale), values
+
+
+def standardised(encoded: np.ndarray, scale: Mapping[str, Sequence[float]]) -> np.ndarray:
+    """The encoded record (n, M) as the arm takes it, in training and in prediction alike."""
+    return ((encoded - scale["mean"]) / scale["deviation"]).astype(np.float32)

@@ -1,0 +1,120 @@
+"""Measures a distance cell: gives a method its two sides, and makes what they need only once."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from benchmark import registry
+from benchmark.api import Distance, Measured, SourceCard
+from benchmark.data import prepare, split
+from benchmark.errors import BenchError
+from benchmark.files import cached_folder
+from benchmark.spec import DistanceSpec, Recipe, seed_of
+from benchmark.train import features
+from benchmark.train.context import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmark.train.network import Backbone
+
+#: Images of a side at most, unless `--limit` says otherwise.
+SIDE = 2000
+
+
+def measure(work: Work, spec: DistanceSpec) -> tuple[Measured, dict[str, Any]]:
+    """The distance, and what it was measured on."""
+    path, given = work.runtime.paths.get(spec.method), work.runtime.inputs.get(spec.method)
+    method = registry.load("distance", spec.method, path=path, given=given)
+    assert isinstance(method, Distance)
+    source, target = _Side(spec.source, work, spec), _Side(spec.target, work, spec)
+    found = method.measure(source, target, seed=spec.seed, options=spec.options)
+    facts: dict[str, Any] = {}
+    for name, side in (("source", source), ("target", target)):
+        if "prepared" in side.__dict__:
+            facts[f"{name}_digest"] = side.prepared.digest
+            facts[f"{name}_images"] = len(side.rows)
+    return found, facts
+
+
+class _Side:
+    """A data set as `benchmark.api.Side` describes it."""
+
+    def __init__(self, name: str, work: Work, spec: DistanceSpec) -> None:
+        self.name = name
+        self.work = work
+        self.spec = spec
+        self.recipe = Recipe(size=spec.size)  # the images as a frozen head sees them
+        self.card: SourceCard = prepare.source_of(name, work.runtime).card
+
+    @cached_property
+    def prepared(self) -> prepare.Prepared:
+        return self.work.prepared(self.name, self.recipe)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        # By content, not by name: a copy of a set under another name shares its features.
+        seed = seed_of("side", self.prepared.digest, self.spec.seed) % 2**32
+        return split.limited(self.prepared, self.spec.limit or SIDE, seed)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.prepared.labels[self.rows]
+
+    @property
+    def groups(self) -> np.ndarray:
+        return split.linked_groups(self.prepared)[self.rows]
+
+    @property
+    def features(self) -> np.ndarray:
+        return features.pooled(self.work, self.prepared, self.recipe, self.rows).cpu().numpy()
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        state = features.Extractor.of(self.spec).state(self.work)
+        pooled = torch.from_numpy(self.features).double()
+        weight, bias = _classifier(state, pooled.shape[1])
+        if weight is None or bias is None:
+            raise BenchError(
+                f"The weights {self.spec.weights} have no classifier.",
+                "Take a score that needs features only, such as scores:logme.",
+            )
+        return (pooled @ weight.double().T + bias.double()).softmax(1).numpy()
+
+    def images(self, rows: np.ndarray) -> torch.Tensor:
+        who = features.Extractor.of(self.spec)
+        known = "probe", who.arch, who.identity(self.work.store)
+        backbone = self.work.memory.get(known, lambda: self.network)
+        pixels = self.work.pixels(self.prepared, backbone, self.recipe)
+        chosen = torch.from_numpy(self.rows[rows])
+        return pixels.batch(chosen, torch.Generator(), training=False)[0]
+
+    @property
+    def network(self) -> "Backbone":
+        return features.Extractor.of(self.spec).build(self.work).to(self.work.device)
+
+    def cached(self, name: str, make: "Callable[[], np.ndarray]") -> np.ndarray:
+        """An array made once for this set, subset, probe and name."""
+        version = self.work.cell.versions.get("method", "")
+        more = {"rows": self.rows, "name": name, "method": version, "seed": self.spec.seed}
+        mark = features.mark(self.work, self.prepared, self.recipe, **more)
+
+        def build(folder: Path) -> None:
+            np.save(folder / "array.npy", make())
+
+        final = self.work.store.root / "features" / f"side-{mark}"
+        return np.load(cached_folder(final, build) / "array.npy")
+
+
+def _classifier(
+    state: dict[str, torch.Tensor], channels: int
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Weight (K, C) and bias (K,) of the source's own linear classifier, where the file has one."""
+    for name in ("head.output", "fc", "classifier", "head", "head.fc", "last_linear"):
+        weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
+        if weight is not None and bias is not None and weight.shape[1:] == (channels,):
+            return weight, bias
+    return None, None

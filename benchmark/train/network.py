@@ -1,0 +1,432 @@
+"""Backbones: last maps and pooled features of any timm or torchvision network, and classifiers."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+import torchvision
+from timm.models.resnet import ResNet
+from torch import nn
+
+from benchmark.errors import BenchError, DataMissing
+from benchmark.train import archs
+
+#: Hidden widths of 1 to 4 layers on the record: MetaNet states them for two and three.
+HIDDEN = {1: (), 2: (1024,), 3: (512, 1024), 4: (256, 512, 1024)}
+
+#: What a classifier is called in the weights of one library or another; a backbone has none.
+CLASSIFIERS = (
+    "AuxLogits.", "aux1.", "aux2.", "classif.", "classifier.", "fc.", "head.", "head_dist.",
+    "heads.", "last_linear.",
+)  # fmt: skip
+
+
+class Backbone(nn.Module):
+    """A network without its classifier, fed with normalised images (N, 3, H, W)."""
+
+    def __init__(self, arch: str, net: nn.Module, trunk: tuple[str, ...] = ()) -> None:
+        """`trunk` names the children before the pooling; timm networks know theirs."""
+        super().__init__()
+        self.arch = arch
+        self.net: Any = net
+        self.trunk = trunk
+        self.flattens = bool(trunk) and isinstance(self.net.classifier, nn.Sequential)
+        config = _config(self.net, arch)
+        self.size: int = config["size"]  # of the images it was made for
+        self.mean: tuple[float, ...] = config["mean"]  # of `benchmark.augment.normalise`
+        self.std: tuple[float, ...] = config["std"]
+        self.layout = getattr(net, "output_fmt", "NCHW")
+        self.map_channels, self.channels, self.maps_commute = self._measure()
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        """The last maps (N, C, h, w); of a transformer its tokens (N, C, tokens, 1)."""
+        try:
+            found = self._features(images)
+        except (AssertionError, RuntimeError) as error:
+            height, width = images.shape[-2:]
+            other = "memory" in str(error).lower() or "CUDA" in str(error)
+            if other or (height, width) == (self.size, self.size):
+                raise
+            raise BenchError(
+                f"{self.arch} cannot take images of {height} x {width}.",
+                f"It was made for {self.size} x {self.size} (--size {self.size}).",
+            ) from error
+        if self.layout == "NLC":
+            return found.transpose(1, 2).unsqueeze(-1)
+        return found.permute(0, 3, 1, 2) if self.layout == "NHWC" else found
+
+    def pool(self, maps: torch.Tensor) -> torch.Tensor:
+        """Features (N, channels) of the last maps."""
+        if self.flattens:
+            return self.net.classifier(self.net.avgpool(maps).flatten(1))
+        if self.trunk:
+            return maps.mean((2, 3))
+        if self.layout == "NLC":
+            maps = maps.squeeze(-1).transpose(1, 2)
+        elif self.layout == "NHWC":
+            maps = maps.permute(0, 2, 3, 1)
+        return self.net.forward_head(maps, pre_logits=True)
+
+    def pooled(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (N, channels): the deepest layer before a classifier."""
+        return self.pool(self.maps(images))
+
+    def stem(self, images: torch.Tensor) -> torch.Tensor:
+        """What enters the first stage of a ResNet."""
+        net = self.net
+        return net.maxpool(net.act1(net.bn1(net.conv1(images))))
+
+    def stages(self) -> list[nn.Sequential]:
+        """layer1 to layer4 of a ResNet; blocks put in their place are used from then on."""
+        if not isinstance(self.net, ResNet):
+            raise BenchError(f"{self.arch} is not a ResNet.", "Take resnet50, for instance.")
+        net: Any = self.net
+        return [net.layer1, net.layer2, net.layer3, net.layer4]
+
+    def last_norm(self) -> str:
+        """Name of the first batch norm of the last block of a ResNet."""
+        return f"layer4.{len(self.stages()[-1]) - 1}.bn1"
+
+    def width_of(self, name: str) -> int:
+        """Channels of that batch norm."""
+        return int(self.net.get_submodule(name).num_features)
+
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.trunk:
+            return self.net.forward_features(images)
+        for name in self.trunk:
+            child = getattr(self.net, name)
+            for layer in child if isinstance(child, nn.ModuleList) else (child,):
+                images = layer(images)
+        return images
+
+    def _measure(self) -> tuple[int, int, bool]:
+        """Width of the maps and of the features, and whether the mean of the maps is the feature.
+
+        Where it is, changing a map by the record is changing its feature by the record.
+        """
+        size = 32 if isinstance(self.net, ResNet) else self.size
+        training = self.net.training
+        self.net.eval()  # a look that leaves no trace in the batch norms
+        with torch.no_grad():
+            found = self._features(torch.zeros(1, 3, size, size))
+            self.layout = "NLC" if found.ndim == 3 else self.layout
+            maps = torch.rand_like(self.maps(torch.zeros(1, 3, size, size)))
+            pooled, mean = self.pool(maps), maps.mean((2, 3))
+        self.net.train(training)
+        same = pooled.shape == mean.shape and torch.allclose(pooled, mean, atol=1e-4)
+        return maps.shape[1], pooled.shape[1], same
+
+
+class Head(nn.Module):
+    """Gate by the record if there is one, dropout, linear layer: pooled (N, C) -> logits (N, K)."""
+
+    def __init__(
+        self, channels: int, classes: int, *, dropout: float, gate: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.gate = gate
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(channels, classes)
+
+    def forward(self, pooled: torch.Tensor, record: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (N, K)."""
+        if self.gate is not None:
+            pooled = self.gate(pooled, record)
+        return self.output(self.dropout(pooled))
+
+
+class Standardised(nn.Module):
+    """A head on features from which `mean` is taken before they are divided by `deviation`."""
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, head: nn.Module, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        """`mean` and `deviation` (C,); a deviation of 0 counts as 1."""
+        super().__init__()
+        self.head = head
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("deviation", torch.where(deviation > 0, deviation, 1.0))
+
+    def forward(self, pooled: torch.Tensor, record: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (N, K)."""
+        return self.head((pooled - self.mean) / self.deviation, record)
+
+
+class Classifier(nn.Module):
+    """A backbone and a head; a gate may change the maps, or those at `inside`, by the record."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Module,
+        *,
+        gate: nn.Module | None = None,
+        inside: str = "",
+    ) -> None:
+        """`inside` names the layer of `backbone.net` whose output is gated instead of the maps."""
+        super().__init__()
+        self.backbone, self.head, self.gate, self.inside = backbone, head, gate, inside
+
+    def forward(self, images: torch.Tensor, record: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (N, K)."""
+        return self.decide(self.maps(images, record), record)
+
+    def maps(self, images: torch.Tensor, record: torch.Tensor | None = None) -> torch.Tensor:
+        """The last maps (N, C, h, w), as `decide` takes them."""
+        if self.gate is None:
+            return self.backbone.maps(images)
+        if not self.inside:
+            return self.gate(self.backbone.maps(images), record)
+        gate = self.gate
+        layer = self.backbone.net.get_submodule(self.inside)
+        hook = layer.register_forward_hook(lambda module, inputs, out: gate(out, record))
+        try:
+            return self.backbone.maps(images)
+        finally:
+            hook.remove()
+
+    def decide(self, maps: torch.Tensor, record: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (N, K) of the last maps: their gradient shows where the network looks."""
+        return self.head(self.backbone.pool(maps), record)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Pooled features (N, channels) of the image alone."""
+        return self.backbone.pooled(images)
+
+
+def record_layers(record: int, out: int, layers: int) -> nn.Sequential:
+    """Fully connected layers on the record with ReLU between them, hidden widths as MetaNet's."""
+    if layers not in HIDDEN:
+        raise BenchError(f"fusion.layers is {layers}.", f"Give {min(HIDDEN)} to {max(HIDDEN)}.")
+    widths = (record, *HIDDEN[layers], out)
+    stack: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        stack += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*stack[:-1])
+
+
+def forget_records(module: nn.Module, share: float) -> nn.Module:
+    """Replace the record by zeros for this share of a training batch, drawn per sample.
+
+    `module` takes (images or features, record); it stays what it is, with a hook before `forward`.
+    """
+    if not 0 <= share < 1:
+        raise BenchError(f"modality_dropout is {share}.", "Give a share from 0 to below 1.")
+
+    def forget(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not module.training or len(inputs) < 2 or inputs[1] is None:
+            return inputs
+        first, record = inputs
+        kept = torch.rand(len(record), 1, device=record.device) >= share
+        return first, record * kept
+
+    if share:
+        module.register_forward_pre_hook(forget)
+    return module
+
+
+def build(
+    arch: str,
+    *,
+    pretrained: bool = False,
+    seed: int = 0,
+    init: Literal["default", "he"] = "default",
+) -> Backbone:
+    """A backbone by its timm, torchvision or paper name, its random weights made by the seed.
+
+    `pretrained` fetches the ImageNet weights of the first torchvision release where timm has them,
+    those the papers started from, unless the name carries another tag.
+    """
+    with seeded(seed):
+        backbone = _create(arch, archs.known(arch), pretrained=pretrained)
+        if not pretrained:
+            (he_init if init == "he" else open_blocks)(backbone)
+    # The order of memory in which convolutions are fastest, on a CPU by a seventh.
+    return backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def imagenet_weights(arch: str) -> dict[str, torch.Tensor]:
+    """Public ImageNet-1k weights, with their classifier where timm has them: scores read it."""
+    archs.need_imagenet(arch)
+    name = _tagged(archs.known(arch))
+    if not timm.is_model(name) or _vgg_of_torchvision(name):
+        return build(arch, pretrained=True).state_dict()
+    if not timm.is_model_pretrained(name):
+        raise BenchError(
+            f"There are no public ImageNet weights of '{arch}'.",
+            "Choose another --arch or add your own with `bench weights add`.",
+        )
+    with _fetching(arch):
+        return timm.create_model(name, pretrained=True).state_dict()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from this seed on the CPU, and leave the global generators as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def open_blocks(module: nn.Module) -> None:
+    """Norms that begin at zero begin at one: else an untrained residual block passes nothing on."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d) and not layer.weight.any():
+            nn.init.ones_(layer.weight)
+
+
+def he_init(module: nn.Module) -> None:
+    """Draw convolutions and linear layers anew as He et al. 2015; batch norms become neutral."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.reset_parameters()
+
+
+def load_backbone(backbone: Backbone, state: Mapping[str, torch.Tensor]) -> None:
+    """Put weights into the backbone: its own, a classifier's, or those of the library it is from.
+
+    A classifier among them is left out; anything else must fit, by name and by shape.
+    """
+    own = backbone.net.state_dict()
+    found = _plain(state)
+    found = {k: v for k, v in found.items() if k in own or not k.startswith(CLASSIFIERS)}
+    wrong = [
+        *(f"{k} is missing" for k in own if k not in found and not k.endswith("batches_tracked")),
+        *(f"{k} is unknown" for k in found if k not in own),
+        *(
+            f"{k} is {_shape(found[k])} instead of {_shape(own[k])}"
+            for k in own
+            if k in found and own[k].shape != found[k].shape
+        ),
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise BenchError(
+            f"The weights do not fit {backbone.arch}: {', '.join(wrong[:3])}{more}.",
+            "Take weights of the same network, or name the network they are of (--arch).",
+        )
+    backbone.net.load_state_dict(found, strict=False)
+
+
+def _plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names as the backbone's own library gives them."""
+    if any(name.startswith("backbone.") for name in state):
+        state = {k: v for k, v in state.items() if k.startswith("backbone.")}
+    return {k.removeprefix("backbone.").removeprefix("net."): v for k, v in state.items()}
+
+
+def _create(arch: str, name: str, *, pretrained: bool) -> Backbone:
+    if timm.is_model(name) and not _vgg_of_torchvision(name):
+        name = _tagged(name)
+        with _fetching(arch):
+            return Backbone(arch, timm.create_model(name, pretrained=pretrained, num_classes=0))
+    return _torchvision(arch, name, pretrained=pretrained)
+
+
+def _tagged(name: str) -> str:
+    """The weights of the first torchvision release, which the papers started from.
+
+    Where there are none: those that timm prefers of the ones made with ImageNet-1k alone.
+    """
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    usual = f"{name}.{cfg.tag}" if cfg is not None and cfg.tag else name
+    found = [one for one in timm.list_pretrained(f"{name}.*") if archs.of_imagenet(one)]
+    return next((one for one in (f"{name}.tv_in1k", usual, *found) if one in found), name)
+
+
+def _vgg_of_torchvision(name: str) -> bool:
+    """timm's VGG convolves where the original flattens: the original is torchvision's."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    return name.startswith("vgg") and name in known
+
+
+def _torchvision(arch: str, name: str, *, pretrained: bool) -> Backbone:
+    """A torchvision network that is a plain chain up to its pooling, its classifier cut off."""
+    more = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
+    weights = "IMAGENET1K_V1" if pretrained else None
+    with _fetching(arch):
+        net: Any = torchvision.models.get_model(name, weights=weights, **more)
+    children = dict(net.named_children())
+    ends = ("avgpool", "classifier", "fc", "head", "heads")
+    first = next(i for i, child in enumerate(children) if child in ends)
+    if "heads" in children:
+        raise BenchError(
+            f"{arch} of torchvision is not offered.", "Take a vision transformer of timm."
+        )
+    if name == "alexnet" or name.startswith("vgg"):
+        layers = list(net.classifier)[:-1]
+        while isinstance(layers[-1], nn.Dropout):  # the head brings its own
+            layers.pop()
+        net.classifier = nn.Sequential(*layers)
+    else:
+        for child in list(children)[first:]:
+            setattr(net, child, nn.Identity())
+    net.classifier = getattr(net, "classifier", nn.Identity())
+    return Backbone(arch, net, tuple(children)[:first])
+
+
+def need_fetched(arch: str) -> None:
+    """Refuse public weights that neither timm's nor torchvision's downloads have brought here."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = archs.known(arch)
+    cfg = None
+    if timm.is_model(name) and not _vgg_of_torchvision(name):
+        cfg = timm.get_pretrained_cfg(_tagged(name))
+    repo = cfg.hf_hub_id if cfg is not None else None
+    files = ("model.safetensors", "pytorch_model.bin")
+    if repo and any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
+        return
+    url = str(cfg.url or "") if cfg is not None else ""
+    if cfg is None:
+        url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    if (
+        not url
+        or not (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
+    ):
+        raise _not_fetched(arch, "are not on this machine")
+
+
+@contextmanager
+def _fetching(arch: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _not_fetched(arch, f"could not be fetched ({type(error).__name__})") from error
+
+
+def _not_fetched(arch: str, why: str) -> DataMissing:
+    return DataMissing(
+        f"The ImageNet weights of {arch} {why}.",
+        "Connect to the internet once, or add a file with `bench weights add`.",
+    )
+
+
+def _config(net: Any, arch: str) -> dict[str, Any]:
+    """Native size and normalisation."""
+    known = getattr(net, "pretrained_cfg", None)
+    if known is not None:
+        return {
+            "size": int(known["input_size"][-1]),
+            "mean": tuple(known["mean"]),
+            "std": tuple(known["std"]),
+        }
+    if arch == "googlenet":  # its weights came from TensorFlow, with images in ±1
+        return {"size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    weights = torchvision.models.get_model_weights(arch)
+    size = int(weights["IMAGENET1K_V1"].transforms().crop_size[0])
+    return {"size": size, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "a number"

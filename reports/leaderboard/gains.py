@@ -1,0 +1,144 @@
+"""What each source gained on each target: over scratch, random features or the target itself."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmark import stats
+from benchmark.spec import RANDOM
+from benchmark.stats import Estimate
+from reports.leaderboard.board import Array, Baseline, Board, Row, higher_is_better
+
+#: What a gain is over, in words.
+OVER: dict[str, str] = {
+    "scratch": "training from scratch",
+    "random": RANDOM,
+    "self": "the target as its own source",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a source gained on a target: T = (AUC(S→T) − AUC(T)) / AUC(T) × 100."""
+
+    source: str
+    target: str
+    gain: Estimate
+
+
+class Place(NamedTuple):
+    """Within it gains are of one kind."""
+
+    protocol: str
+    mode: str
+    arch: str
+    metric: str
+
+
+@dataclass
+class Group:
+    """The pairs of one place, what had to stay out, and the weights that the runs began from."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    weights: set[str] = field(default_factory=set)
+
+
+def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Place, Group]:
+    """The gains of the whole rows of one arm; only rows of one board are compared."""
+    groups: dict[Place, Group] = defaultdict(Group)
+    for made, others in of_one_partition(boards):
+        places = by_place(made, fusion)
+        for place, part in places.items():
+            whole, why = fair(made, part)
+            bases = whole
+            if baseline == "scratch":  # trained on the target, whatever the others' mode
+                bases, _ = fair(made, places.get(place._replace(mode="finetune"), ()))
+            base = bases.get(made.target if baseline == "self" else "none")
+            found, more = _gains(made, whole, base, baseline)
+            groups[place].pairs += found
+            groups[place].left += [*others, *why, *more]
+            groups[place].weights |= {run.spec.weights or "" for row in part for run in row.runs}
+    return dict(groups)
+
+
+def of_one_partition(boards: Sequence[Board]) -> list[tuple[Board, list[str]]]:
+    """The first partition of each target and protocol, as a pair enters once; what stays out."""
+    cuts: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for made in boards:
+        cuts[made.target, made.protocol].append(made.partition)
+    found = []
+    for made in boards:
+        first, *others = sorted(cuts[made.target, made.protocol])
+        which = f"partition{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
+        why = f"Left out: {which} of {made.target} under {made.protocol}: partition {first} stands."
+        if made.partition == first:
+            found.append((made, [why] if others else []))
+    return found
+
+
+def by_place(made: Board, fusion: str) -> dict[Place, list[Row]]:
+    """A board's rows of one arm, by what they have to share."""
+    rows: dict[Place, list[Row]] = defaultdict(list)
+    for row in made.rows:
+        who = row.identity
+        if who.fusion == fusion and who.arch != "none":
+            rows[Place(made.protocol, who.mode, who.arch, made.headline)].append(row)
+    return dict(rows)
+
+
+def fair(made: Board, rows: Sequence[Row]) -> tuple[dict[str, Row], list[str]]:
+    """The row of each source that may enter, and why the others do not."""
+    fair: dict[str, Row] = {}
+    why = []
+    for row in sorted(rows, key=lambda row: len(row.setting)):
+        itself = row.identity.source == made.target
+        # A self pair leaks by its nature: it enters, and is counted with and without.
+        reasons = [text for text in row.why if not (itself and text.startswith("LEAKY"))]
+        reasons += [] if row.headline and row.draws is not None else ["it has no number"]
+        reasons += [f"another setting ({'; '.join(row.setting)})"] if row.setting else []
+        reasons += ["a second row of this source"] if row.identity.source in fair else []
+        if reasons:
+            why.append(f"Left out: {made.label(row)} on {made.target}: {'; '.join(reasons)}.")
+        else:
+            fair[row.identity.source] = row
+    return fair, why
+
+
+def _gains(
+    made: Board, fair: dict[str, Row], base: Row | None, baseline: Baseline
+) -> tuple[list[Pair], list[str]]:
+    if base is None:
+        return [], [f"Left out: {made.target}, for {OVER[baseline]} has no whole row there."]
+    pairs, why = [], []
+    for source, row in fair.items():
+        if source == "none":
+            continue
+        if _cells(row) != _cells(base):
+            why.append(f"Left out: {source} on {made.target}: not the cells of its baseline.")
+            continue
+        pairs.append(Pair(source, made.target, _gain(row, base, made.headline)))
+    return sorted(pairs, key=lambda pair: -pair.gain.value), why
+
+
+def _cells(row: Row) -> tuple:
+    """Draws are paired where they are as many and of the same seeds and folds."""
+    length = 0 if row.draws is None else len(row.draws)
+    return length, [(run.spec.seed, run.spec.fold) for run in row.runs]
+
+
+def _gain(row: Row, base: Row, metric: str) -> Estimate:
+    """T in per cent; its interval from the paired draws of both rows."""
+    assert row.headline and base.headline and row.draws is not None and base.draws is not None
+    sign = 1 if higher_is_better(metric) else -1
+
+    def gain(mine: Any, other: Any) -> Array:
+        mine, other = np.asarray(mine, dtype=float), np.asarray(other, dtype=float)
+        share = np.full(mine.shape, np.nan)
+        return 100 * sign * np.divide(mine - other, np.abs(other), out=share, where=other != 0)
+
+    value = float(gain(row.headline.value, base.headline.value))
+    return Estimate(value, *stats.interval(gain(row.draws, base.draws)), row.headline.n)

@@ -1,0 +1,363 @@
+"""`bench leaderboard`: every board of a store, as a table for the terminal, md, csv or json."""
+
+import gc
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args
+
+from benchmark import metrics
+from benchmark.errors import BenchError, did_you_mean
+from benchmark.index import Asked, Summary
+from benchmark.spec import RANDOM, RunSpec
+from benchmark.store import Store
+from reports import own, render
+from reports.leaderboard import board
+from reports.leaderboard.arms import Place, Run, place_of
+from reports.leaderboard.board import UNKNOWN, Baseline, Board, Row
+
+#: Metrics that every format shows beside the headline, with their headings.
+OVER = ("scratch", RANDOM, "self", "imagenet")  # what a row may have gained over
+BESIDE = {"worst_class_recall": "worst recall", "ece": "ECE"}
+SPREAD = {"over_folds": "± folds", "over_classes": "± classes"}  # of the headline, ddof 1
+#: The network of a run, where it was kept.
+KEPT = "weights.safetensors"
+FOOTER = (
+    "Rows that share a rank cannot be told apart (paired bootstrap over {units}, p ≥ 0.05). ±: "
+    "the headline's standard deviation (n − 1) over folds and over classes."
+)
+
+
+def each(
+    store: Store,
+    *,
+    targets: Sequence[str] = (),
+    fusions: Sequence[str] = (),
+    protocols: Sequence[str] = (),
+    sources: Sequence[str] = (),
+    archs: Sequence[str] = (),
+    modes: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    baseline: Baseline = "scratch",
+    brief: bool = True,
+) -> Iterator[Board]:
+    """Every board of the store, by target and protocol; empty filters keep everything.
+
+    Ranks are among the rows that are kept; the gains' baselines need not be kept. Cells of other
+    seeds are left out before anything is averaged. A board's cells are read when it is asked for,
+    in `brief` without their histories.
+    """
+    baseline = known_baseline(baseline)
+    rows = cells(store)
+    wanted = {
+        "target": targets, "protocol": protocols, "seed": seeds,
+        "source": sources, "fusion": fusions, "arch": archs, "mode": modes,
+    }  # fmt: skip
+    for name, asked in wanted.items():
+        wanted[name] = _known(name, asked, {getattr(row.spec, name) for row in rows})
+
+    def keeps(spec: RunSpec | Asked, *names: str) -> bool:
+        return all(not wanted[name] or getattr(spec, name) in wanted[name] for name in names)
+
+    groups: dict[Place, list[str]] = defaultdict(list)
+    for row in rows:
+        if keeps(row.spec, "target", "protocol", "seed"):
+            groups[place_of(row)].append(row.key)
+    for place in sorted(groups):
+        runs = read(store, groups[place], brief=brief)
+        if not runs:
+            continue
+        made = board.make(
+            store,
+            runs,
+            keep=lambda spec: keeps(spec, "source", "fusion", "arch", "mode"),
+            baseline=baseline,
+        )
+        if made is not None:
+            yield made
+
+
+def boards(store: Store, **filters: Any) -> list[Board]:
+    """The boards all at once; `filters` as `each` takes them."""
+    return list(each(store, **filters))
+
+
+def known_baseline(name: str) -> Baseline:
+    """What gains may be over, or an error that names the choices."""
+    for known in get_args(Baseline):
+        if name == known:
+            return known
+    raise BenchError(f"No baseline named '{name}'.", f"Known: {', '.join(get_args(Baseline))}.")
+
+
+def best_run(store: Store, target: str) -> str:
+    """The key of the best run of a target whose network was kept: one that leaks comes last."""
+    found = boards(store, targets=(target,))
+    if len(names := {made.target for made in found}) > 1:
+        raise BenchError(
+            f"{len(names)} sets are named {target}: {', '.join(sorted(names))}.",
+            "Give one of these names, or the key of a run.",
+        )
+    kept = [
+        (made.leaky or row.leaky, made.protocol != "standard", key)
+        for made in found
+        for row in made.rows
+        for key in (run.outcome.key for run in row.runs)
+        if row.identity.arch != "none" and (store.folder("run", key) / KEPT).is_file()
+    ]
+    if not kept:
+        raise BenchError(f"No network of {target} was kept.", "Run one without --no-keep.")
+    return min(kept, key=lambda found: found[:2])[2]
+
+
+def show(store: Store, *, format: str = "table", **filters: Any) -> str:
+    """The boards as text for stdout; `filters` as `each` takes them."""
+    render.check(format)
+    found = each(store, **filters)
+    if format == "json":
+        return render.javascript([_board(made) for made in found])
+    if format == "csv":
+        return render.comma_separated([_flat(made, row) for made in found for row in made.rows])
+    write = render.terminal if format == "table" else render.markdown
+    tables = [(made.units, _table(made)) for made in found]
+    units = " or ".join(sorted({unit for unit, _ in tables}))
+    return write([table for _, table in tables], FOOTER.format(units=units))
+
+
+def read(store: Store, keys: Sequence[str], *, brief: bool = True) -> list[Run]:
+    """These runs of a store, as far as they can be read."""
+    with _no_collection():
+        outcomes = own.told_apart(store, store.outcomes("run", keys, brief=brief))
+        return [Run(o.spec, o) for o in outcomes if isinstance(o.spec, RunSpec)]
+
+
+def cells(store: Store) -> list[Summary]:
+    """Every run of a store in brief; an error that says what to do where there is none."""
+    found = own.told_apart(store, store.summaries())
+    if not found:
+        raise BenchError(
+            f"The store {store.root} has no results yet.",
+            "Make some with `bench run`, or name another store with --store.",
+        )
+    return found
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Reading makes a million objects that all stay: walking them again and again costs a third."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was:
+            gc.enable()
+
+
+def _known(name: str, asked: Sequence[Any], known: set[Any]) -> list[Any]:
+    """What was asked for as results call it."""
+    found = []
+    for value in asked:
+        fits = [item for item in known if item == value or own.is_called(str(item), str(value))]
+        if not fits:
+            names = sorted(map(str, known))
+            raise BenchError(
+                f"The store has no results of {name} '{value}'.", did_you_mean(str(value), names)
+            )
+        found += fits
+    return found
+
+
+# --- words ------------------------------------------------------------------------------------
+
+
+def metric_title(name: str) -> str:
+    """What a metric is called in full."""
+    return metrics.NAMES[name].title if name in metrics.NAMES else name
+
+
+def leak(made: Board) -> str:
+    """How far a LEAKY protocol leaks, as measured; empty for a clean one."""
+    rate = f"{made.siblings:.0%} of test images have a sibling in train"
+    return f"LEAKY: {rate}" if made.leaky else ""
+
+
+def record(made: Board) -> str:
+    """Which columns the record has where a row names no others; empty where no row reads it."""
+    reads = any(row.identity.columns for row in made.rows)
+    return f"The record, if a row says no other: {', '.join(made.columns)}." if reads else ""
+
+
+def cost(row: Row) -> str:
+    """`1,310 GPU-s, 61 kJ`: of all cells of the row."""
+    energy = f", {row.joules / 1000:,.0f} kJ" if row.joules is not None else ""
+    return f"{row.seconds:,.0f} {row.device}-s{energy}" if row.seconds else "–"
+
+
+def spread_of(name: str) -> Callable[[Row], float | None]:
+    """The headline's standard deviation over `over_folds` or `over_classes` of a row."""
+    return lambda row: getattr(row, name).get(row.identity.headline)
+
+
+def _deviation(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f} s" if value else "–"
+
+
+def gain_names(made: Board) -> dict[str, str]:
+    """The gains that some row of the board has, with their headings."""
+    names = {name: f"over {name}" for name in OVER} | {"fusion": "by fusion"}
+    return {k: v for k, v in names.items() if any(k in row.gains for row in made.rows)}
+
+
+def reason(run: Run) -> str:
+    """Why a cell has no numbers; empty where it has."""
+    failure = run.outcome.failure
+    return f"{failure.kind}: {failure.message}" if failure else run.outcome.reason
+
+
+def _table(made: Board) -> render.Table:
+    """A board as texts; columns that say nothing are left out."""
+    settings = any(row.setting for row in made.rows)
+    gains = gain_names(made)
+    head = ["rank", "source", "fusion"]
+    head += (["network"] if made.several else []) + (["setting"] if settings else [])
+    spread = {
+        name: title
+        for name, title in SPREAD.items()
+        if any(spread_of(name)(row) is not None for row in made.rows)
+    }
+    timed = any(row.extraction for row in made.rows)
+    head += [made.headline, *gains.values(), *spread.values(), *BESIDE.values(), "cells", "cost"]
+    head += ["features", "classifier"] if timed else []
+    lines = []
+    for row in made.rows:
+        line = ["–" if row.rank is None else str(row.rank)]
+        line += [row.identity.origin, row.identity.fusion]
+        line += [row.network] if made.several else []
+        line += ["; ".join(row.setting)] if settings else []
+        line.append(render.interval(row.headline))
+        found = [row.gains.get(name) for name in gains]
+        line += [render.interval(gain and gain.difference, sign=True) for gain in found]
+        line += [_deviation(spread_of(name)(row)) for name in spread]
+        line += [render.interval(row.metrics.get(name)).partition(" ")[0] for name in BESIDE]
+        line += [f"{row.done}/{row.expected}", cost(row)]
+        lines.append(line + ([_seconds(row.extraction), _seconds(row.classifier)] if timed else []))
+    ranks = [row.rank for row in made.rows]
+    parts = [made.target, made.under, metric_title(made.headline), leak(made)]
+    return render.Table(
+        title=" · ".join(part for part in parts if part),
+        head=head,
+        lines=lines,
+        words=("source", "fusion", "network", "setting"),
+        styles=["bold" if rank == 1 else "dim" if rank is None else "" for rank in ranks],
+        notes=[
+            *([text] if (text := record(made)) else []),
+            *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
+            *made.overlaps,
+            *([] if made.unit or made.leaky else [f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}."]),
+        ],
+    )
+
+
+def _flat(made: Board, row: Row) -> dict[str, Any]:
+    who = row.identity
+    flat: dict[str, Any] = {
+        "target": made.target,
+        "protocol": made.protocol,
+        "partition": made.partition,
+        "leaky": made.leaky,
+        "siblings": made.siblings,
+        "rank": row.rank,
+        "source": who.source,
+        "origin": who.origin,
+        "fusion": who.fusion,
+        "arch": who.arch,
+        "mode": who.mode,
+        "setting": "; ".join(row.setting),
+        "metric": made.headline,
+        **render.numbers("", row.headline),
+    }
+    for name in (*OVER, "fusion"):
+        found, column = row.gains.get(name), f"gain_{name.replace(' ', '_')}_"
+        flat |= render.numbers(column, found.difference if found else None)
+        flat[f"{column}p"] = found.p if found else None
+    for name in BESIDE:
+        flat |= render.numbers(f"{name}_", row.metrics.get(name))
+    return flat | {
+        "cells_done": row.done,
+        "cells_expected": row.expected,
+        **{f"sd_{name}": spread_of(name)(row) for name in SPREAD},
+        "seconds": round(row.seconds, 3),
+        "seconds_features": round(row.extraction, 3),
+        "seconds_classifier": round(row.classifier, 3),
+        "device": row.device,
+        "joules": row.joules,
+        "why_no_rank": "; ".join(row.why),
+    }
+
+
+def _board(made: Board) -> dict[str, Any]:
+    return {
+        "target": made.target,
+        "protocol": made.protocol,
+        "partition": made.partition,
+        "headline": made.headline,
+        "higher_is_better": board.higher_is_better(made.headline),
+        "leaky": made.leaky,
+        "siblings": made.siblings,
+        "overlaps": made.overlaps,
+        "versions": made.versions,
+        "split": made.split.model_dump(mode="json"),
+        "digest": made.digest,
+        "seeds": made.seeds,
+        "columns": made.columns,
+        "rows": [_row(row) for row in made.rows],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    who = row.identity
+    return {
+        "rank": row.rank,
+        "why_no_rank": row.why,
+        "source": who.source,
+        "origin": who.origin,
+        "fusion": who.fusion,
+        "options": dict(who.options),
+        "columns": who.columns,
+        "arch": who.arch,
+        "mode": who.mode,
+        "setting": row.setting,
+        "recipe": who.recipe.model_dump(mode="json"),
+        "headline": row.headline,
+        "gains": row.gains,
+        "metrics": row.metrics,
+        "sd_over_folds": row.over_folds,
+        "sd_over_classes": row.over_classes,
+        "classes": row.classes,
+        "per_class": row.per_class,
+        "cells": {"done": row.done, "expected": row.expected},
+        "seconds": round(row.seconds, 3),
+        "seconds_features": round(row.extraction, 3),
+        "seconds_classifier": round(row.classifier, 3),
+        "device": row.device,
+        "joules": row.joules,
+        "runs": [_run(run) for run in row.runs],
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "key": run.outcome.key,
+        "fold": run.spec.fold,
+        "seed": run.spec.seed,
+        "pretrain_seed": run.spec.pretrain_seed,
+        "status": run.outcome.status,
+        "reason": reason(run),
+        "headline": run.outcome.metrics.get(run.spec.headline),
+    }

@@ -1,0 +1,370 @@
+"""What MLflow is shown of a cell, of a grid and of a distance; and what never leaves the store."""
+
+import hashlib
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmark.errors import Damaged
+from benchmark.files import read_json
+from benchmark.index import Summary
+from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, RunSpec, canonical
+from benchmark.stats import Estimate, Pairs
+from benchmark.store import CARD, FILE, Store
+
+if TYPE_CHECKING:
+    from reports.leaderboard.gains import Pair, Place
+    from reports.measures import Measure
+
+FORMAT = 2  # raise it when runs are to hold other things: the next sync makes them anew
+PRETRAINING = "pretraining"  # the experiment of the sources
+POOLED = "distance and gain"  # the experiment of correlations over several targets
+ARRAYS = {"labels", "scores", "groups", "draws"}  # of predictions; a file with another stays
+PRIVATE = ("--data", "--store", "--metadata")  # options whose values are paths
+
+File = tuple[Path, str | None]  # and the folder it goes to
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one run of MLflow holds; times in milliseconds."""
+
+    name: str
+    tags: dict[str, str]
+    began: int
+    ended: int
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: Sequence[tuple[str, float, int]] = ()  # name, value, step; may be NaN
+    status: str = "FINISHED"
+    data: Sequence[tuple[str, str, str]] = ()  # name, digest, what it was used as
+    files: Sequence[File] = ()
+    texts: dict[str, str] = field(default_factory=dict)  # file name -> content
+    model: tuple[str, dict[str, str]] | None = None  # name in the registry, and tags
+
+
+def state_of(store: Store, kind: str, key: str) -> str:
+    """Changes with whatever a cell's run is made from."""
+    folder = store.folder(kind, key)
+    files = [
+        (str(path.relative_to(folder)), path.stat().st_size) for path, _ in _files(folder, True)
+    ]
+    try:
+        outcome = (folder / "outcome.json").read_bytes()
+    except FileNotFoundError:  # taken away a moment ago
+        outcome = b""
+    return digest_of(hashlib.sha256(outcome).hexdigest(), files)
+
+
+def digest_of(*parts: Any) -> str:
+    """Names plain values, and the form in which they are shown."""
+    return hashlib.sha256(canonical([FORMAT, *parts]).encode()).hexdigest()[:16]
+
+
+def experiment_of(cell: Summary) -> str:
+    """The experiment of a cell: its target; pretrainings have one of their own.
+
+    A user's own set always has its fingerprint: another of its name may come, here or elsewhere.
+    """
+    from reports import own
+
+    if cell.spec.kind == "pretrain":
+        return PRETRAINING
+    return own.marked(cell.spec.target, cell.versions.get("target", ""))
+
+
+# --- a cell -----------------------------------------------------------------------------------
+
+
+def of_cell(store: Store, outcome: Outcome) -> Entry:
+    """A cell without anything of a patient's record, a name of a patient or an image, or a path."""
+    folder = store.folder(outcome.spec.kind, outcome.key)
+    ended = int((folder / "outcome.json").stat().st_mtime * 1000)
+    shown = _may_show(getattr(outcome.spec, "target", ""))
+    files = [(path, where) for path, where in _files(folder, shown) if path.suffix != ".npz"]
+    texts: dict[str, str] = {}
+    if (tested := _tested(store, outcome)) is not None:
+        from reports.plots import figures
+
+        files.append((folder / "predictions.npz", None))
+        labels, scores = tested["labels"], tested["scores"].astype(float)
+        texts["confusion.svg"] = figures.confusion(labels, scores, outcome.classes)
+        if (curve := figures.roc(labels, scores, outcome.classes)) is not None:
+            texts["roc.svg"] = curve
+    return Entry(
+        name=_title(outcome),
+        tags=_tags(outcome),
+        began=ended - int(1000 * outcome.seconds.get("total", 0.0)),
+        ended=ended,
+        params=_params(outcome),
+        metrics=[*_metrics(outcome)],
+        status="FAILED" if outcome.status == "failed" else "FINISHED",
+        data=[*_data(store, outcome)],
+        files=files,
+        texts=texts,
+        model=_model(folder, outcome),
+    )
+
+
+@cache
+def _may_show(target: str) -> bool:
+    from reports.page import gallery
+
+    return gallery.may_show(target)
+
+
+def _title(outcome: Outcome) -> str:
+    spec = outcome.spec
+    drawn = {name: getattr(spec, name, 0) for name in ("partition", "seed", "pretrain_seed")}
+    seed = "".join(f" {name.replace('_', ' ')} {n}" for name, n in drawn.items() if n)
+    if isinstance(spec, RunSpec):
+        return f"{spec.source} {spec.fusion} {spec.mode} fold {spec.fold}{seed}"
+    if isinstance(spec, DistanceSpec):
+        return f"{spec.method} {spec.source}{seed}"
+    return f"{spec.source} {spec.arch}{seed}"
+
+
+def _tags(outcome: Outcome) -> dict[str, str]:
+    tags = {"bench.kind": outcome.spec.kind, "bench.status": outcome.status}
+    if outcome.failure is not None:
+        tags["bench.failure.kind"] = outcome.failure.kind
+        tags["bench.failure.message"] = without_names(outcome.failure.message)
+    texts = {"reason": outcome.reason, "chosen": without_paths(outcome.chosen)}
+    tags |= {f"bench.{name}": text for name, text in texts.items() if text}
+    for part in ("data", "environment"):
+        facts = getattr(outcome, part).items()
+        tags |= {f"bench.{part}.{name}": str(value) for name, value in facts}
+    if outcome.warnings:
+        tags["bench.warnings"] = str(len(outcome.warnings))  # their texts may quote the record
+    return tags
+
+
+def _params(outcome: Outcome) -> dict[str, str]:
+    """The spec, flat (`recipe.lr`), and the versions of the parts."""
+    flat: dict[str, str] = {}
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                add(f"{prefix}.{name}" if prefix else name, item)
+        elif isinstance(value, str):
+            # A protocol of the user's own is named by its file.
+            flat[prefix] = PurePath(value).name if value.endswith((".yaml", ".yml")) else value
+        else:
+            flat[prefix] = "none" if value is None else canonical(value)
+
+    add("", outcome.spec.model_dump(mode="json"))
+    add("versions", outcome.versions)
+    return flat
+
+
+def _metrics(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
+    for name, estimate in outcome.metrics.items():
+        yield from _estimated(name, estimate)
+    for name, deviation in outcome.over_classes.items():
+        yield f"{name}_sd_classes", deviation, 0
+    for name, table in zip(_classes(outcome.classes), outcome.per_class, strict=False):
+        for metric, estimate in table.items():
+            yield from _estimated(f"class/{name}/{metric}", estimate)
+    for stage, seconds in outcome.seconds.items():
+        yield f"seconds/{stage}", seconds, 0
+    if outcome.joules is not None:
+        yield "joules", outcome.joules, 0
+    for i, facts in enumerate(outcome.history, start=1):
+        step = int(facts.get("epoch") or i)
+        for name, value in facts.items():
+            if name != "epoch" and value is not None:
+                yield f"epoch/{name}", float(value), step  # a final number may have the same name
+
+
+def _estimated(name: str, estimate: Estimate) -> Iterator[tuple[str, float, int]]:
+    for ending, value in zip(("", "_low", "_high"), estimate[:3], strict=True):
+        yield f"{name}{ending}", float(value), 0
+
+
+def _classes(names: Sequence[str]) -> list[str]:
+    """Class names as MLflow lets a metric be named, all different."""
+    safe = [re.sub(r"[^\w\- ]", "_", name)[:80].strip() or "_" for name in names]
+    if len({name.casefold() for name in safe}) == len(safe):
+        return safe
+    return [f"{i} {name}" for i, name in enumerate(safe)]
+
+
+def _data(store: Store, outcome: Outcome) -> Iterator[tuple[str, str, str]]:
+    """The sets behind a cell that have a digest: target and source."""
+    spec, facts = outcome.spec, outcome.data
+    found: dict[str, tuple[str, Any]] = {}
+    if isinstance(spec, PretrainSpec):
+        found["source"] = spec.source, facts.get("digest")
+    elif isinstance(spec, DistanceSpec):
+        found["target"] = spec.target, facts.get("target_digest")
+        found["source"] = spec.source, facts.get("source_digest")
+    else:
+        made = store.outcome("pretrain", spec.weights) if spec.weights else None
+        found["target"] = spec.target, facts.get("digest")
+        found["source"] = spec.source, made.data.get("digest") if made else None
+    yield from ((name, str(digest), use) for use, (name, digest) in found.items() if digest)
+
+
+def _files(folder: Path, shown: bool) -> list[File]:
+    """Every file of a cell that may go out; maps only where images of the set may be `shown`."""
+    pictures = sorted(
+        path
+        for path in (folder / "explain").glob("*")
+        if path.suffix in (".png", ".svg") and (shown or path.stem != "maps")
+    )
+    found: list[File] = [(path, "explain") for path in pictures]
+    if folder.parent.parent.name == "weights":  # the networks of runs stay in the store
+        found.append((folder / FILE, "weights"))
+    found.append((folder / "predictions.npz", None))
+    return [(path, where) for path, where in found if path.is_file()]
+
+
+def _tested(store: Store, outcome: Outcome) -> dict[str, np.ndarray] | None:
+    """The stored predictions, if they are whole and no more than numbers by anonymous index."""
+    if outcome.status != "ok":
+        return None
+    try:
+        found = store.predictions(outcome.key, outcome.spec.kind)
+    except Damaged:
+        return None
+    numbers = all(array.dtype.kind in "iuf" for array in found.values())
+    return found if numbers and set(found) == ARRAYS and len(found["labels"]) else None
+
+
+def _model(folder: Path, outcome: Outcome) -> tuple[str, dict[str, str]] | None:
+    spec = outcome.spec
+    if not isinstance(spec, PretrainSpec) or not (folder / FILE).is_file():
+        return None
+    try:
+        card = read_json(folder / CARD)
+    except Damaged:
+        return None
+    facts = {"key": outcome.key, "source": spec.source, "arch": spec.arch, "seed": spec.seed}
+    facts |= {name: card[name] for name in ("license", "reference", "sha256") if card.get(name)}
+    tags = {f"bench.{name}": str(value) for name, value in facts.items()}
+    return re.sub(r"[/:']", "-", f"{spec.source}-{spec.arch}"), tags
+
+
+# --- a grid, and a distance -------------------------------------------------------------------
+
+
+def over_folds(store: Store, cells: Iterable[str]) -> Iterator[tuple[str, float, int]]:
+    """Mean and standard deviation (ddof 1) of the headline over the folds of each arm of a grid."""
+    arms: dict[str, list[tuple[RunSpec, float]]] = defaultdict(list)
+    for cell in cells:
+        outcome = store.outcome(*cell.split("/"))
+        if outcome is not None and outcome.status == "ok" and isinstance(outcome.spec, RunSpec):
+            spec = outcome.spec
+            alike = spec.model_copy(update={"fold": 0, "base": None})
+            if (found := outcome.metrics.get(spec.headline)) is not None:
+                arms[canonical(alike.model_dump(mode="json"))].append((spec, found.value))
+    titles = Counter[str]()
+    for part in arms.values():
+        spec, values = part[0][0], [value for _, value in part]
+        title = _classes([f"{spec.target} {spec.source} {spec.fusion} {spec.arch} {spec.mode}"])[0]
+        titles[title] += 1  # arms that differ in a setting are numbered
+        name = f"{title} {titles[title]}" if titles[title] > 1 else title
+        yield f"folds/{name}/{spec.headline}", float(np.mean(values)), 0
+        if len(values) > 1:
+            yield f"folds/{name}/{spec.headline}_sd", float(np.std(values, ddof=1)), 0
+
+
+def of_grid(
+    facts: Mapping[str, Any],
+    statuses: Counter[str],
+    arms: Iterable[tuple[str, float, int]] = (),
+) -> Entry:
+    """A request; `statuses` counts its cells, those without an outcome as `left`."""
+    done = "SCHEDULED" if statuses["left"] else "FINISHED"
+    command = public_command(facts["command"])
+    return Entry(
+        name=f"grid {facts['grid'][:8]}",
+        tags={"bench.kind": "grid", "bench.command": command, "mlflow.note.content": command},
+        began=int(1000 * facts["began"]),
+        ended=int(1000 * time.time()),
+        params={"cells": str(len(facts["cells"]))},
+        metrics=[*((n, statuses[n], 0) for n in ("ok", "failed", "skipped", "left")), *arms],
+        status="FAILED" if statuses["failed"] else done,
+    )
+
+
+def of_correlation(where: str, place: "Place", pairs: "Sequence[Pair]", how: "Measure") -> Entry:
+    """How a distance goes with the gains on one target, or pooled; signs as in `bench transfer`."""
+    from reports import transfer
+    from reports.plots import scatter
+
+    values = [how.values[pair.source, pair.target] for pair in pairs]
+    near = np.array([value.value for value in values]) * (-1 if how.more_is_near else 1)
+    gains = np.array([pair.gain.value for pair in pairs])
+    names = [pair.target for pair in pairs], [pair.source for pair in pairs]
+    sets: dict[str, Pairs] = {"": "all"}
+    if where == POOLED:
+        sets = {f"{name}/": name for name in transfer.SETS}
+    numbers = {
+        start + name: float(value)
+        for start, which in sets.items()
+        for name, value in transfer.correlated(near, gains, *names, pairs=which)._asdict().items()
+    }
+    points = [
+        scatter.Point(pair.source, pair.target, value, pair.gain)
+        for pair, value in zip(pairs, values, strict=True)
+    ]
+    plot = scatter.panel(how.label, points, x_title=how.title, y_title="gain T, per cent")
+    shown = ", ".join(transfer.SETS.values()) if where == POOLED else "without self"
+    params = {"target": ", ".join(dict.fromkeys(names[0])), "distance": how.label}
+    params |= {**place._asdict(), "fusion": "none", "baseline": "scratch", "pairs": shown}
+    params |= {"direction": how.direction}
+    now = int(1000 * time.time())
+    return Entry(
+        name=f"{how.label} and gain",
+        tags={"bench.kind": "correlation", "mlflow.note.content": how.about},
+        began=now,
+        ended=now,
+        params=params,
+        metrics=[(name, value, 0) for name, value in numbers.items()],
+        texts={"scatter.svg": scatter.document([plot])} if plot else {},
+    )
+
+
+# --- what never goes out ----------------------------------------------------------------------
+
+_PATH = re.compile(
+    r"(?:\b[A-Za-z]:|~|\.{1,2})?[\\/].*[\\/]\S*"  # a whole path, blanks and all
+    r"|\S*[\\/]\S*"
+    r"|[\w-]+\.(?=[A-Za-z])\w{2,11}\b"  # a file
+)
+_NAME = re.compile(
+    r"""(?<!\w)(['"`]).*?\1(?!\w)"""  # what a message quotes
+    r"|\S*\d{4}\S*|[^\W\d]\S*\d\S*|\d+[A-Za-z_-]\S*"  # what may number a patient or an image
+)
+
+
+def without_paths(text: str) -> str:
+    """The text with … in place of every path and file."""
+    return _PATH.sub("…", text)
+
+
+def without_names(text: str) -> str:
+    """The text without paths, and without what could name a patient, an image or a value."""
+    return _NAME.sub("…", without_paths(text))
+
+
+def public_command(command: str) -> str:
+    """A command with one plain word for each option; paths are left out."""
+    words = command.split()
+    shown = words[:2]
+    for word, following in zip(words[2:], [*words[3:], ""], strict=False):
+        if not word.startswith("-"):
+            continue
+        option, _, own = word.partition("=")
+        value = own or ("" if following.startswith("-") else following)
+        told = option not in PRIVATE and re.fullmatch(r"[\w.:,+-]+", value)
+        shown += [option, *([value if told else "…"] if value else [])]
+    return " ".join(shown)

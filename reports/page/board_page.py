@@ -1,0 +1,245 @@
+"""What a page says of one board: answers, gains, curves, failures, how the numbers were made."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.spec import RANDOM
+from benchmark.stats import Comparison
+from benchmark.store import Store
+from reports import render
+from reports.leaderboard import table
+from reports.leaderboard.arms import Run
+from reports.leaderboard.board import UNKNOWN, Board, Row, higher_is_better
+from reports.page import gallery
+from reports.plots import charts, curves
+
+TOP = 6  # rows of a card on the index
+GAINS = 14  # rows of a chart of gains
+PLAIN = ("scratch", RANDOM)
+OVER = {"scratch": "training from scratch", RANDOM: RANDOM, "self": "the target itself"}
+SPLITS = {
+    "grouped": "no {unit} on two sides",
+    "image": "images are split, not {units}",
+    "official": "the data set’s own",
+}
+COUNTS = {
+    "train": "images in train",
+    "val": "images in validation",
+    "test": "images in test",
+    "test_groups": "{units} in test",
+}
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Cells of a row that have no numbers for one reason."""
+
+    label: str
+    what: str
+    why: str
+    tail: str  # of the log
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What rows gained over one thing."""
+
+    title: str
+    rows: tuple[tuple[str, Comparison], ...]
+    axis: charts.Axis
+
+
+@dataclass(frozen=True)
+class View:
+    """A board with all that its page says of it."""
+
+    id: str
+    board: Board
+    metric: str
+    higher: bool
+    leak: str
+    answers: tuple[str, ...]
+    top: tuple[Row, ...]
+    axis: charts.Axis  # of the rows with an image; what lies outside is marked
+    top_axis: charts.Axis
+    reference: float | None  # training from scratch on the image alone
+    gains: dict[str, str]
+    beside: dict[str, str]
+    gain_charts: tuple[Gains, ...]
+    curves: curves.Curves
+    plain_last: str  # what the last of the curves' rows is called, if it had no pretraining
+    binary: bool
+    classes: tuple[str, ...]
+    looks: tuple[gallery.Album, ...]
+    failures: tuple[Failed, ...]
+    facts: tuple[tuple[str, tuple[str, ...]], ...]
+    recipes: tuple[tuple[str, dict[str, Any]], ...]
+    warnings: tuple[tuple[str, int], ...]
+
+
+def of(store: Store, made: Board, id: str) -> View:
+    """The board with its charts and sentences; `id` is its anchor on the page."""
+    scratch = [row for row in made.rows if row.name == "scratch"]
+    drawn = curves.of(store, made)
+    classes = next((row.classes for row in made.rows if row.classes), ())
+    fine = [row for row in made.rows if row.done]
+    fair = [row for row in fine if row.rank is not None and row.identity.arch != "none"] or fine
+    reference = scratch[0].headline.value if scratch and scratch[0].headline else None
+    also = [] if reference is None else [reference]
+    texts = Counter(w for row in made.rows for run in row.runs for w in run.outcome.warnings)
+    return View(
+        id=id,
+        board=made,
+        metric=table.metric_title(made.headline),
+        higher=higher_is_better(made.headline),
+        leak=table.leak(made),
+        answers=tuple(answers(made)),
+        top=tuple(fine[:TOP]),
+        axis=charts.of_estimates((row.headline for row in fair), *also),
+        top_axis=charts.of_estimates((row.headline for row in fine[:TOP]), *also),
+        reference=reference,
+        gains=table.gain_names(made),
+        beside=table.BESIDE,
+        gain_charts=tuple(_gains(made)),
+        curves=drawn,
+        plain_last=next((row.name for row in drawn.rows[-1:] if row.name in PLAIN), ""),
+        binary=len(classes) == 2,
+        classes=classes,
+        looks=tuple(gallery.looks(store, made)),
+        failures=tuple(_failures(made)),
+        facts=tuple(_facts(made)),
+        recipes=tuple(_recipes(made)),
+        warnings=tuple(texts.most_common()),
+    )
+
+
+def answers(made: Board) -> Iterator[str]:
+    """What the board says, in sentences that claim no more than its intervals."""
+    ranked = [row for row in made.rows if row.rank is not None]
+    if not ranked:
+        yield "No row has a rank yet: the reasons stand beside the rows."
+        return
+    best, ties = ranked[0], [row for row in ranked[1:] if row.rank == 1]
+    text = f"{_apart(made.label(best))} comes first with {render.interval(best.headline)}"
+    if ties:
+        names = [_apart(made.label(row)) for row in ties[:3]]
+        more = f" and {len(ties) - 3} more" if len(ties) > 3 else ""
+        text += f"; {', '.join(names)}{more} cannot be told apart from it"
+    yield f"{text}."
+    over = next((name for name in OVER if name in best.gains), "")
+    fused = next((row for row in ranked if "fusion" in row.gains), best)
+    for row, name, what in (
+        (best, over, f"Against {OVER.get(over)}"),
+        (fused, "fusion", "Fusing the record"),
+    ):
+        found = row.gains.get(name)
+        if found is not None:
+            yield f"{what}, {_apart(made.label(row))} {_verdict(found)}."
+    if len(ranked) < len(made.rows):
+        yield f"{len(made.rows) - len(ranked)} of {len(made.rows)} rows have no rank."
+
+
+def _apart(name: str) -> str:
+    """A name that runs right to left leaves the order of the sentence around it alone."""
+    return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"
+
+
+def _verdict(found: Comparison) -> str:
+    numbers = f"{render.interval(found.difference, sign=True)} ({render.probability(found.p)})"
+    if not found.p < 0.05:
+        return f"shows no clear difference: {numbers}"
+    return f"{'gains' if found.difference.value > 0 else 'loses'} {numbers}"
+
+
+def _gains(made: Board) -> Iterator[Gains]:
+    titles = {name: f"Pretraining over {text}" for name, text in OVER.items()}
+    for name, title in (titles | {"fusion": "Fusing the record over the image alone"}).items():
+        found = [(made.label(row), row.gains[name]) for row in made.rows if name in row.gains]
+        if found:
+            axis = charts.of_estimates((gain.difference for _, gain in found[:GAINS]), 0.0)
+            yield Gains(title, tuple(found[:GAINS]), axis)
+
+
+def _failures(made: Board) -> Iterator[Failed]:
+    for row in made.rows:
+        causes: dict[tuple[str, str], list[Run]] = defaultdict(list)
+        for run in row.runs:
+            failure = run.outcome.failure
+            if failure is not None:
+                causes[f"failed: {failure.kind}", failure.message].append(run)
+            elif run.outcome.status != "ok":
+                causes[run.outcome.status, run.outcome.reason].append(run)
+        for (what, why), runs in causes.items():
+            failure = runs[0].outcome.failure
+            tail = failure.log_tail if failure else ""
+            yield Failed(made.label(row), what, why, tail, tuple(runs))
+
+
+def _facts(made: Board) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Terms with their texts: everything a reader needs to judge or repeat the numbers."""
+    runs = [run for row in made.rows for run in row.runs if run.outcome.status == "ok"]
+    fair = [run for row in made.rows if not row.why for run in row.runs] or runs
+    split, versions = made.split, {k: v or "unknown" for k, v in made.versions.items()}
+    share = f", {split.validation:.0%} of the rest for validation" if split.validation else ""
+    draws = max((len(row.draws) for row in made.rows if row.draws is not None), default=0)
+    yield "Protocol", (f"{made.protocol}, version {versions['protocol']}",)
+    how = SPLITS[split.kind].format(unit=made.unit, units=made.units if made.unit else "patients")
+    how = how if made.unit or split.kind != "grouped" else UNKNOWN
+    yield "Split", (f"{split.kind}: {how}; {split.folds} folds{share}",)
+    if made.leaky:
+        yield "Leak", (table.leak(made),)
+    if made.overlaps:
+        yield "Known overlaps", tuple(made.overlaps)
+    yield "Seeds", (", ".join(map(str, made.seeds)),)
+    yield "Headline", (table.metric_title(made.headline),)
+    yield (
+        "Intervals",
+        (
+            f"95 % bootstrap over {made.units}, {draws // max(len(made.seeds), 1):,} draws a fold, "
+            "paired between rows",
+            "of other metrics: combined from the intervals of the folds",
+        ),
+    )
+    yield "Ranks", ("a row shares the rank of the best row that it cannot be told from, p ≥ 0.05",)
+    counts = [
+        (title.format(units=made.units), [int(run.outcome.data.get(name, 0)) for run in fair])
+        for name, title in COUNTS.items()
+    ]
+    counts = (f"{title}: {_span(found)}" for title, found in counts)
+    yield "Data", (f"version {versions['target']}, digest {made.digest or 'unknown'}", *counts)
+    yield "Checkpoint", tuple(dict.fromkeys(_chosen(run) for run in fair))
+    yield "Code", (f"transfer-bench, numbers of version {versions['core']}",)
+    places = Counter(_place(run.outcome.environment) for run in fair)
+    yield "Environment", tuple(f"{n:,} cells: {text}" for text, n in places.most_common())
+
+
+def _chosen(run: Run) -> str:
+    """What chose the checkpoint, without the epoch that it was."""
+    _, by, what = run.outcome.chosen.partition(" by ")
+    return f"the best by {what}" if by else run.outcome.chosen or "unknown"
+
+
+def _place(environment: dict[str, str]) -> str:
+    parts = (
+        value if name == "device" else f"{name} {value}" for name, value in environment.items()
+    )
+    return ", ".join(parts) or "unknown"
+
+
+def _span(values: Sequence[int]) -> str:
+    if not values:
+        return "unknown"
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _recipes(made: Board) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The usual recipe of each mode; rows that depart from it say so."""
+    seen = set()
+    for row in made.rows:
+        if not row.setting and row.identity.mode not in seen:
+            seen.add(row.identity.mode)
+            yield row.identity.mode, row.identity.recipe.model_dump(mode="json")

@@ -1,0 +1,393 @@
+"""`bench recommend`: which source to run next on a target that has few runs, or none."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.errors import BenchError
+from benchmark.spec import origin
+from benchmark.stats import Estimate, interval
+from benchmark.store import Store
+from reports import render
+from reports.leaderboard import table as leaderboard
+from reports.leaderboard.board import Array, higher_is_better
+from reports.leaderboard.gains import Place
+from reports.recommend import evaluate, learning, matrix
+from reports.recommend.belief import Belief, Evidence, Prior, believe, next_run
+from reports.recommend.evaluate import METRICS, OURS, Trial
+from reports.recommend.matrix import Matrix
+
+STUDY = "MedMNIST study (arXiv:2412.20172)"
+FOOTER = (
+    "Expected scores come from how a source did on other targets, corrected by distances as far as "
+    "they foretold the others, and by the runs on this one. Regret is what is lost against the "
+    "best source if this one were the only one run; best is the probability that it is the best."
+)
+EVALUATION = (
+    "One target left out at a time, nothing of it used but the runs chosen. hit@k: the best source "
+    "is among the first k. Regret k: best minus best tried after k runs, in units of best minus "
+    "median. Intervals resample targets. How every constant was chosen: reports/learning.py."
+)
+NAN = math.nan
+UNKNOWN = Estimate(NAN, NAN, NAN, 0)
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What is believed of one source on the target."""
+
+    source: str
+    run: float | None  # its score, where it was run
+    expected: Estimate  # the score; relative to the target's mean source before any run
+    regret: float
+    best: float  # probability of being the best of all
+    elsewhere: float  # mean place on the other targets, 0 the worst to 1 the best
+    images: float
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The sources for one target, the best expected first."""
+
+    target: str
+    about: str
+    relative: bool  # no run on the target: scores are differences to its mean source
+    plan: tuple[str, ...]  # what to run, if every result is as expected
+    fixed: bool  # the plan holds whatever the results are
+    sources: tuple[Advice, ...]
+    notes: tuple[str, ...]
+    evidence: Evidence
+    place: Place | None = None
+
+    @property
+    def next(self) -> str | None:
+        """The source to run next."""
+        return self.plan[0] if self.plan else None
+
+    @property
+    def run(self) -> dict[str, float]:
+        """The scores of the sources that were run."""
+        return {one.source: one.run for one in self.sources if one.run is not None}
+
+
+def recommend(
+    known: Matrix,
+    target: str,
+    *,
+    higher: bool = True,
+    about: str = "",
+    budget: int = 1,
+    without: Collection[str] = (),
+) -> Recommendation:
+    """Rank the sources for a target of the matrix from the other targets and its own runs.
+
+    `higher` says whether the metric is better where it is more; the matrix holds it turned.
+    `without` are sources not to be run. Where other targets are too few to learn from, the order
+    is that of nearness and size, and nothing is expected of any.
+    """
+    column = known.targets.index(target)
+    scores, sign = known.scores[:, column], 1 if higher else -1
+    candidates = [s for s, source in enumerate(known.sources) if source != target]
+    seen = {s: float(scores[s]) for s in candidates if np.isfinite(scores[s])}
+    left = [s for s in candidates if s not in seen and known.sources[s] not in without]
+    if not candidates:
+        raise BenchError(f"There is no source for {target}.", "Name some with --source.")
+    places = _places(np.delete(known.scores, column, axis=1))
+    blank = {
+        s: Advice(known.sources[s], sign * seen[s] if s in seen else None, UNKNOWN, NAN, NAN,
+                  float(places[s]), float(known.images[s]))
+        for s in candidates
+    }  # fmt: skip
+    try:
+        (prior,) = learning.learn(known, [column])
+    except learning.TooFew as error:
+        hints, names = _hints(known, column, places)
+        left.sort(key=lambda s: (-hints[s], known.sources[s]))
+        run = sorted(seen, key=lambda s: -seen[s])
+        told = [replace(blank[s], expected=Estimate(sign * seen[s], NAN, NAN, 1)) for s in run]
+        told += [blank[s] for s in (*left, *sorted(set(blank) - {*run, *left}))]
+        plan, fixed, evidence = left[:budget], True, Evidence()
+        notes = [_guess(error, names)]
+    else:
+        told = _told(blank, believe(prior, seen), sign)
+        plan, fixed, evidence = _plan(prior, seen, left, budget), not prior.adaptive, prior.evidence
+        notes = _reasons(prior, known)
+    chosen = tuple(known.sources[s] for s in plan)
+    return Recommendation(
+        target, about, not seen, chosen, fixed, tuple(told), tuple(notes), evidence
+    )
+
+
+def _told(blank: dict[int, Advice], found: Belief, sign: int) -> list[Advice]:
+    """What is believed of each source, the best first; before any run over the mean source."""
+    candidates = list(blank)
+    samples, means = found.samples()[:, candidates], found.mean[candidates]
+    regrets = (samples.max(axis=1, keepdims=True) - samples).mean(axis=0)
+    best = np.bincount(samples.argmax(axis=1), minlength=len(candidates)) / len(samples)
+    if not found.seen:
+        samples, means = samples - samples.mean(axis=1, keepdims=True), means - means.mean()
+    advice = [
+        replace(
+            one,
+            expected=Estimate(float(mean), *interval(sign * draws), len(found.seen)),
+            regret=float(regret),
+            best=float(chance),
+        )
+        for one, mean, draws, regret, chance in zip(
+            blank.values(), sign * means, samples.T, regrets, best, strict=True
+        )
+    ]
+    return sorted(advice, key=lambda one: (-sign * one.expected.value, one.source))
+
+
+def _guess(why: BenchError, names: list[str]) -> str:
+    how = f"the mean of {', '.join(names)}, each counting alike" if names else "by name"
+    return (
+        f"{why.what} Nothing tells how well anything foretells a score here, so there is no "
+        f"interval: the order of what was not run is {how}."
+    )
+
+
+def _plan(prior: Prior, seen: dict[int, float], left: list[int], budget: int) -> list[int]:
+    """What would be run, each result being as expected."""
+    seen, chosen = dict(seen), []
+    for _ in range(min(budget, len(left))):
+        source = next_run(prior, seen, [s for s in left if s not in chosen])
+        chosen.append(source)
+        seen[source] = float(believe(prior, seen).mean[source])
+    return chosen
+
+
+def _places(scores: Array) -> Array:
+    """The mean place of each source (S,) over targets, from 0 for the worst to 1 for the best."""
+    from scipy.stats import rankdata
+
+    if not scores.shape[1]:
+        return np.full(len(scores), NAN)
+    many = np.isfinite(scores).sum(axis=0)
+    known = np.isfinite(scores) & (many > 1)
+    places = (rankdata(scores, axis=0, nan_policy="omit") - 1) / np.maximum(many - 1, 1)
+    count = known.sum(axis=1)
+    total = np.where(known, places, 0.0).sum(axis=1)
+    return np.divide(total, count, out=np.full(len(scores), NAN), where=count > 0)
+
+
+def _hints(known: Matrix, column: int, places: Array) -> tuple[Array, list[str]]:
+    """The mean of what there is on each source (S,), each over its spread; and what that was."""
+    with np.errstate(divide="ignore"):
+        given = {
+            **dict(zip(known.methods, known.near[:, :, column], strict=True)),
+            "the place elsewhere": places,
+            "the logarithm of its images": np.log(known.images),
+        }
+    told, names = [], []
+    for name, values in given.items():
+        finite = np.isfinite(values)
+        if finite.sum() > 1 and np.ptp(values[finite]) > 0:
+            told.append((values - values[finite].mean()) / values[finite].std())
+            names.append(name)
+    if not told:
+        return np.zeros(len(known.sources)), names
+    count = np.isfinite(told).sum(axis=0)
+    # What nothing is known of comes last.
+    return np.where(count > 0, np.nansum(told, axis=0) / np.maximum(count, 1), -np.inf), names
+
+
+def _reasons(prior: Prior, known: Matrix) -> list[str]:
+    """What the expectation rests on, in words."""
+    evidence = prior.evidence
+    shown = ", ".join(f"{name} {weight:+.2f}" for name, weight in evidence.weights.items())
+    lines = [
+        f"Learnt from {evidence.targets} other targets; weights, in standard deviations of a "
+        f"target's scores, for a rank or for a standard deviation of a distance: {shown}."
+    ]
+    gain = f"{evidence.gain:+.3f} ± {evidence.error:.3f} on the targets left out"
+    if known.methods and len(evidence.weights) == 1:
+        lines.append(f"Distances were not heeded: they changed weighted τ by {gain}.")
+    elif known.methods:
+        lines.append(f"Distances were heeded: they raised weighted τ by {gain}.")
+    if not prior.adaptive:
+        lines.append(
+            "Choosing by the results of the first runs lost on the targets left out, so the order "
+            "is fixed."
+        )
+    return lines
+
+
+def _trust(known: Matrix) -> list[str]:
+    """How the recommendation does on the targets that are known, as far as they can tell."""
+    count = len(learning.usable(known.scores))
+    if count < 3:
+        return [
+            f"{count} targets are too few to test the recommendation on; "
+            f"`bench recommend --evaluate` tests it on the {STUDY}."
+        ]
+    found = evaluate.trials(known)
+    lines = [*evaluate.verdict(found), *_about(found[0])]
+    return [f"Tested on {count} targets by leaving each out: {line}" for line in lines]
+
+
+def advise(
+    store: Store,
+    target: str,
+    *,
+    budget: int = 1,
+    without: Collection[str] = (),
+    tested: bool = True,
+    **where: Any,
+) -> Recommendation:
+    """The recommendation from what a store holds; `where` as `matrix.of_store` takes it.
+
+    `tested` adds how it does on the targets of the store, each left out.
+    """
+    place, known, left = matrix.of_store(store, target, **where)
+    more = [leaderboard.metric_title(place.metric)] if place.metric else []
+    about = " · ".join([place.protocol, place.mode, place.arch, *more])
+    higher = higher_is_better(place.metric)
+    found = recommend(known, target, higher=higher, about=about, budget=budget, without=without)
+    trust = _trust(known) if tested and found.evidence.targets else []
+    return replace(found, notes=(*found.notes, *trust, *left), place=place)
+
+
+def show(store: Store, target: str, *, format: str = "table", **how: Any) -> str:
+    """The recommendation as text for stdout; `how` as `advise` takes it."""
+    render.check(format)
+    return text(advise(store, target, **how), format=format)
+
+
+def text(found: Recommendation, *, format: str = "table") -> str:
+    """A recommendation as table, md, csv or json."""
+    render.check(format)
+    if format == "json":
+        place = found.place._asdict() if found.place else None
+        more = {"next": found.next, "evidence": vars(found.evidence), "place": place}
+        sources = [vars(one) for one in found.sources]
+        return render.javascript({**vars(found), **more, "sources": sources})
+    if format == "csv":
+        return render.comma_separated([_flat(found, one) for one in found.sources])
+    write = render.terminal if format == "table" else render.markdown
+    return write([_table(found)], FOOTER)
+
+
+def _flat(found: Recommendation, one: Advice) -> dict[str, Any]:
+    return {
+        "target": found.target,
+        "source": one.source,
+        "origin": _called(found, one.source),
+        "run": one.run,
+        "relative": found.relative,
+        **render.numbers("expected_", one.expected),
+        "expected_regret": one.regret,
+        "probability_best": one.best,
+        "elsewhere": one.elsewhere,
+        "images": one.images,
+        "next": one.source == found.next,
+    }
+
+
+def _table(found: Recommendation) -> render.Table:
+    lines = [
+        [
+            str(i), _called(found, one.source), "–" if one.run is None else f"{one.run:.3f}",
+            render.interval(one.expected, sign=found.relative), _number(one.regret, ".3f"),
+            _number(one.best, ".0%"), _number(one.elsewhere, ".2f"), _number(one.images, ",.0f"),
+        ]
+        for i, one in enumerate(found.sources, start=1)
+    ]  # fmt: skip
+    say = f"Run next: {found.next}." if found.next else "Every source has been run."
+    if found.run:
+        top = max(found.run, key=lambda name: found.run[name] * _sign(found))
+        say += f" The best of {len(found.run)} run is {_called(found, top)}, {found.run[top]:.3f}."
+    return render.Table(
+        title=f"Sources for {found.target} · {found.about}",
+        head=["", "source", "run",
+              "score over the mean source" if found.relative else "expected score",
+              "regret", "best", "place elsewhere", "images"],
+        lines=lines,
+        words=("source",),
+        styles=["bold" if one.source == found.next else "" for one in found.sources],
+        notes=[say, *found.notes],
+    )  # fmt: skip
+
+
+def _called(found: Recommendation, source: str) -> str:
+    return origin(source, found.place.mode if found.place else "")
+
+
+def _sign(found: Recommendation) -> int:
+    return 1 if found.place is None or higher_is_better(found.place.metric) else -1
+
+
+def _number(value: float, how: str) -> str:
+    return "–" if math.isnan(value) else format(value, how)
+
+
+# --- evaluation -------------------------------------------------------------------------------
+
+
+def show_evaluation(
+    *, results: Path | None = None, distances: Path | None = None, format: str = "table"
+) -> str:
+    """How the recommendation and plain rules do, target by target left out."""
+    render.check(format)
+    if results is None and distances is not None:
+        raise BenchError("--distances needs the scores that go with them.", "Add --results FILE.")
+    known = matrix.published() if results is None else matrix.of_files(results, distances)
+    name = STUDY if results is None else results.name
+    found = evaluate.trials(known)
+    lines = evaluate.verdict(found)
+    if known.methods:
+        bare = evaluate.ours(replace(known, near=known.near[:0], methods=()))
+        lines += [f"Without distances: {x}" for x in evaluate.verdict([bare, *found[1:]])]
+        found.insert(1, replace(bare, rule=f"{OURS} without distances"))
+    lines += _about(found[0])
+    rows = [(trial.rule, evaluate.summary(trial)) for trial in found]
+    if format in ("json", "csv"):
+        flat = [
+            {"rule": rule, "metric": metric, **render.numbers("", value), "targets": value.n}
+            for rule, numbers in rows
+            for metric, value in numbers.items()
+        ]
+        if format == "csv":
+            return render.comma_separated(flat)
+        return render.javascript({"results": name, "rules": flat, "verdict": lines})
+    table = render.Table(
+        title=f"Leave one target out · {name} · {len(known.sources)} sources",
+        head=["rule", "targets", *METRICS.values()],
+        lines=[
+            [rule, str(numbers["tau"].n), *(_two(value) for value in numbers.values())]
+            for rule, numbers in rows
+        ],
+        words=("rule",),
+        styles=["bold" if rule.startswith(OURS) else "" for rule, _ in rows],
+        notes=lines,
+    )
+    write = render.terminal if format == "table" else render.markdown
+    return write([table], EVALUATION)
+
+
+def _about(ours: Trial) -> list[str]:
+    """What else a reader should know of how the recommendation did."""
+    lines = []
+    if ours.blocks < len(ours.numbers):
+        lines.append(
+            f"The matrix is large: the recommendation learns with {ours.blocks} blocks of targets "
+            "left out at a time, the other rules with one target."
+        )
+    if ours.covered is not None and np.isfinite(ours.covered).any():
+        share = evaluate.mean(ours.covered)
+        lines.append(
+            f"After 3 runs, its 95 % intervals held {share.value:.0%} [{share.low:.0%}, "
+            f"{share.high:.0%}] of the scores that were not run."
+        )
+    return lines
+
+
+def _two(value: Estimate) -> str:
+    if math.isnan(value.value):
+        return "–"
+    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
