@@ -48,6 +48,7 @@ __all__ = [
     "Measured",
     "Recipe",
     "Record",
+    "Sample",
     "Side",
     "Size",
     "Source",
@@ -75,7 +76,7 @@ RESNET = re.compile(r"(wide_)?resnet\d+[cdstw]*(_\d)?(\.\w+)?$")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Sample:
     """One labelled image with what is known about it."""
 
     image: Path | np.ndarray | bytes
@@ -84,6 +85,9 @@ class Record:
     group: str = ""  # patient, lesion or slide; empty: the image stands alone
     metadata: Mapping[str, str] = field(default_factory=dict)
     part: str = ""  # official split, where there is one
+
+
+Record = Sample  # its name until 0.2; components written for it still load
 
 
 @dataclass(frozen=True)
@@ -238,7 +242,7 @@ class Source(Component):
         usual = {name: choices[0] for name, choices in self.card.drawing.items()}
         return usual | dict(text.split("=") for text in self.drawn.split())
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """Every image of the set, read from its official files below `root`."""
         raise NotImplementedError
 
@@ -246,23 +250,23 @@ class Source(Component):
         """Where a set without a folder of its own lies; a family that fetches does so here."""
         return data
 
-    def read(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
+    def read(self, sample: Sample, size: Size) -> tuple[np.ndarray, str]:
         """The image as uint8 (H, W, 3) and the hash of what is stored.
 
         It has its own size; one that is drawn from something else is drawn for `size`.
         """
-        image = images.decode(record.image, what=record.name, white=self.white)
+        image = images.decode(sample.image, what=sample.name, white=self.white)
         return image, images.pixel_hash(image)
 
-    def brightest(self, record: Record) -> int:
+    def brightest(self, sample: Sample) -> int:
         """The largest value of an image that has more than 8 bits, else 0."""
-        return images.brightest(record.image) if isinstance(record.image, Path) else 0
+        return images.brightest(sample.image) if isinstance(sample.image, Path) else 0
 
     def decode(
-        self, record: Record, size: Size, *, constancy: bool = False
+        self, sample: Sample, size: Size, *, constancy: bool = False
     ) -> tuple[np.ndarray, str]:
         """The image as uint8 (H, W, 3) at `size`, and the hash of `read`."""
-        image, text = self.read(record, size)
+        image, text = self.read(sample, size)
         # Before resizing: a mean of powers is that of the camera's pixels, not of their averages.
         return images.resize(images.shades_of_gray(image) if constancy else image, size), text
 

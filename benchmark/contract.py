@@ -114,16 +114,16 @@ def verify(name: str, data: Path, *, offline: bool = False) -> Iterator[str]:
     root = find_root(component, data, offline=offline)
     total, broken, seen = 0, list[str](), dict[str, str]()
     copies = list[str]()
-    for record in component.records(root):
+    for sample in component.records(root):
         total += 1
         try:
-            _, pixels = component.decode(record, 32)
+            _, pixels = component.decode(sample, 32)
         except BenchError as error:
             broken.append(error.what)
             continue
         if pixels in seen:
-            copies.append(f"{record.name} is {seen[pixels]} again")
-        seen.setdefault(pixels, record.name)
+            copies.append(f"{sample.name} is {seen[pixels]} again")
+        seen.setdefault(pixels, sample.name)
     yield f"{total} images, {len(broken)} cannot be read, {len(copies)} are copies of another"
     yield from broken
     yield from copies

@@ -12,7 +12,7 @@ from benchmark.api import (
     Experts,
     File,
     Recipe,
-    Record,
+    Sample,
     Source,
     SourceCard,
     class_folders,
@@ -67,12 +67,12 @@ class CIFAR10(Source):
         ),
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """The six binary batches, or a folder of images for each of the ten classes."""
         if all((root / name).is_dir() for name in CLASSES):
             for path, label in class_folders(root):
                 if label in CLASSES:
-                    yield Record(path, label, f"{label}/{path.stem}")
+                    yield Sample(path, label, f"{label}/{path.stem}")
             return
         if any((folder / BATCHES[0]).is_file() for folder in (root, root / "cifar-10-batches-py")):
             raise DataMissing(
@@ -91,7 +91,7 @@ class CIFAR10(Source):
             images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
             part = "test" if batch == "test_batch" else "train"
             for i, label in enumerate(rows[:, 0]):
-                yield Record(images[i], CLASSES[label], f"{batch}-{i:05d}", part=part)
+                yield Sample(images[i], CLASSES[label], f"{batch}-{i:05d}", part=part)
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

@@ -8,7 +8,7 @@ from benchmark.api import (
     Experts,
     File,
     Recipe,
-    Record,
+    Sample,
     Source,
     SourceCard,
     class_folders,
@@ -45,7 +45,7 @@ class DTD(Source):
         ),
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """Every image; the first of the ten official splits names its part, where it is there."""
         base = locate(root, "images/banded")
         parts = {}
@@ -55,7 +55,7 @@ class DTD(Source):
                 parts |= dict.fromkeys(table.read_text().split(), part)
         for path, label in class_folders(base / "images"):
             name = f"{label}/{path.name}"
-            yield Record(path, label, name, part=parts.get(name, ""))
+            yield Sample(path, label, name, part=parts.get(name, ""))
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

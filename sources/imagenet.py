@@ -10,7 +10,7 @@ from benchmark.api import (
     Experts,
     Input,
     Recipe,
-    Record,
+    Sample,
     Source,
     SourceCard,
     class_folders,
@@ -69,10 +69,10 @@ class ImageNet(Source):
         if self.card.given:
             need_imagenet(arch)
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """The training part, its classes named by WordNet ids."""
         for path, label in class_folders(locate(root, "train/n01440764") / "train"):
-            yield Record(path, label, path.stem)
+            yield Sample(path, label, path.stem)
 
     def need_fetched(self, arch: str) -> None:
         """Public weights lie in the caches of the libraries that fetch them."""

@@ -9,7 +9,7 @@ from benchmark.api import (
     DataMissing,
     Experts,
     Recipe,
-    Record,
+    Sample,
     Source,
     SourceCard,
     synthetic,
@@ -42,7 +42,7 @@ class Kimia(Source):
         "account (no hash is published).",
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """Every patch. A class is one slide, so that no grouping by slide is possible."""
         first = sorted([*root.glob("[Aa]1.*"), *root.glob("*/[Aa]1.*")])
         if not first:
@@ -50,7 +50,7 @@ class Kimia(Source):
         for path in sorted(first[0].parent.iterdir()):
             name = NAME.fullmatch(path.stem)
             if name and path.suffix.lower() in (".tif", ".tiff", ".jpg", ".jpeg", ".png"):
-                yield Record(path, name[1].upper(), path.stem)
+                yield Sample(path, name[1].upper(), path.stem)
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

@@ -23,7 +23,7 @@ from benchmark.api import (
     DataMissing,
     Input,
     Recipe,
-    Record,
+    Sample,
     Source,
     SourceCard,
     synthetic,
@@ -89,7 +89,7 @@ class OpenML(Source):
             _fetch(data / CACHE, self.variant)
         return data
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """The image that each row of the table names, or holds as pixels, with its class."""
         folder = _cached(self.place(root) / CACHE, self.variant)
         assert folder is not None
@@ -248,7 +248,7 @@ def _imported(cache: Path) -> Any:
 # --- reading, without the library: its own copy of a table is a pickle ----------------------------
 
 
-def _records(folder: Path) -> Iterator[Record]:
+def _records(folder: Path) -> Iterator[Sample]:
     table, target = _table(folder), _target(folder)
     if target not in table.columns:
         raise BenchError(
@@ -262,7 +262,7 @@ def _records(folder: Path) -> Iterator[Record]:
             continue
         if _are_files(names := _texts(others[column])):
             for path, name, label in zip(_images(folder, names), names, labels, strict=True):
-                yield Record(path, label, name)
+                yield Sample(path, label, name)
             return
     pixels = _pixels(others)
     if pixels is None:
@@ -272,7 +272,7 @@ def _records(folder: Path) -> Iterator[Record]:
             "Take an image set, such as one of Meta-Album.",
         )
     for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-        yield Record(image, label, f"row-{i:07d}")
+        yield Sample(image, label, f"row-{i:07d}")
 
 
 def _target(folder: Path) -> str:

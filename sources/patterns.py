@@ -9,7 +9,7 @@ from benchmark.api import (
     Experts,
     Input,
     Recipe,
-    Record,
+    Sample,
     Source,
     SourceCard,
     synthetic,
@@ -66,10 +66,10 @@ class Patterns(Source):
             experts=Experts("natural", "colour", *EXPERTS[self.variant], "many"),
         )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         images, labels = synthetic.patterns(self.variant)
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            yield Record(image, f"pattern {label}", f"{self.variant}-{i:04d}")
+            yield Sample(image, f"pattern {label}", f"{self.variant}-{i:04d}")
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

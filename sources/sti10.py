@@ -8,7 +8,7 @@ from benchmark.api import (
     DataMissing,
     Experts,
     Recipe,
-    Record,
+    Sample,
     Source,
     SourceCard,
     synthetic,
@@ -57,7 +57,7 @@ class STI10(Source):
         overlaps=("imagenet",),
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """Every image of the ten synsets, below `root` or its train folder."""
         base = root / "train" if (root / "train").is_dir() else root
         lost = [f"{wnid} ({word})" for wnid, word in CLASSES.items() if not (base / wnid).is_dir()]
@@ -69,7 +69,7 @@ class STI10(Source):
         for wnid, word in CLASSES.items():
             for path in sorted((base / wnid).iterdir()):
                 if path.suffix.lower() in (".jpeg", ".jpg"):
-                    yield Record(path, word, path.stem)
+                    yield Sample(path, word, path.stem)
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

@@ -11,7 +11,7 @@ from benchmark.api import (
     Experts,
     File,
     Recipe,
-    Record,
+    Sample,
     Source,
     SourceCard,
     locate,
@@ -53,7 +53,7 @@ class STL10(Source):
         overlaps=("imagenet",),
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """The 5,000 training and 8,000 test images; the unlabelled ones are left out."""
         base = locate(root, "train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
         for part in ("train", "test"):
@@ -69,7 +69,7 @@ class STL10(Source):
             # Each image lies channel by channel and column by column.
             images = pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 3, 2, 1)
             for i, label in enumerate(labels):
-                yield Record(images[i], CLASSES[label - 1], f"{part}-{i:05d}", part=part)
+                yield Sample(images[i], CLASSES[label - 1], f"{part}-{i:05d}", part=part)
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

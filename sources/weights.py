@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from benchmark.api import BenchError, Input, Record, Source, SourceCard
+from benchmark.api import BenchError, Input, Sample, Source, SourceCard
 
 
 class Weights(Source):
@@ -27,7 +27,7 @@ class Weights(Source):
         if variant:
             self.card = replace(self.card, title=f"Weights of your own: {variant}")
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         raise BenchError(
             f"weights:{self.variant} is a file of weights and has no images.",
             "Take a source with images for this.",

@@ -21,7 +21,7 @@ from benchmark.api import (
     Experts,
     Input,
     Recipe,
-    Record,
+    Sample,
     Target,
     TargetCard,
     check_pairs,
@@ -75,7 +75,7 @@ class ADNI(Target):
         types = column_types(rows)
         return {name: kind for name, kind in types.items() if name not in ("subject", "diagnosis")}
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """The slices of the subjects whose diagnosis belongs to the task."""
         base = locate(root, "clinical.csv", "slices")
         table = read_table(base / "clinical.csv", need=("subject", "diagnosis", *self.card.columns))
@@ -95,7 +95,7 @@ class ADNI(Target):
             if row["diagnosis"] in TASKS[self.variant]:
                 for path in found[subject]:
                     name = path.relative_to(base).as_posix()
-                    yield Record(path, row["diagnosis"], name, subject, row)
+                    yield Sample(path, row["diagnosis"], name, subject, row)
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

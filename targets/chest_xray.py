@@ -10,7 +10,7 @@ from benchmark.api import (
     Experts,
     File,
     Recipe,
-    Record,
+    Sample,
     Target,
     TargetCard,
     class_folders,
@@ -60,7 +60,7 @@ class ChestXray(Target):
         ),
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """Every image of whichever of train, val and test are there.
 
         A number is one patient in all parts: if the numbering starts anew in each, two children
@@ -75,7 +75,7 @@ class ChestXray(Target):
                 found = True
                 patient = PATIENT.match(path.name)
                 group = next(filter(None, patient.groups())) if patient else ""
-                yield Record(path, label, f"{part}/{label}/{path.stem}", group, part=part)
+                yield Sample(path, label, f"{part}/{label}/{path.stem}", group, part=part)
         if not found:
             raise DataMissing(
                 f"{root} has no train/NORMAL, train/PNEUMONIA and so on.",

@@ -9,7 +9,7 @@ from benchmark.api import (
     Experts,
     Input,
     Recipe,
-    Record,
+    Sample,
     Target,
     TargetCard,
     synthetic,
@@ -65,12 +65,12 @@ class Demo(Target):
                 experts=Experts("medical", "grey", "both", "lesion", "low", "binary"),
             )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         grey = self.variant == "grey"
         found = synthetic.lesions(count=self.card.images, grey=grey)
         for i, image in enumerate(found.images):
             label, lesion = LABELS[found.labels[i]], f"lesion-{found.lesions[i]:03d}"
-            yield Record(image, label, f"{self.variant}-{i:03d}", lesion, found.rows[i])
+            yield Sample(image, label, f"{self.variant}-{i:03d}", lesion, found.rows[i])
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

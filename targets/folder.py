@@ -18,7 +18,7 @@ from benchmark.api import (
     Input,
     Look,
     Recipe,
-    Record,
+    Sample,
     Size,
     Target,
     TargetCard,
@@ -75,22 +75,22 @@ class Folder(Target):
             group = given.group or ""
             self.card = replace(self.card, title=f"Your folder {given.path.name}", group=group)
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """Every image below `root`, with its label and its row of the table."""
         rows = _read(self.given or Input(path=root), root)
         for path, label, row, group, part in zip(*rows[:5], strict=True):
-            yield Record(path, label, path.relative_to(root).as_posix(), group, row, part)
+            yield Sample(path, label, path.relative_to(root).as_posix(), group, row, part)
 
-    def read(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
-        if isinstance(record.image, Path) and record.image.suffix.lower() == ".dcm":
-            image = dicom.read(record.image, self.white)
+    def read(self, sample: Sample, size: Size) -> tuple[np.ndarray, str]:
+        if isinstance(sample.image, Path) and sample.image.suffix.lower() == ".dcm":
+            image = dicom.read(sample.image, self.white)
             return image, images.pixel_hash(image)
-        return super().read(record, size)
+        return super().read(sample, size)
 
-    def brightest(self, record: Record) -> int:
-        if isinstance(record.image, Path) and record.image.suffix.lower() == ".dcm":
-            return dicom.brightest(record.image)
-        return super().brightest(record)
+    def brightest(self, sample: Sample) -> int:
+        if isinstance(sample.image, Path) and sample.image.suffix.lower() == ".dcm":
+            return dicom.brightest(sample.image)
+        return super().brightest(sample)
 
     def columns(self) -> dict[str, str]:
         """The table's other columns, less those that leak by name, are doubtful, or say nothing."""

@@ -11,7 +11,7 @@ from benchmark.api import (
     Experts,
     File,
     Recipe,
-    Record,
+    Sample,
     Target,
     TargetCard,
     check_pairs,
@@ -69,7 +69,7 @@ class ISIC(Target):
         overlaps=("ham10000", "isic2019", "isic2020"),
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """Every image; without HAM10000_metadata.csv the records have no metadata."""
         base = locate(root, IMAGES)
         inner = base / TRUTH / f"{TRUTH}.csv"
@@ -83,7 +83,7 @@ class ISIC(Target):
         for name, path in files.items():
             row = dict(known.get(name, {}))
             lesion = row.pop("lesion_id", "")
-            yield Record(path, _label(name, truth[name]), name, lesion, row)
+            yield Sample(path, _label(name, truth[name]), name, lesion, row)
 
     def _known(self, base: Path) -> dict[str, dict[str, str]]:
         """What is known of each image besides its label, the lesion at least."""

@@ -9,7 +9,7 @@ from benchmark.api import (
     BenchError,
     Experts,
     Recipe,
-    Record,
+    Sample,
     Target,
     TargetCard,
     check_pairs,
@@ -56,7 +56,7 @@ class OASIS(Target):
         subgroups=("sex",),
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """Every slice that labels.csv names; all slices of a subject are one group."""
         base = locate(root, "labels.csv")
         need = ("filename", "label", "subject", "plane", "CDR", *COLUMNS)
@@ -74,7 +74,7 @@ class OASIS(Target):
                     "The label is demented or nondemented, the subject any name.",
                 )
             metadata = {key: row[key] for key in ("plane", "CDR", *COLUMNS)}
-            yield Record(files[name], row["label"], name, row["subject"], metadata)
+            yield Sample(files[name], row["label"], name, row["subject"], metadata)
 
     @classmethod
     def fake(cls, root: Path, seed: int) -> None:

@@ -16,7 +16,7 @@ from benchmark.api import (
     File,
     Input,
     Recipe,
-    Record,
+    Sample,
     Size,
     Target,
     TargetCard,
@@ -91,7 +91,7 @@ class PCam(Target):
             pretrain=self.card.pretrain.model_copy(update={"epochs": epochs}),
         )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """A stratified, seeded sample of all three parts; pixels are read when decoded."""
         base = locate(root, *(f"{NAME}_{part}_{x}.h5" for part in PARTS for x in "xy"))
         labels, place = [], []
@@ -109,7 +109,7 @@ class PCam(Target):
         every = np.concatenate(labels)
         for i in self._sample(every):
             part, row = place[i]
-            yield Record(
+            yield Sample(
                 pixels[part],
                 LABELS[int(every[i])],
                 f"{part}-{row:06d}",
@@ -130,13 +130,13 @@ class PCam(Target):
         ]
         return np.sort(np.concatenate(chosen))
 
-    def read(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
-        assert isinstance(record.image, Path)
-        row = int(record.name.rpartition("-")[2])
+    def read(self, sample: Sample, size: Size) -> tuple[np.ndarray, str]:
+        assert isinstance(sample.image, Path)
+        row = int(sample.name.rpartition("-")[2])
         try:
-            image = images.normalised_array(_rows(record.image, "x")[row], what=record.name)
+            image = images.normalised_array(_rows(sample.image, "x")[row], what=sample.name)
         except OSError as error:
-            raise BenchError(f"{record.image} is damaged ({error}).", "Fetch it again.") from error
+            raise BenchError(f"{sample.image} is damaged ({error}).", "Fetch it again.") from error
         return image, images.pixel_hash(image)
 
     @classmethod

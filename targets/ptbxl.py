@@ -17,7 +17,7 @@ from benchmark.api import (
     File,
     Input,
     Recipe,
-    Record,
+    Sample,
     Size,
     Target,
     TargetCard,
@@ -112,7 +112,7 @@ class PTBXL(Target):
     def __init__(self, variant: str = "", given: Input | None = None) -> None:
         super().__init__(variant or self.variants[0], given)
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         """Records with exactly one superclass, whatever its likelihood; the count is printed."""
         base = locate(root, TABLE, STATEMENTS)
         classes = {
@@ -133,7 +133,7 @@ class PTBXL(Target):
         paths = [row[file] for row, _ in chosen]
         check_pairs(paths, (path for path in paths if (base / f"{path}.hea").is_file()), TABLE)
         for row, label in chosen:
-            yield Record(
+            yield Sample(
                 base / row[file],
                 label,
                 f"ecg-{row['ecg_id']}",
@@ -142,10 +142,10 @@ class PTBXL(Target):
                 PART.get(row["strat_fold"], "train"),
             )
 
-    def read(self, record: Record, size: Size) -> tuple[np.ndarray, str]:
+    def read(self, sample: Sample, size: Size) -> tuple[np.ndarray, str]:
         """The montage of scalograms; the hash is the signal's."""
-        assert isinstance(record.image, Path)
-        signal, fs = ecg.read_record(record.image, expected_fs=float(self.variant))
+        assert isinstance(sample.image, Path)
+        signal, fs = ecg.read_record(sample.image, expected_fs=float(self.variant))
         side = size if isinstance(size, int) else max(size)
         how: Any = self.drawing()
         return ecg.montage(signal, fs, side, **how), images.pixel_hash(signal.view(np.uint8))

@@ -31,11 +31,11 @@ BROKEN = Path(__file__).parent / "components" / "broken.py"
 NODE = """
 import sys
 from pathlib import Path
-from benchmark.engine import batches
+from benchmark.engine import schedule
 from benchmark.spec import Runtime
 file = Path(sys.argv[1])
-process = batches.begin(file, Runtime.model_validate_json(sys.argv[2]))
-batches.note_end(file, batches.wait(process))
+process = schedule.begin(file, Runtime.model_validate_json(sys.argv[2]))
+schedule.note_end(file, schedule.wait(process))
 """
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from benchmark import registry, synthetic
-from benchmark.api import FORBIDDEN, Experts, Input, Record, Source, SourceCard, Target, TargetCard
+from benchmark.api import FORBIDDEN, Experts, Input, Sample, Source, SourceCard, Target, TargetCard
 from benchmark.data.download import find_root
 from benchmark.errors import BenchError, DataMissing
 
@@ -69,9 +69,9 @@ def opened(name: str, data: Path) -> tuple[Source, Path]:
 
 
 @pytest.fixture(scope="module")
-def read(miniature: Callable[[str], Path]) -> Callable[[str], list[Record]]:
+def read(miniature: Callable[[str], Path]) -> Callable[[str], list[Sample]]:
     @cache
-    def records(name: str) -> list[Record]:
+    def records(name: str) -> list[Sample]:
         component, root = opened(name, miniature(name))
         return list(component.records(root))
 
@@ -119,7 +119,7 @@ def test_card(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WITH_IMAGES)
-def test_records(name: str, read: Callable[[str], list[Record]]) -> None:
+def test_records(name: str, read: Callable[[str], list[Sample]]) -> None:
     component, records = load(name), read(name)
     assert len(records) >= 40
     assert len({record.name for record in records}) == len(records)
@@ -138,7 +138,7 @@ def test_records(name: str, read: Callable[[str], list[Record]]) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in WITH_IMAGES if isinstance(load(n), Target)])
-def test_the_record_has_what_the_card_says(name: str, read: Callable[[str], list[Record]]) -> None:
+def test_the_record_has_what_the_card_says(name: str, read: Callable[[str], list[Sample]]) -> None:
     component, records = load(name), read(name)
     card = component.card
     assert isinstance(card, TargetCard)
@@ -151,7 +151,7 @@ def test_the_record_has_what_the_card_says(name: str, read: Callable[[str], list
 
 @pytest.mark.parametrize("name", WITH_IMAGES)
 def test_decode(
-    name: str, read: Callable[[str], list[Record]], miniature: Callable[[str], Path]
+    name: str, read: Callable[[str], list[Sample]], miniature: Callable[[str], Path]
 ) -> None:
     component, _ = opened(name, miniature(name))
     few = read(name)[:3]
@@ -366,7 +366,7 @@ def test_isic_without_metadata_has_lesions_or_warns(
     assert groups == dict(rows)
 
 
-def test_isic_keeps_what_leaks_out_of_the_inputs(read: Callable[[str], list[Record]]) -> None:
+def test_isic_keeps_what_leaks_out_of_the_inputs(read: Callable[[str], list[Sample]]) -> None:
     card = load("isic").card
     assert isinstance(card, TargetCard)
     assert set(card.columns) == {"age", "sex", "localization"}
@@ -379,7 +379,7 @@ def test_isic_with_two_labels(copied: Callable[[str], Path]) -> None:
     _fails("isic", root, "gives ‹ISIC_0024308› 3 labels")
 
 
-def test_chest_xray_patients(read: Callable[[str], list[Record]]) -> None:
+def test_chest_xray_patients(read: Callable[[str], list[Sample]]) -> None:
     groups = Counter(record.group for record in read("chest_xray"))
     assert groups["person0"] == 2  # a bacterial and a viral image of one child
     assert groups["IM-0100"] == 1 and groups["NORMAL2-IM-0102"] == 1
@@ -436,7 +436,7 @@ def test_pcam_without_slides_warns(
     root = copied("pcam")
     for table in root.glob("*_meta.csv"):
         table.unlink()
-    assert not any(record.group for record in load("pcam:small").records(root))
+    assert not any(sample.group for sample in load("pcam:small").records(root))
     assert "patches of a slide may part" in caplog.text
 
 
@@ -450,7 +450,7 @@ def test_ptbxl_labels_and_folds(copied: Callable[[str], Path]) -> None:
         rows[3][codes] = "{'IMI': 0.0}"  # the likelihood does not count
 
     _edit(root / "ptbxl_database.csv", change)
-    records = {record.name: record for record in load("ptbxl").records(root)}
+    records = {sample.name: sample for sample in load("ptbxl").records(root)}
     assert len(records) == 53 and "ecg-1" not in records and "ecg-2" not in records
     assert records["ecg-3"].label == "MI"
     assert records["ecg-7"].metadata["age"] == "300.0"
@@ -548,7 +548,7 @@ def _table(own: Path, text: str, **more: Any) -> Target:
     return component
 
 
-def _rows(component: Source, own: Path) -> list[Record]:
+def _rows(component: Source, own: Path) -> list[Sample]:
     return list(component.records(find_root(component, Path("data"))))
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from benchmark import registry
-from benchmark.api import Record, Source
+from benchmark.api import Sample, Source
 from benchmark.data.download import find_root
 
 pytestmark = pytest.mark.real
 
 
-def read(name: str, data: Path) -> tuple[Source, list[Record]]:
+def read(name: str, data: Path) -> tuple[Source, list[Sample]]:
     component = registry.load("source", name)
     assert isinstance(component, Source)
     root = find_root(component, data, offline=True)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmark import images, registry
-from benchmark.api import Record
+from benchmark.api import Sample
 from benchmark.data import contents, prepare
 from benchmark.errors import BenchError
 from benchmark.plan import run
@@ -226,14 +226,14 @@ class Stumbles(Tiny):
 
 PREPARES = """
 from pathlib import Path
-from benchmark import data
+from benchmark.data import prepare
 from benchmark.spec import Runtime
 
 if __name__ == "__main__":
     here = Path(__file__).parent
-    data.FEW, paths = 0, {"stumbles:sleeps": here / "stumbles.py"}
+    prepare.FEW, paths = 0, {"stumbles:sleeps": here / "stumbles.py"}
     how = Runtime(store=here / "store", workers=2, offline=True, paths=paths)
-    data.prepare("stumbles:sleeps", 8, how)
+    prepare.prepare("stumbles:sleeps", 8, how)
 """
 
 
@@ -299,4 +299,4 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path):
         prepare.prepare("folder:mine", 8, runtime)
     for name in ("pipe.png", "pipe.dcm"):
         with pytest.raises(BenchError):
-            registry.load("target", "folder").decode(Record(place / "a" / name, "a", "x"), 8)
+            registry.load("target", "folder").decode(Sample(place / "a" / name, "a", "x"), 8)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmark.api import Input, Record, Source, SourceCard
+from benchmark.api import Input, Sample, Source, SourceCard
 from benchmark.data.download import SMALL, File, fetch, find_root, locate, unpack
 from benchmark.errors import BenchError, DataMissing
 
@@ -300,8 +300,8 @@ class Toy(Source):
         reference="https://example.org/toy",
     )  # fmt: skip
 
-    def records(self, root: Path) -> Iterator[Record]:
-        yield Record(locate(root, "a.txt") / "a.txt", "a", "a")
+    def records(self, root: Path) -> Iterator[Sample]:
+        yield Sample(locate(root, "a.txt") / "a.txt", "a", "a")
 
 
 def toy(**changes: Any) -> Toy:

@@ -14,7 +14,7 @@ from benchmark.store import Store
 from benchmark.train import features, network, weights
 from benchmark.train import job as cells
 from benchmark.train.context import Memory, Work
-from benchmark.train.loop import Report
+from benchmark.train.loop import Callbacks
 from tests.conftest import TINY
 
 
@@ -100,7 +100,7 @@ def test_rows_are_cut_from_the_features_of_the_whole(runtime):
             source="tiny", target="tiny", method="otdd", arch="test_resnet", size=32
         )
         work = Work(
-            Cell.of(spec), there, Store(there.store), Report(), torch.device("cpu"), Memory()
+            Cell.of(spec), there, Store(there.store), Callbacks(), torch.device("cpu"), Memory()
         )
         recipe = Recipe(size=32)
         return features.pooled(work, work.prepared("tiny", recipe), recipe, rows).numpy()

@@ -113,7 +113,9 @@ def test_test_data_do_not_choose_the_arm_on_the_record(runtime, request_tiny):
             spec, prepare.source_of("tiny", there), registry.load("fusion", "late"),
             replace(prepared, labels=labels), parts, record,
         )  # fmt: skip
-        work = Work(cell, there, Store(there.store), loop.Report(), torch.device("cpu"), Memory())
+        work = Work(
+            cell, there, Store(there.store), loop.Callbacks(), torch.device("cpu"), Memory()
+        )
         told.append(finetune._beside(work, one)[1])
     assert told[0] == told[1]
     assert "boosting 0." in told[0] and "logistic 0." in told[0]

@@ -34,7 +34,7 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
 
 
 def solve(values: np.ndarray, labels: np.ndarray, rows: Rows, **how: Any):
-    return heads.solved(values, labels, rows, RECIPE, classes=3, report=loop.Report(), **how)
+    return heads.solved(values, labels, rows, RECIPE, classes=3, report=loop.Callbacks(), **how)
 
 
 def rows_with(val: bool) -> Rows:

@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 
 from benchmark import images, registry
-from benchmark.api import Record
+from benchmark.api import Sample
 from benchmark.errors import BenchError, DataMissing
 from sources import openml as component
 from sources.openml import OpenML
@@ -37,7 +37,7 @@ def load(number: str = NUMBER) -> OpenML:
     return found
 
 
-def read(data: Path, number: str = NUMBER) -> list[Record]:
+def read(data: Path, number: str = NUMBER) -> list[Sample]:
     return list(load(number).records(data))
 
 

@@ -237,7 +237,7 @@ def test_gifs_are_read_and_what_is_not_is_told(classes: Path) -> None:
     for name in ("a/y.jp2", "b/notes.txt", "b/Z.JP2"):
         (classes / name).touch()
     own = opened(classes)
-    assert {record.name for record in own.records(classes)} >= {"a/x.gif", "b/1.png"}
+    assert {sample.name for sample in own.records(classes)} >= {"a/x.gif", "b/1.png"}
     assert own.look().notes[0] == "3 files are not read, by their endings: .jp2 (2), .txt (1)."
 
 
@@ -387,7 +387,7 @@ def test_dicom_is_not_scaled_image_by_image(
     for name, values in (("dim", [0, 1000]), ("bright", [2000, 4000])):
         scan(classes / "a", f"{name}.dcm", np.array([values]), **tags)
     own = opened(classes)
-    records = {record.name: record for record in own.records(classes)}
+    records = {sample.name: sample for sample in own.records(classes)}
     own.white = prepare._white(own, list(records.values()))
     greys = [
         own.read(records[f"a/{name}.dcm"], 2)[0][0, :, 0].tolist() for name in ("dim", "bright")

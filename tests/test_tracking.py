@@ -587,14 +587,15 @@ def test_two_mirrors_at_once_make_each_cell_once(store: Store):
 CHILD = """
 import sys
 from pathlib import Path
-from benchmark import cli, tracking
+from benchmark import cli
+from reports import mlflow
 from benchmark.store import Store
 seen = []
 def hook(event, args):
     if event in ("socket.connect", "socket.getaddrinfo"):
         seen.append((event, str(args[1:])))
 sys.addaudithook(hook)
-print(tracking.sync(Store(Path(sys.argv[1]))), seen)
+print(mlflow.sync(Store(Path(sys.argv[1]))), seen)
 """
 
 

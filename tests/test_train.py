@@ -67,7 +67,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
                 raise Interrupted("stop")
 
         with pytest.raises(Interrupted):
-            fit(problem, checkpoint=path, report=loop.Report(check=check))
+            fit(problem, checkpoint=path, report=loop.Callbacks(check=check))
     resumed, again = fit(problem, checkpoint=path)
     assert again.resumed > 0
     for one, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):

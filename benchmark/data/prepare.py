@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmark import images, registry
-from benchmark.api import LONGEST, Record, Source
+from benchmark.api import LONGEST, Sample, Source
 from benchmark.data.download import find_root
 from benchmark.errors import BenchError, Died, private
 from benchmark.files import cached_folder, write
@@ -204,7 +204,7 @@ def _decode_all(
         _write_samples(folder, component, name, pixels)
 
 
-def _white(component: Source, records: list[Record]) -> int:
+def _white(component: Source, records: list[Sample]) -> int:
     """What the set's images of 16 bits count as white: one rule for all of them."""
     highest = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -281,7 +281,7 @@ def _leave_with_parent() -> None:
 def _decode_chunk(
     path: Path,
     component: Source | None,
-    records: list[Record],
+    records: list[Sample],
     start: int,
     size: tuple[int, int],
     constancy: bool,
@@ -302,7 +302,7 @@ def _decode_chunk(
     return hashes
 
 
-def _check(records: list[Record], name: str) -> None:
+def _check(records: list[Sample], name: str) -> None:
     """A set that cannot be classified is refused before any decoding."""
     if not records:
         raise BenchError(f"{name} has no images.", "Check the folder given by --data.")
@@ -324,7 +324,7 @@ def _check(records: list[Record], name: str) -> None:
 
 
 def _write_table(
-    folder: Path, component: Source, records: list[Record], hashes: list[str], made: dict[str, Any]
+    folder: Path, component: Source, records: list[Sample], hashes: list[str], made: dict[str, Any]
 ) -> None:
     seen = {record.label for record in records}
     order = tuple(getattr(component.card, "labels", ()))

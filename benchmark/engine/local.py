@@ -309,7 +309,7 @@ def _run_here(cells: Sequence[Cell], runtime: Runtime, listener: Listener) -> bo
 
     store, memory = Store(runtime.store), Memory()
     for cell in cells:
-        report = loop.Report(epoch=partial(listener, "epoch", cell))
+        report = loop.Callbacks(epoch=partial(listener, "epoch", cell))
         try:
             outcome = without_upstream(store, cell) or cells_.run(cell, runtime, report, memory)
         except KeyboardInterrupt:

@@ -172,7 +172,7 @@ def run_one(one: Cell, runtime: Runtime, tell: Callable, stop: threading.Event, 
         if stop.is_set():
             raise Interrupted("Stopped on request; the same command goes on from here.")
 
-    return cells.run(one, runtime, loop.Report(epoch=epoch, check=check), memory)
+    return cells.run(one, runtime, loop.Callbacks(epoch=epoch, check=check), memory)
 
 
 @contextmanager

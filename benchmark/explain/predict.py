@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmark import registry
-from benchmark.api import Record, read_table
+from benchmark.api import Sample, read_table
 from benchmark.data.dicom import ENDINGS
 from benchmark.data.matching import spellings
 from benchmark.errors import BenchError
@@ -139,7 +139,7 @@ def load(store: Store, outcome: Outcome, runtime: Runtime) -> Trained:
         )
     kept = state(store, outcome)
     cell = Cell(outcome.key, spec, outcome.versions)
-    work = Work(cell, runtime, store, loop.Report(), device_of(runtime), Memory())
+    work = Work(cell, runtime, store, loop.Callbacks(), device_of(runtime), Memory())
     encoder, scale = record_map(store, outcome) if spec.record is not None else (None, {})
     width, classes = len(encoder.columns_out) if encoder else 0, len(outcome.classes)
     how = {"dropout": spec.recipe.dropout, "options": spec.options}
@@ -193,7 +193,7 @@ def _pixels(trained: Trained, name: str, path: Path) -> np.ndarray:
     recipe = trained.recipe
     reader = registry.load("target", "folder")  # reads DICOM too, as it does in training
     reader.white = int(trained.outcome.data.get("white") or reader.white)
-    return reader.decode(Record(path, "", name), recipe.size, constancy=recipe.constancy)[0]
+    return reader.decode(Sample(path, "", name), recipe.size, constancy=recipe.constancy)[0]
 
 
 def _images(place: Path) -> dict[str, Path]:

@@ -46,7 +46,7 @@ class Work:
     cell: Cell
     runtime: Runtime
     store: Store
-    report: loop.Report
+    report: loop.Callbacks
     device: torch.device
     memory: Memory
     seconds: dict[str, float] = field(default_factory=dict)

@@ -61,7 +61,7 @@ def solved(
     recipe: Recipe,
     *,
     classes: int,
-    report: loop.Report,
+    report: loop.Callbacks,
 ) -> tuple[Softmax, Choice]:
     """Logistic regression on features (N, D) at its optimum, the penalty chosen on the way."""
 
@@ -93,7 +93,7 @@ def optimum(
     recipe: Recipe,
     *,
     classes: int,
-    report: loop.Report,
+    report: loop.Callbacks,
 ) -> tuple[Softmax, Choice]:
     """Thomas's softmax classifier: next to no penalty, or the paper's own descent."""
     faithful = recipe.head == "faithful"

@@ -18,7 +18,7 @@ from benchmark.train.context import Memory, Work, device_of
 def run(
     cell: Cell,
     runtime: Runtime,
-    report: loop.Report | None = None,
+    report: loop.Callbacks | None = None,
     memory: Memory | None = None,
 ) -> Outcome:
     """Run a cell unless it is done; whatever happens, the store says how it ended."""
@@ -30,7 +30,7 @@ def run(
     if runtime.fresh:
         (folder / "last.pt").unlink(missing_ok=True)
     work = Work(
-        cell, runtime, store, report or loop.Report(), device_of(runtime), memory or Memory()
+        cell, runtime, store, report or loop.Callbacks(), device_of(runtime), memory or Memory()
     )
     torch.set_num_threads(cell.threads)
     began, joules = time.perf_counter(), energy.meter(work.device)

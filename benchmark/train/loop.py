@@ -85,7 +85,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Report:
+class Callbacks:
     """How the loop speaks with whoever runs it."""
 
     epoch: Callable[[dict[str, Any]], None] = lambda facts: None
@@ -103,7 +103,7 @@ def fit(
     classes: int,
     seed: int,
     checkpoint: Path | None = None,
-    report: Report | None = None,
+    report: Callbacks | None = None,
     patience: int | None = None,
     stop: int | None = None,
 ) -> Fit:
@@ -112,7 +112,7 @@ def fit(
     It ends before the recipe's last epoch after `patience` epochs without a better validation
     AUROC, or after `stop` epochs.
     """
-    report = report or Report()
+    report = report or Callbacks()
     device = labels.device
     weights = class_weights(labels[torch.as_tensor(train)].cpu().numpy(), classes, recipe)
     loss_of = nn.CrossEntropyLoss(weight=torch.as_tensor(weights, device=device).float())
@@ -172,7 +172,7 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     epoch: int,
     seed: int,
-    report: Report,
+    report: Callbacks,
 ) -> float:
     """One pass; all its randomness comes from the seed and the epoch, so a resumed run agrees."""
     device = labels.device

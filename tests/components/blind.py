@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.api import Record, Target, TargetCard
+from benchmark.api import Sample, Target, TargetCard
 
 CHANGED = False
 
@@ -21,7 +21,7 @@ class Blind(Target):
         columns={"age": "numeric", "site": "categorical"},
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         rng = np.random.default_rng(3)
         for i in range(80):
             part, rare, age = (
@@ -33,7 +33,7 @@ class Blind(Target):
             site = "arm" if rng.random() < 0.5 else "leg"
             if CHANGED and part == "test":
                 image, rare, age, site = 255 - image, not rare, 100 * age, "elsewhere"
-            yield Record(
+            yield Sample(
                 image=image,
                 label="rare" if rare else "usual",
                 name=f"image-{i}",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.api import Record, Target, TargetCard
+from benchmark.api import Sample, Target, TargetCard
 
 
 class Both(Target):
@@ -19,13 +19,13 @@ class Both(Target):
         columns={"age": "numeric", "sex": "categorical"},
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         rng = np.random.default_rng(11)
         for i in range(900):
             light, age = rng.normal(size=2)
             high = light + age + 0.3 * rng.normal() > 0
             image = rng.normal(120 + 35 * light, 12, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-            yield Record(
+            yield Sample(
                 image=image,
                 label="high" if high else "low",
                 name=f"image-{i}",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.api import Recipe, Record, Target, TargetCard
+from benchmark.api import Recipe, Sample, Target, TargetCard
 
 
 class Tiny(Target):
@@ -21,14 +21,14 @@ class Tiny(Target):
         subgroups=("site",),
     )
 
-    def records(self, root: Path) -> Iterator[Record]:
+    def records(self, root: Path) -> Iterator[Sample]:
         rng = np.random.default_rng(7)
         for i in range(96):
             label, age = i % 2, float(rng.normal(50, 10))
             image = rng.integers(0, 80, (32, 32, 3), dtype=np.uint8)
             image[8:24, 8:24] += np.uint8(90 * label + age)
             site = "arm" if rng.random() < 0.5 else "leg"
-            yield Record(
+            yield Sample(
                 image=image,
                 label="high" if label else "low",
                 name=f"image-{i}",
