@@ -1,6 +1,4 @@
-# Two commands do everything on a machine with Python 3.11, make and a compiler:
-#   make demo    sets up, then runs a small true grid on synthetic data
-#   make test    sets up, then runs the tests
+# Two commands do everything on a machine with Python 3.11, make and a compiler: demo and test.
 PYTHON  ?= python3.11
 VENV    ?= .venv
 KILLS   ?= 1000
@@ -8,18 +6,24 @@ DAMAGES ?= 500
 DISKS   ?= 100
 BIN     := $(VENV)/bin
 DONE    := $(VENV)/.installed
+CODE    := benchmark sources targets similarity reports
 ARCH    := test_resnet
 DEMO    := --store demo/store --protocol demo --arch $(ARCH)
 
-.PHONY: demo test test-all lint speed torture clean
+.PHONY: help demo test test-all check lint format speed torture clean
+.DEFAULT_GOAL := help
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 $(DONE): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt -e '.[dev,slurm,ray,mri,dicom]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode -e '.[dev,slurm,ray,mri,dicom]'
+	$(BIN)/python -m compileall -q $(CODE) || true  # where Python may not write it as it goes
 	touch $@
 
-demo: $(DONE)
+demo: $(DONE)  ## sets up, then runs a small true grid on synthetic data, to a page
 	$(BIN)/bench run $(DEMO) --mode frozen --target demo:skin --target demo:grey \
 	  --source none --source patterns:near --source patterns:middle --source patterns:far \
 	  --fusion none --fusion concat
@@ -36,24 +40,29 @@ demo: $(DONE)
 	$(BIN)/bench report --store demo/store --out demo/report
 	@echo "Open demo/report/index.html"
 
-test: $(DONE)
+test: $(DONE)  ## sets up, then runs the tests
 	$(BIN)/pytest
 
-test-all: $(DONE)
+test-all: $(DONE)  ## the tests that take minutes too
 	$(BIN)/pytest -m 'not gpu and not network'
 
-lint: $(DONE)
+check: lint test  ## all that has to pass before a change is offered
+
+format: $(DONE)  ## writes every file as it has to be
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+lint: $(DONE)  ## form, types and who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --level error
 	$(BIN)/lint-imports
 
-speed: $(DONE)
+speed: $(DONE)  ## how long things take, beside their marks
 	$(BIN)/python tests/speed.py
 
-# Kills, damages and full disks at random, then the same command; see docs/store.md.
-torture: $(DONE)
+torture: $(DONE)  ## kills, damages and full disks at random, then the same command
 	$(BIN)/python tests/torture.py --kills $(KILLS) --damages $(DAMAGES) --disks $(DISKS)
 
-clean:
+clean:  ## takes away the environment and the demo
 	rm -rf $(VENV) demo build dist

@@ -1,10 +1,13 @@
-"""The rules that keep the command line quick and the packages ours."""
+"""The rules that keep the command line quick, the packages ours and the house as its plan says."""
 
 import ast
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import handbook
 import pytest
 
 from benchmark import contract, registry
@@ -76,3 +79,54 @@ def test_no_path_of_a_machine_and_no_package_index_is_in_the_tree():
             text = path.read_text(errors="ignore")
             for word in ("index" + "-url", str(Path.home()) + "/", str(ROOT.parent) + "/"):
                 assert word not in text, (name, word)
+
+
+@pytest.mark.parametrize("page", handbook.LISTS)
+def test_a_list_of_the_docs_is_what_the_code_says(page: str):
+    """`python tests/handbook.py` writes it anew."""
+    assert handbook.parts(page)[1] == handbook.LISTS[page]()
+
+
+def test_the_folders_are_few_and_their_files_short():
+    files = [p for top in PRODUCT for p in (ROOT / top).rglob("*.py")]
+    assert len(list((ROOT / "benchmark").glob("*.py"))) <= 19  # eighteen and the package itself
+    assert len(list((ROOT / "reports").glob("*.py"))) <= 10
+    assert len(files) > 100
+
+
+#: Notes which files of ours are called, in a command and in every process that it starts.
+NOTES = """
+import os, sys, threading
+root, out, seen = os.environ["NOTED_ROOT"] + os.sep, os.environ["NOTED"], set()
+def called(frame, event, arg):
+    code = frame.f_code
+    if code in seen or event != "call":
+        return
+    seen.add(code)
+    if code.co_filename.startswith(root) and code.co_flags & 2:  # a function, not a class's body
+        with open(out, "a") as file:
+            file.write(code.co_filename[len(root):] + chr(10))
+sys.setprofile(called)
+threading.setprofile(called)
+"""
+WAYS = {
+    "bench run": "run --target tests/components/tiny.py --source none --arch test_resnet "
+    "--protocol demo --fold 0 --epochs 1 --size 32 --device cpu --slots 1 --no-mlflow",
+    "bench leaderboard": "leaderboard",
+}
+
+
+@pytest.mark.slow
+def test_commands_pass_the_files_that_the_page_names(tmp_path: Path):
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    (tmp_path / "sitecustomize.py").write_text(NOTES)
+    for name, words in WAYS.items():
+        way = page[page.index(f"`{name}`: ") :].split("\n\n")[1]
+        said = re.findall(r"^\d+\. (\S+)$", way, flags=re.M)
+        assert 5 <= len(said) <= 10
+        out = tmp_path / name.replace(" ", "-")
+        env = {"NOTED": str(out), "NOTED_ROOT": str(ROOT), "PYTHONPATH": str(tmp_path)}
+        env |= os.environ | {"BENCH_STORE": str(tmp_path / "store")} | env
+        command = [sys.executable, "-m", "benchmark.cli", *words.split()]
+        subprocess.run(command, check=True, capture_output=True, env=env, cwd=ROOT)
+        assert set(said) <= set(out.read_text().split())
