@@ -17,12 +17,11 @@ from benchmark.errors import BenchError
 from benchmark.files import write
 from benchmark.stats import Correlation, Estimate, Pairs
 from benchmark.store import Store
-from reports import overlaps, render
+from reports import overlaps, plots, render
 from reports.leaderboard import table as leaderboard
 from reports.leaderboard.board import Array, Baseline, Board
 from reports.leaderboard.gains import OVER, Pair, Place, gather
 from reports.measures import Measure, measured
-from reports.plots import scatter
 from reports.recommend.matrix import images_of
 
 SETS: dict[Pairs, str] = {
@@ -134,7 +133,7 @@ def show(
         panels = [panel for analysis in found for panel in panels_of(analysis)]
         if not panels:
             raise BenchError("There is no distance to plot.", "Measure one with `bench distance`.")
-        write(plot, scatter.document(panels))
+        write(plot, plots.document(panels))
     if format == "json":
         return render.javascript([_json(analysis) for analysis in found])
     if format == "csv":
@@ -347,17 +346,17 @@ def _pair_table(analysis: Analysis) -> render.Table:
     )
 
 
-def panels_of(analysis: Analysis) -> list[scatter.Panel]:
+def panels_of(analysis: Analysis) -> list[plots.Chart]:
     """A scatter for each distance of the analysis."""
     panels = []
     for measure in analysis.measures:
         points = [
-            scatter.Point(pair.source, pair.target, value, pair.gain)
+            plots.Point(pair.source, pair.target, value, pair.gain)
             for pair in analysis.pairs
             if (value := measure.values.get((pair.source, pair.target))) is not None
         ]
         heading = f"{measure.label} · {analysis.title}"
-        made = scatter.panel(heading, points, x_title=measure.title, y_title="gain T, per cent")
+        made = plots.scatter(heading, points, x_title=measure.title, y_title="gain T, per cent")
         panels += [made] if made else []
     return panels
 

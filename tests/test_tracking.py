@@ -35,9 +35,8 @@ from benchmark.spec import (
 )
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import mlflow
-from reports.mlflow import entry, server
-from reports.plots import figures
+from reports import mlflow, plots
+from reports.mlflow import entry, pictures, server
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "tests" / "components" / "tiny.py"
@@ -239,23 +238,23 @@ def test_the_matrix_counts_and_the_curves_are_of_the_scores():
     labels = np.array([0, 0, 0, 1, 1, 2])
     answers = np.array([0, 0, 1, 1, 1, 0])
     scores = np.eye(3)[answers]
-    made = figures.confusion(labels, scores, ("a", "<b>", "c"))
+    made = pictures.confusion(labels, scores, ("a", "<b>", "c"))
     told = [title.text for title in ElementTree.fromstring(made).iter(f"{SVG}title")]
     counts = {text.rpartition(": ")[0]: int(text.rpartition(": ")[2]) for text in map(str, told)}
     assert counts.pop("a called a") == 2
     assert {text for text, n in counts.items() if n} == {
         "a called <b>", "<b> called <b>", "c called a",
     }  # fmt: skip
-    perfect = figures.roc(labels, np.eye(3)[labels], ("a", "<b>", "c"))
+    perfect = pictures.roc(labels, np.eye(3)[labels], ("a", "<b>", "c"))
     assert perfect is not None
-    texts = [text.text for text in ElementTree.fromstring(perfect).iter(f"{SVG}text")]
-    assert {"each class", "worst: a", "mean"} <= set(texts)
+    assert [key.label for key in perfect.legend] == ["mean of classes (grey)", "worst: a"]
+    drawn = [e.get("class") for e in ElementTree.fromstring(plots.document([perfect])).iter()]
+    assert drawn.count("line rest") == 3
     # Two classes have one curve; a test set of one class has none.
-    two = figures.roc(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]), "ab")
+    two = pictures.roc(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]]), "ab")
     assert two is not None
-    assert two.count('class="mean"') == 2  # the line and its sample
-    assert "worst" not in two.partition("</style>")[2]
-    assert figures.roc(np.zeros(3, int), np.full((3, 2), 0.5), "ab") is None
+    assert [key.label for key in two.legend] == ["b"]
+    assert pictures.roc(np.zeros(3, int), np.full((3, 2), 0.5), "ab") is None
 
 
 # --- once -------------------------------------------------------------------------------------

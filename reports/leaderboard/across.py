@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark import metrics, stats
+from reports import plots
 from reports.leaderboard.board import Board, Row
-from reports.plots import charts
 
 #: What the paper tells gains of.
 METRICS = (
@@ -39,7 +39,7 @@ class Across:
     titles: tuple[str, ...]
     gains: tuple[Gain, ...]
     most: float  # the gain that has the full colour
-    boxes: tuple[charts.Boxes, ...]
+    boxes: tuple[plots.Boxes, ...]
 
 
 def of(boards: Sequence[Board]) -> Across | None:
@@ -48,13 +48,13 @@ def of(boards: Sequence[Board]) -> Across | None:
     if len(gains) < 2:
         return None
     named = [(f"{gain.label} {gain.stars}".rstrip(), gain.classes) for gain in gains]
-    parts = [named[i : i + charts.SERIES] for i in range(0, len(named), charts.SERIES)]
+    parts = [named[i : i + plots.SERIES] for i in range(0, len(named), plots.SERIES)]
     found = [abs(value) for gain in gains for value in gain.metrics if math.isfinite(value)]
     return Across(
         titles=tuple(metrics.NAMES[name].title.partition(" (")[0] for name in METRICS),
         gains=gains,
         most=max(found, default=0.0) or 1.0,
-        boxes=tuple(made for part in parts if (made := charts.boxes(part)) is not None),
+        boxes=tuple(made for part in parts if (made := plots.boxes(part)) is not None),
     )
 
 

@@ -18,6 +18,7 @@ from benchmark.index import Summary
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, RunSpec, canonical
 from benchmark.stats import Estimate, Pairs
 from benchmark.store import CARD, FILE, Store
+from reports import plots
 
 if TYPE_CHECKING:
     from reports.leaderboard.gains import Pair, Place
@@ -90,13 +91,13 @@ def of_cell(store: Store, outcome: Outcome) -> Entry:
     files = [(path, where) for path, where in _files(folder, shown) if path.suffix != ".npz"]
     texts: dict[str, str] = {}
     if (tested := _tested(store, outcome)) is not None:
-        from reports.plots import figures
+        from reports.mlflow import pictures
 
         files.append((folder / "predictions.npz", None))
         labels, scores = tested["labels"], tested["scores"].astype(float)
-        texts["confusion.svg"] = figures.confusion(labels, scores, outcome.classes)
-        if (curve := figures.roc(labels, scores, outcome.classes)) is not None:
-            texts["roc.svg"] = curve
+        texts["confusion.svg"] = pictures.confusion(labels, scores, outcome.classes)
+        if (curve := pictures.roc(labels, scores, outcome.classes)) is not None:
+            texts["roc.svg"] = plots.document([curve])
     return Entry(
         name=_title(outcome),
         tags=_tags(outcome),
@@ -298,7 +299,6 @@ def of_grid(
 def of_correlation(where: str, place: "Place", pairs: "Sequence[Pair]", how: "Measure") -> Entry:
     """How a distance goes with the gains on one target, or pooled; signs as in `bench transfer`."""
     from reports import transfer
-    from reports.plots import scatter
 
     values = [how.values[pair.source, pair.target] for pair in pairs]
     near = np.array([value.value for value in values]) * (-1 if how.more_is_near else 1)
@@ -313,10 +313,10 @@ def of_correlation(where: str, place: "Place", pairs: "Sequence[Pair]", how: "Me
         for name, value in transfer.correlated(near, gains, *names, pairs=which)._asdict().items()
     }
     points = [
-        scatter.Point(pair.source, pair.target, value, pair.gain)
+        plots.Point(pair.source, pair.target, value, pair.gain)
         for pair, value in zip(pairs, values, strict=True)
     ]
-    plot = scatter.panel(how.label, points, x_title=how.title, y_title="gain T, per cent")
+    plot = plots.scatter(how.label, points, x_title=how.title, y_title="gain T, per cent")
     shown = ", ".join(transfer.SETS.values()) if where == POOLED else "without self"
     params = {"target": ", ".join(dict.fromkeys(names[0])), "distance": how.label}
     params |= {**place._asdict(), "fusion": "none", "baseline": "scratch", "pairs": shown}
@@ -329,7 +329,7 @@ def of_correlation(where: str, place: "Place", pairs: "Sequence[Pair]", how: "Me
         ended=now,
         params=params,
         metrics=[(name, value, 0) for name, value in numbers.items()],
-        texts={"scatter.svg": scatter.document([plot])} if plot else {},
+        texts={"scatter.svg": plots.document([plot])} if plot else {},
     )
 
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from benchmark.spec import Outcome, PretrainSpec
 from benchmark.store import Store
-from reports import render
+from reports import plots, render
 from reports.leaderboard.board import Board, Row, higher_is_better
 from reports.leaderboard.gains import of_one_partition
-from reports.plots import charts
 
 
 @dataclass(frozen=True)
@@ -101,12 +100,12 @@ def _heat(
     return Heat(title, tuple(targets), origin, rows, most, tuple(notes))
 
 
-def pretraining(store: Store) -> tuple[list[dict[str, Any]], charts.Lines | None]:
+def pretraining(store: Store) -> tuple[list[dict[str, Any]], plots.Chart | None]:
     """A line of the sources' own table for each pretraining, and their loss by epoch."""
     done = [(o.spec, o) for o in store.outcomes("pretrain") if isinstance(o.spec, PretrainSpec)]
     done.sort(key=lambda pair: (pair[0].source, pair[0].arch, pair[0].seed))
     named = [(spec.source, *_losses(outcome)) for spec, outcome in done if outcome.history]
-    chart = charts.lines("Pretraining loss", named, x_title="epoch", y_title="loss")
+    chart = plots.lines("Pretraining loss", named, x_title="epoch", y_title="loss")
     return [_pretrained(spec, outcome) for spec, outcome in done], chart
 
 

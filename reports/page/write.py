@@ -13,11 +13,10 @@ from benchmark import registry
 from benchmark.errors import plain
 from benchmark.files import write as write_file
 from benchmark.store import Store
-from reports import distances, render, transfer
+from reports import distances, plots, render, transfer
 from reports.leaderboard import across, table
 from reports.leaderboard.board import Board
 from reports.page import board_page, gallery, overview
-from reports.plots import charts, scatter
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -79,8 +78,6 @@ def write(store: Store, out: Path) -> Path:
 
 def _transfers(store: Store, boards: list[Board]) -> list[dict[str, Any]]:
     """A table and plots for each analysis that has a distance to show."""
-    from markupsafe import Markup
-
     if next(store.keys("distance"), None) is None:
         return []
     return [
@@ -89,8 +86,7 @@ def _transfers(store: Store, boards: list[Board]) -> list[dict[str, Any]]:
             "about": found.about,
             "verdict": transfer.verdict(found),
             "table": transfer.table_of(found),
-            # Its texts are escaped where it is made.
-            "plots": [Markup(scatter.svg(panel)) for panel in transfer.panels_of(found)],
+            "plots": transfer.panels_of(found),
         }
         for found in transfer.analyse(store, boards)
         if found.measures
@@ -134,7 +130,8 @@ def _environment() -> "Environment":
         limits=lambda estimate, sign=False: render.interval(estimate, sign=sign).partition(" ")[2],
         cost=table.cost,
         record=table.record,
-        frame=charts.frame,
+        # Its texts are escaped where it is drawn.
+        svg=lambda chart, legend=True: Markup(plots.svg(chart, legend=legend)),
         distance=distances.number,
         title_short=lambda name: table.metric_title(name).partition(" (")[0],
     )

@@ -16,9 +16,9 @@ from benchmark import metrics
 from benchmark.errors import BenchError, plain
 from benchmark.spec import Failure
 from benchmark.store import Store
+from reports import plots
 from reports.leaderboard import table
-from reports.page import write
-from reports.plots import charts, curves
+from reports.page import board_page, write
 
 NASTY = "<script>alert('x')</script>\"&'<b>\U0001f9ec\u05d0\u05d1\u202e" + "long" * 75
 VOID = {"meta", "link", "br", "input", "img", "hr"}
@@ -192,12 +192,12 @@ def test_a_store_where_all_failed_still_reports(tmp_path: Path):
 
 
 def test_an_axis_holds_its_values_between_round_ticks():
-    axis = charts.axis([0.812, 0.874])
+    axis = plots.axis([0.812, 0.874])
     assert (axis.low, axis.high) == (0.8, 0.88)
     assert [axis.text(t) for t in axis.ticks] == ["0.80", "0.82", "0.84", "0.86", "0.88"]
     assert axis.at(0.84) == pytest.approx(50) and axis.at(2) == 100 and axis.beyond(2) == 1
-    assert charts.axis([-0.15, 0.1], ticks=6).named == (-0.1, 0.0, 0.1)
-    assert charts.axis([float("nan")]).ticks and charts.axis([0.5, 0.5]).low < 0.5
+    assert plots.axis([-0.15, 0.1], ticks=6).named == (-0.1, 0.0, 0.1)
+    assert plots.axis([float("nan")]).ticks and plots.axis([0.5, 0.5]).low < 0.5
 
 
 def test_the_curve_is_the_receivers():
@@ -205,20 +205,20 @@ def test_the_curve_is_the_receivers():
     labels = rng.integers(2, size=4000)
     score = 1 / (1 + np.exp(-(labels + rng.normal(0, 1, 4000))))
     scores = np.stack([1 - score, score], axis=1)
-    area = np.trapezoid(curves.roc([(labels, scores)]), curves.GRID)
+    area = np.trapezoid(plots.roc_curve([(labels, scores)]), plots.GRID)
     known = metrics.evaluate(labels, scores, np.arange(4000), draws=0, seed=0).overall["auroc"]
     assert area == pytest.approx(known.value, abs=0.002)
     tied = np.full((4000, 2), 0.5)
-    assert np.trapezoid(curves.roc([(labels, tied)]), curves.GRID) == pytest.approx(0.5)
+    assert np.trapezoid(plots.roc_curve([(labels, tied)]), plots.GRID) == pytest.approx(0.5)
 
 
 def test_a_calibrated_network_lies_on_the_diagonal():
     rng = np.random.default_rng(0)
     top = rng.uniform(0.5, 1, 50_000)
     labels = (rng.random(50_000) > top).astype(int)
-    confidence, accuracy = curves.calibration([(labels, np.stack([top, 1 - top], axis=1))])
+    confidence, accuracy = board_page.calibration([(labels, np.stack([top, 1 - top], axis=1))])
     assert confidence == pytest.approx(accuracy, abs=0.02)
-    assert curves.calibration([(labels, np.stack([top, top], axis=1))])[0].size == 0
+    assert board_page.calibration([(labels, np.stack([top, top], axis=1))])[0].size == 0
 
 
 # --- in a browser -----------------------------------------------------------------------------
