@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from benchmark import stats
-from benchmark.delong import normal_p
 from benchmark.errors import BenchError, did_you_mean, units
 from benchmark.index import Summary
 from benchmark.spec import origin
 from benchmark.stats import Comparison, Estimate
+from benchmark.stats.delong import normal_p
 from benchmark.store import Store
 from reports import own, render
 from reports.leaderboard.arms import Arm, Identity, Place, Run, gather, place_of

@@ -12,8 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC = {
     "benchmark.metrics": ("one_vs_rest", "evaluate"),
-    "benchmark.stats": ("correlate", "tied_ranks", "holm", "interval"),
-    "benchmark.delong": ("clustered",),
+    "benchmark.stats": ("correlate", "simultaneous_ranks", "clustered", "holm", "interval"),
     "benchmark.metadata": ("OrdinalEncoder", "OneHotEncoder"),
     "benchmark.ecg": ("morse_cwt", "montage"),
     "benchmark.images": ("shades_of_gray",),

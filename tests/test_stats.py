@@ -13,14 +13,14 @@ from benchmark.errors import BenchError
 from benchmark.metrics import evaluate
 from benchmark.stats import (
     Correlation,
-    Estimate,
+    clustered,
     correlate,
-    delong,
     holm,
     interval,
-    mean_over_folds,
+    normal_p,
     paired_bootstrap,
     power_warning,
+    simultaneous_ranks,
     static_baseline,
     tied_ranks,
     weighted_tau_by_target,
@@ -271,21 +271,6 @@ def test_interval():
     assert np.isnan(interval([])).all()
 
 
-def test_mean_over_folds():
-    folds = [Estimate(0.8, 0.7, 0.9, 100), Estimate(0.9, 0.8, 1.0, 50)]
-    draws = [np.linspace(0.7, 0.9, 101), np.full(101, 0.9)]
-    result = mean_over_folds(folds, draws)
-    assert result == pytest.approx((0.85, 0.8025, 0.8975, 150))
-    assert math.isnan(mean_over_folds([folds[0], Estimate(*[math.nan] * 3, 5)], draws).value)
-    assert mean_over_folds(folds[:1], draws[:1]).value == 0.8
-
-
-@pytest.mark.parametrize("draws", [[], [[1.0, 2.0]], [[1.0, 2.0], [1.0]]])
-def test_mean_over_folds_wants_one_vector_per_fold(draws):
-    with pytest.raises(BenchError, match="draws"):
-        mean_over_folds([Estimate(0.8, 0.7, 0.9, 100)] * 2, draws)
-
-
 def test_paired_bootstrap_by_hand():
     a, b = np.arange(1000) / 1000, np.full(1000, 0.0095)
     result = paired_bootstrap(a, b, 0.5, 0.0095, n=12)
@@ -407,18 +392,15 @@ def slow_delong(labels, a, b):
 
 
 @pytest.mark.parametrize("decimals", [1, 9])
-def test_delong_equals_its_definition(decimals):
+def test_delong_of_patients_with_one_image_equals_its_definition(decimals):
     rng = np.random.default_rng(decimals)
-    labels = rng.integers(0, 2, 80)
-    a = (rng.normal(size=80) + labels).round(decimals)
-    b = (a / 2 + rng.normal(size=80)).round(decimals)
+    labels = rng.integers(0, 2, 2000)
+    a = (rng.normal(size=2000) + labels).round(decimals)
+    b = (a / 2 + rng.normal(size=2000)).round(decimals)
     difference, variance = slow_delong(labels, a, b)
-    result = delong(labels, a, b)
-    assert result.auc_a - result.auc_b == pytest.approx(difference, abs=1e-12)
-    assert result.variance == pytest.approx(variance, abs=1e-12)
-    assert result.z == pytest.approx(difference / np.sqrt(variance))
-    assert result.p == pytest.approx(2 * scipy_stats.norm.sf(abs(result.z)))
-    assert delong(labels.astype(bool), b, a).z == pytest.approx(-result.z)
+    found = clustered(labels == 1, a, b, np.arange(2000))
+    assert found == (pytest.approx(difference, abs=1e-12), pytest.approx(variance, rel=2e-3))
+    assert clustered(labels == 1, b, a, np.arange(2000))[0] == -found[0]
 
 
 def test_delong_and_bootstrap_agree():
@@ -430,22 +412,45 @@ def test_delong_and_bootstrap_agree():
         *(result.draws["auroc"] for result in results),
         *(result.overall["auroc"].value for result in results),
     )
-    exact = delong(labels, *arms)
-    width = 2 * 1.96 * math.sqrt(exact.variance)
+    difference, variance = clustered(labels == 1, *arms, np.arange(300))
+    width = 2 * 1.96 * math.sqrt(variance)
     assert test.difference.high - test.difference.low == pytest.approx(width, rel=0.08)
-    assert test.p == pytest.approx(exact.p, abs=0.05)
+    assert test.p == pytest.approx(normal_p(difference, math.sqrt(variance)), abs=0.05)
 
 
 def test_delong_without_variance():
-    same = delong([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], [1, 4, 2, 3])
-    assert same == (1, 1, 0, 0, 1)
-    unlike = delong([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], [0, 0, 0, 0])
-    assert unlike[:3] == (1, 0.5, 0)
-    assert math.isnan(unlike.p)
-    assert math.isnan(delong([0, 0, 0, 1], [1, 2, 3, 4], [1, 2, 3, 4]).auc_a)
+    labels = np.array([False, True, False, True])
+    one = np.array([0.1, 0.9, 0.2, 0.8])
+    assert clustered(labels, one, np.array([1, 4, 2, 3]), np.arange(4)) == (0, 0)
+    assert normal_p(0.0, 0.0) == 1
+    assert math.isnan(normal_p(0.5, 0.0))
+    assert math.isnan(clustered(labels & False, one, one, np.arange(4))[0])
 
 
-@pytest.mark.parametrize("labels", [[0, 2, 1], [0, 0.5, 1], [0, 1]])
-def test_delong_wants_two_classes(labels):
-    with pytest.raises(BenchError, match="DeLong"):
-        delong(labels, [0.1, 0.2, 0.3], [0.1, 0.2, 0.3])
+def equal_rows(rng, rows=10, lift=0.0):
+    """Estimates that share half of their noise, with draws to match; the first is better."""
+    common, own = 0.7 * rng.normal(), 0.51**0.5 * rng.normal(size=rows)
+    draws = 0.7 * rng.normal(size=1000) + 0.51**0.5 * rng.normal(size=(rows, 1000))
+    values = common + own
+    values[0] += lift * (2 * 0.51) ** 0.5
+    return values, list(draws + values[:, None])
+
+
+@pytest.mark.parametrize(("lift", "least", "most"), [(0.0, 0.0, 0.08), (3.0, 0.8, 1.0)])
+def test_someone_among_equals_rarely_loses_rank_one(lift: float, least: float, most: float):
+    rng = np.random.default_rng(0)
+    boards = [simultaneous_ranks(*equal_rows(rng, lift=lift))[0] for _ in range(300)]
+    lost = [max(ranks) > 1 and (lift == 0 or ranks[0] == 1) for ranks in boards]
+    assert least <= np.mean(lost) <= most
+
+
+def test_ranks_by_hand():
+    noise = np.random.default_rng(0).normal(size=(5, 2000))
+    values = [0.5, 0.9, math.nan, 0.89, 0.7]
+    draws = np.nan_to_num(values)[:, None] + 0.01 * noise
+    assert simultaneous_ranks(values, list(draws)) == ([4, 1, None, 1, 3], [4, 2, None, 2, 3])
+    turned = simultaneous_ranks([-v for v in values], list(-draws), higher=False)
+    assert turned == simultaneous_ranks(values, list(draws))
+    assert simultaneous_ranks([], []) == ([], [])
+    certain = [np.full(9, 0.1), np.full(9, 0.1), np.full(9, 0.2)]
+    assert simultaneous_ranks([0.1, 0.1, 0.2], certain) == ([2, 2, 1], [3, 3, 1])

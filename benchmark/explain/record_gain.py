@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from benchmark import metrics, stats
-from benchmark.delong import clustered, normal_p
 from benchmark.explain import pictures
 from benchmark.spec import Outcome, RunSpec
 from benchmark.stats import Estimate
+from benchmark.stats.delong import clustered, normal_p
 from benchmark.store import Store
 from benchmark.train.context import bootstrap_seed
 

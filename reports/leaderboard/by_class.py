@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark import stats
-from benchmark.delong import clustered, normal_p
 from benchmark.errors import Damaged
 from benchmark.stats import Estimate
+from benchmark.stats.delong import clustered, normal_p
 from benchmark.store import Store
 from reports.leaderboard.arms import Run
 

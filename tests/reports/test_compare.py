@@ -10,9 +10,9 @@ import pytest
 from boards import CLASSES, fill, predictions, run, shared_draws, varied
 
 from benchmark import metrics, stats
-from benchmark.delong import clustered, normal_p
 from benchmark.errors import BenchError
 from benchmark.spec import Recipe, Split
+from benchmark.stats.delong import clustered, normal_p
 from benchmark.store import Store
 from reports import compare
 

@@ -1,25 +1,14 @@
-"""Intervals, paired comparisons, shared ranks and rank correlations; all randomness is seeded."""
+"""Whether a distance foretells the gain: rank correlations over pairs of source and target."""
 
-import math
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmark.errors import BenchError
+from benchmark.stats.estimates import Array, interval
 
-Array = NDArray[np.float64]
 Pairs = Literal["all", "without_self", "within_target"]
-
-
-class Estimate(NamedTuple):
-    """A number, its 95 % interval and the number of cases behind it."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 class Correlation(NamedTuple):
@@ -33,165 +22,6 @@ class Correlation(NamedTuple):
     low: float
     high: float
     n: int
-
-
-class Comparison(NamedTuple):
-    """The first arm's value minus the second's, with the two-sided p of their being equal."""
-
-    difference: Estimate
-    p: float
-
-
-class DeLong(NamedTuple):
-    """Two correlated AUROCs; `variance` is that of their difference."""
-
-    auc_a: float
-    auc_b: float
-    variance: float
-    z: float
-    p: float
-
-
-def interval(draws: ArrayLike) -> tuple[float, float]:
-    """The 95 % percentile interval of the defined (not NaN) draws; NaN where there are none."""
-    values = np.asarray(draws, dtype=float)
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return np.nan, np.nan
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def mean_over_folds(estimates: Sequence[Estimate], draws: Sequence[ArrayLike]) -> Estimate:
-    """The mean over folds, its interval from the folds' draws averaged draw by draw.
-
-    A fold without a value makes the mean NaN: a mean over whatever exists is not comparable.
-    """
-    lengths = [np.size(fold) for fold in draws]
-    if not estimates or len(estimates) != len(draws) or len(set(lengths)) != 1:
-        raise BenchError(
-            f"There are {len(estimates)} folds, and their draws have the lengths {lengths}.",
-            "Give every fold one vector of equally many draws, and at least one fold.",
-        )
-    value = float(np.mean([estimate.value for estimate in estimates]))
-    averaged = np.mean([np.asarray(fold, dtype=float) for fold in draws], axis=0)
-    return Estimate(value, *interval(averaged), sum(estimate.n for estimate in estimates))
-
-
-# --- comparing arms -------------------------------------------------------------------------
-
-
-def paired_bootstrap(
-    draws_a: ArrayLike, draws_b: ArrayLike, value_a: float, value_b: float, *, n: int = 0
-) -> Comparison:
-    """The difference a - b from draws that resampled the same groups (made with one seed).
-
-    p is twice the smaller share of draws on either side of zero, so it agrees with the interval.
-    """
-    a, b = np.asarray(draws_a, dtype=float), np.asarray(draws_b, dtype=float)
-    if a.shape != b.shape:
-        raise BenchError(
-            f"The two arms have {a.size} and {b.size} bootstrap draws, so they are not paired.",
-            "Evaluate both arms with the same number of draws, seed and groups.",
-        )
-    difference = a - b
-    difference = difference[~np.isnan(difference)]
-    estimate = Estimate(value_a - value_b, *interval(difference), n)
-    if not difference.size:
-        return Comparison(estimate, np.nan)
-    smaller = min(np.count_nonzero(difference <= 0), np.count_nonzero(difference >= 0))
-    return Comparison(estimate, min(1.0, 2 * (smaller + 1) / (difference.size + 1)))
-
-
-def tied_ranks(
-    values: ArrayLike,
-    draws: Sequence[ArrayLike],
-    higher_is_better: bool = True,
-    *,
-    alpha: float = 0.05,
-) -> list[int | None]:
-    """One rank per row, shared by rows that cannot be told apart; None for a row without a value.
-
-    Sort the rows, best first. Rank 1 goes to the best row and to every row it does not beat
-    (paired bootstrap of the stored draws, two-sided p < alpha). The first row that is beaten
-    opens the next rank, which is its position in the sorted list, and shares it with every later
-    unranked row that it does not beat; and so on. The tests are not corrected for their number.
-    """
-    numbers = np.asarray(values, dtype=float)
-    defined = np.flatnonzero(~np.isnan(numbers))
-    sign = -1.0 if higher_is_better else 1.0
-    order = defined[np.argsort(sign * numbers[defined], kind="stable")]
-    ranks: list[int | None] = [None] * len(numbers)
-    for place, leader in enumerate(order, start=1):
-        if ranks[leader] is not None:
-            continue
-        ranks[leader] = place
-        for row in (row for row in order[place:] if ranks[row] is None):
-            values_of_both = float(numbers[leader]), float(numbers[row])
-            test = paired_bootstrap(draws[leader], draws[row], *values_of_both)
-            if not test.p < alpha:
-                ranks[row] = place
-    return ranks
-
-
-def wilcoxon(differences: ArrayLike) -> float:
-    """The two-sided signed-rank p; zeros are dropped, 1 if all are zero, NaN if there are none."""
-    values = np.asarray(differences, dtype=float)
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return np.nan
-    values = values[values != 0]
-    if not values.size:
-        return 1.0
-    from scipy import stats
-
-    return float(np.asarray(stats.wilcoxon(values))[1])
-
-
-def holm(p_values: ArrayLike) -> Array:
-    """Holm's adjusted p-values in the order given; NaN stays NaN and is not counted."""
-    p = np.asarray(p_values, dtype=float)
-    adjusted = np.full(p.shape, np.nan)
-    order = np.argsort(p, kind="stable")[: np.count_nonzero(~np.isnan(p))]
-    steps = p[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted
-
-
-def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> DeLong:
-    """DeLong's test of two AUROCs on the same cases; labels are 0 or 1 (or booleans).
-
-    Without variance, equal AUROCs give p = 1 and different ones NaN: the test is not defined.
-    """
-    from scipy import stats
-
-    y = np.asarray(labels)
-    scores = np.stack([np.asarray(scores_a, dtype=float), np.asarray(scores_b, dtype=float)])
-    if y.ndim != 1 or scores.shape != (2, len(y)) or not np.isin(y, (0, 1)).all():
-        raise BenchError(
-            f"DeLong's test got labels of shape {y.shape} and scores of shape {scores.shape[1:]}.",
-            "Give one 0 or 1 and one score of each arm for every case.",
-        )
-    positive, negative = scores[:, y == 1], scores[:, y == 0]
-    m, n = positive.shape[1], negative.shape[1]
-    if m < 2 or n < 2:
-        return DeLong(*[np.nan] * 5)
-    everyone = stats.rankdata(np.concatenate([positive, negative], axis=1), axis=1)
-    # Each case's placement among the other class: the share of it that it beats, ties half.
-    of_positive = (everyone[:, :m] - stats.rankdata(positive, axis=1)) / n
-    of_negative = 1 - (everyone[:, m:] - stats.rankdata(negative, axis=1)) / m
-    auc_a, auc_b = of_positive.mean(axis=1)
-    covariance = np.cov(of_positive) / m + np.cov(of_negative) / n
-    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    if variance > 1e-15:
-        z = float((auc_a - auc_b) / np.sqrt(variance))
-        return DeLong(float(auc_a), float(auc_b), variance, z, float(2 * stats.norm.sf(abs(z))))
-    same = bool(np.isclose(auc_a, auc_b, rtol=0, atol=1e-12))
-    z, p = (0.0, 1.0) if same else (np.nan, np.nan)
-    return DeLong(float(auc_a), float(auc_b), 0.0, z, p)
-
-
-# --- distance and transfer ------------------------------------------------------------------
 
 
 def correlate(
@@ -386,16 +216,3 @@ def _permutation_p(
     expected = ((ranks_x @ in_target) * (ranks_y @ in_target) / sizes).sum()
     extreme = np.abs(products - expected) >= abs(ranks_x @ ranks_y - expected) - 1e-9
     return float((np.count_nonzero(extreme) + 1) / (permutations + 1))
-
-
-def defined(value: Any) -> Any:
-    """Plain data without NaN; a named tuple becomes an object with its names."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str | int | None):
-        return value
-    if isinstance(value, Estimate | Comparison):
-        return dict(zip(value._fields, map(defined, value), strict=True))
-    if isinstance(value, dict):
-        return {name: defined(item) for name, item in value.items()}
-    return [defined(item) for item in value]

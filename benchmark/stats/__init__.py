@@ -1,0 +1,43 @@
+"""Intervals, paired comparisons, shared ranks and rank correlations; all randomness is seeded."""
+
+from benchmark.stats.correlation import (
+    Correlation,
+    Pairs,
+    correlate,
+    power_warning,
+    static_baseline,
+    weighted_tau_by_target,
+)
+from benchmark.stats.delong import clustered, normal_p
+from benchmark.stats.estimates import (
+    Array,
+    Comparison,
+    Estimate,
+    defined,
+    holm,
+    interval,
+    paired_bootstrap,
+    wilcoxon,
+)
+from benchmark.stats.ranks import simultaneous_ranks, tied_ranks
+
+__all__ = [
+    "Array",
+    "Comparison",
+    "Correlation",
+    "Estimate",
+    "Pairs",
+    "clustered",
+    "correlate",
+    "defined",
+    "holm",
+    "interval",
+    "normal_p",
+    "paired_bootstrap",
+    "power_warning",
+    "simultaneous_ranks",
+    "static_baseline",
+    "tied_ranks",
+    "weighted_tau_by_target",
+    "wilcoxon",
+]
