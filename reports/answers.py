@@ -4,6 +4,7 @@ from pathlib import Path
 
 from benchmark.stats import Estimate
 from reports import render
+from reports.render import Column, Table, told
 from similarity import expert
 
 FOOTER = (
@@ -20,36 +21,30 @@ def show(path: Path, *, format: str = "table") -> str:
     properties = list(dict.fromkeys(row.property for row in answers))
     kappas = expert.kappas(answers)
     observers = len({row.observer for row in answers})
-    pairs = {
-        (a, b): Estimate(*expert.between(answers, a, b)[:3], observers)
-        for a in profiles
-        for b in profiles
-        if a < b
-    }  # fmt: skip
-    if format in ("csv", "json"):
-        flat = [{"a": a, "b": b, **render.numbers("", d)} for (a, b), d in pairs.items()]
-        if format == "csv":
-            return render.comma_separated(flat)
-        facts = {"observers": observers, "kappa": kappas, "majority": profiles, "distances": flat}
-        return render.javascript(facts)
-    majority = render.Table(
-        title=f"The majority of {observers} observers",
-        head=["property", *profiles, "kappa"],
-        lines=[
-            [name, *(profiles[d].get(name, "–") for d in profiles),
-             render.interval(Estimate(kappas[name], float("nan"), float("nan"), observers))]
-            for name in properties
+    pairs = [
+        (a, b, Estimate(*expert.between(answers, a, b)[:3], observers))
+        for a in profiles for b in profiles if a < b
+    ]  # fmt: skip
+    majority = Table(
+        f"The majority of {observers} observers",
+        [
+            Column("property", str, words=True),
+            *(Column(d, answer.get, words=True) for d, answer in profiles.items()),
+            Column("kappa", kappas.get, ".3f"),
         ],
-        words=("property", *profiles),
-    )  # fmt: skip
-    apart = render.Table(
-        title="Properties answered differently, with the range when one observer is left out",
-        head=["datasets", "distance"],
-        lines=[
-            [f"{a}, {b}", f"{d.value:.0f} [{d.low:.0f}, {d.high:.0f}]"]
-            for (a, b), d in pairs.items()
-        ],
-        words=("datasets",),
+        properties,
     )
-    write = render.terminal if format == "table" else render.markdown
-    return write([majority, apart], FOOTER)
+    apart = Table(
+        "Properties answered differently, with the range when one observer is left out",
+        [
+            Column("datasets", lambda pair: ", ".join(pair[:2]), words=True),
+            told("a", lambda pair: pair[0]),
+            told("b", lambda pair: pair[1]),
+            Column("distance", lambda pair: pair[2], ".0f", "*"),
+        ],
+        pairs,
+    )
+    facts = {"observers": observers, "kappa": kappas, "majority": profiles}
+    return render.write(
+        format, [majority, apart], FOOTER, json=lambda rows: {**facts, "distances": rows}
+    )

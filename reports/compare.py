@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from reports.leaderboard.arms import Arm, Identity, Place, Run, gather, place_of
 from reports.leaderboard.board import Array, draws_of, higher_is_better, pool, unit_of
 from reports.leaderboard.by_class import ClassPair, Z, class_pairs, recalls_apart
 from reports.leaderboard.table import cells, read
+from reports.render import Column, Table, told
 
 KINDS = ("source", "fusion", "protocol")
+ALL = "all classes"
 FOOTER = (
     "Differences are first minus second; {units} are resampled. p (Wilcoxon) is of the recalls of "
     "all folds and classes, as in MetaNet's Table 1: it takes them for independent, which classes "
@@ -115,13 +117,16 @@ def show(store: Store, first: str, second: str, *, format: str = "table", **filt
     """The comparison as text for stdout."""
     render.check(format)
     found = compare(store, first, second, **filters)
-    if format == "json":
-        return render.javascript(_json(found))
-    if format == "csv":
-        return render.comma_separated(list(_flat(found)))
-    write = render.terminal if format == "table" else render.markdown
+    lines = list(_lines(found.pairs))
     tested = " or ".join(sorted({units(pair.unit) for pair in found.pairs}))
-    return write(list(_tables(found)), f"{found.conclusion} {FOOTER.format(units=tested)}")
+    pairs = [{**asdict(pair), "sentence": sentence(pair)} for pair in found.pairs]
+    return render.write(
+        format,
+        _tables(found, lines),
+        f"{found.conclusion} {FOOTER.format(units=tested)}",
+        fields=Table("", FIELDS, lines).fields(),
+        json=lambda _: {**asdict(found), "pairs": pairs},
+    )
 
 
 def sentence(pair: Pair) -> str:
@@ -364,71 +369,64 @@ def _conclusion(pairs: Sequence[Pair], names: tuple[str, str], wilcoxon: float) 
     return text
 
 
-def _tables(found: Verdict) -> Iterator[render.Table]:
-    lines, classes = [], []
-    for pair in found.pairs:
-        place = [pair.target, pair.shared]
-        values = [render.interval(pair.first), render.interval(pair.second)]
-        test = _tested(pair.compared.difference, pair.compared.p, pair.holm)
-        test.append(render.p_value(pair.wilcoxon))
-        lines.append(
-            [
-                *place,
-                *values,
-                *test,
-                str(pair.cells),
-                f"{pair.groups:,} {units(pair.unit, pair.groups)}",
-            ]
-        )
-        for c in pair.classes:
-            test = _tested(c.difference, c.p, c.holm)
-            classes.append([*place, c.name, *test, str(c.difference.n)])
-    tests = ["difference", "p", "p (Holm)"]
-    yield render.Table(
-        title=f"{found.names[0]} against {found.names[1]}, by {found.kind}",
-        head=["target", "shared", *found.names, *tests, "p (Wilcoxon)", "cells", "tested"],
-        lines=lines,
-        words=("target", "shared"),
-        styles=["bold" if pair.holm < 0.05 else "" for pair in found.pairs],
+class _Line(NamedTuple):
+    """A pair, or one class of it."""
+
+    pair: Pair
+    name: str  # of the class, or ALL
+    difference: Estimate
+    p: float
+    holm: float
+
+
+PLACE = (
+    Column("target", "pair.target", field="target", words=True),
+    Column("shared", "pair.shared", field="shared", words=True),
+)
+TESTS = (
+    Column("difference", "difference", "+.3f", "difference_*"),
+    Column("p", "p", "p", "p"),
+    Column("p (Holm)", "holm", "p", "p_holm"),
+)
+FIELDS = (
+    told("by", "pair.kind"),
+    told("first", lambda line: line.pair.names[0]),
+    told("second", lambda line: line.pair.names[1]),
+    *PLACE,
+    told("metric", lambda line: line.pair.metric if line.name == ALL else "auroc"),
+    told("class", "name"),
+    *TESTS,
+    told("p_wilcoxon", lambda line: line.pair.wilcoxon if line.name == ALL else None),
+    told("cells", "pair.cells"),
+    told("paired", "pair.paired"),
+    told("notes", lambda line: "; ".join(line.pair.notes)),
+)
+
+
+def _lines(pairs: Sequence[Pair]) -> Iterator[_Line]:
+    for pair in pairs:
+        yield _Line(pair, ALL, *pair.compared, pair.holm)
+        yield from (_Line(pair, c.name, c.difference, c.p, c.holm) for c in pair.classes)
+
+
+def _tables(found: Verdict, lines: Sequence[_Line]) -> Iterator[Table]:
+    columns = [
+        *PLACE,
+        Column(found.names[0], "pair.first", ".3f"),
+        Column(found.names[1], "pair.second", ".3f"),
+        *TESTS,
+        Column("p (Wilcoxon)", "pair.wilcoxon", "p"),
+        Column("cells", "pair.cells"),
+        Column("tested", "pair", lambda pair: f"{pair.groups:,} {units(pair.unit, pair.groups)}"),
+    ]
+    yield Table(
+        f"{found.names[0]} against {found.names[1]}, by {found.kind}",
+        columns,
+        [line for line in lines if line.name == ALL],
+        style=lambda line: "bold" if line.holm < 0.05 else "",
         notes=[" ".join([sentence(p), *(f"{n}." for n in p.notes)]) for p in found.pairs],
     )
+    classes = [line for line in lines if line.name != ALL]
     if classes:
-        yield render.Table(
-            title="AUROC class by class",
-            head=["target", "shared", "class", *tests, "images"],
-            lines=classes,
-            words=("target", "shared", "class"),
-        )
-
-
-def _tested(difference: Estimate, p: float, holm: float) -> list[str]:
-    return [render.interval(difference, sign=True), *map(render.p_value, (p, holm))]
-
-
-def _flat(found: Verdict) -> Iterator[dict[str, Any]]:
-    for pair in found.pairs:
-        whole = ("all classes", pair.compared.difference, pair.compared.p, pair.holm)
-        for name, difference, p, holm in (
-            whole, *((c.name, c.difference, c.p, c.holm) for c in pair.classes)
-        ):  # fmt: skip
-            yield {
-                "by": found.kind,
-                "first": pair.names[0],
-                "second": pair.names[1],
-                "target": pair.target,
-                "shared": pair.shared,
-                "metric": pair.metric if name == "all classes" else "auroc",
-                "class": name,
-                **render.numbers("difference_", difference),
-                "p": p,
-                "p_holm": holm,
-                "p_wilcoxon": pair.wilcoxon if name == "all classes" else None,
-                "cells": pair.cells,
-                "paired": pair.paired,
-                "notes": "; ".join(pair.notes),
-            }
-
-
-def _json(found: Verdict) -> dict[str, Any]:
-    pairs = [{**asdict(pair), "sentence": sentence(pair)} for pair in found.pairs]
-    return {**asdict(found), "pairs": pairs}
+        name, images = Column("class", "name", words=True), Column("images", "difference.n")
+        yield Table("AUROC class by class", [*PLACE, name, *TESTS, images], classes)

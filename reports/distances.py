@@ -10,6 +10,7 @@ from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import overlaps, render
 from reports.measures import Measure, measured
+from reports.render import Column, Table
 
 FOOTER = (
     "An interval is the method's own, or the range over seeds. Noise floor: the distance of a task "
@@ -83,46 +84,32 @@ def show(store: Store, outcomes: Sequence[Outcome], *, format: str = "table") ->
     render.check(format)
     arch = next((o.spec.arch for o in outcomes if o.spec.arch != "none"), "none")
     maps = [of(measure) for measure in measured(store, outcomes, arch, set(), ())[0]]
-    if format in ("csv", "json"):
-        rows = [row for each in maps for row in _flat(each)]
-        return render.comma_separated(rows) if format == "csv" else render.javascript(rows)
-    write = render.terminal if format == "table" else render.markdown
-    return write([table_of(each) for each in maps], FOOTER)
+    fields = (row for each in maps for row in _flat(each))
+    return render.write(format, map(table_of, maps), FOOTER, fields=fields)
 
 
-def table_of(found: Map) -> render.Table:
-    """A map in words; on a terminal the nearest source of each target is marked."""
-    nearest = [
-        max((c.depth for _, row in found.rows if (c := row[i]) is not None), default=math.nan)
-        for i in range(len(found.targets))
-    ]
-    lines = [
-        [source, *(_words(cell, best) for cell, best in zip(row, nearest, strict=True))]
-        for source, row in found.rows
-    ]
-    notes = [*found.notes, "● nearest source of a target"] if len(lines) > 1 else found.notes
-    return render.Table(
-        title=found.measure.title,
-        head=["source", *found.targets],
-        lines=lines,
-        words=("source",),
-        notes=notes,
-    )
+def table_of(found: Map) -> Table:
+    """A map in words; the nearest source of each target is marked."""
 
+    def column(i: int, target: str) -> Column:
+        cells = [row[i] for _, row in found.rows]
+        nearest = max((cell.depth for cell in cells if cell), default=math.nan)
 
-def _words(cell: Cell | None, nearest: float) -> str:
-    if cell is None:
-        return "–"
-    mark = ("● " if cell.depth == nearest else "") + ("† " if cell.overlap else "")
-    return mark + number(cell.value)
+        def text(cell: Cell) -> str:
+            mark = ("● " if cell.depth == nearest else "") + ("† " if cell.overlap else "")
+            return mark + number(cell.value)
+
+        return Column(target, lambda row: row[1][i], text)
+
+    columns = [Column("source", lambda row: row[0], words=True)]
+    columns += [column(i, target) for i, target in enumerate(found.targets)]
+    notes = [*found.notes, *["● nearest source of a target"] * (len(found.rows) > 1)]
+    return Table(found.measure.title, columns, found.rows, notes=notes)
 
 
 def number(value: Estimate) -> str:
     """`0.8752 [0.8601, 0.8893]`."""
-    if math.isnan(value.value):
-        return "–"
-    text = f"{value.value:.4g}"
-    return text if math.isnan(value.low) else f"{text} [{value.low:.4g}, {value.high:.4g}]"
+    return render.said(value, ".4g")
 
 
 def _flat(found: Map) -> Iterator[dict[str, Any]]:
@@ -134,7 +121,7 @@ def _flat(found: Map) -> Iterator[dict[str, Any]]:
                     "more_is_near": found.measure.more_is_near,
                     "source": source,
                     "target": target,
-                    **render.numbers("", cell.value),
+                    **render.numbers(cell.value),
                     "floor": found.measure.floor,
                     "overlap": cell.overlap,
                 }

@@ -16,9 +16,10 @@ from benchmark.index import Summary
 from benchmark.spec import UNFINISHED
 from benchmark.store import PARTS, Store
 from reports import render
-from reports.render import Table
+from reports.render import Column, Table, told
 
 State = Literal["done", "skipped", "failed", "running", "died", "left"]
+COUNTED: tuple[State, ...] = ("done", "failed", "skipped")
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,15 @@ def show(store: Store, *, format: str = "table", now: float | None = None) -> st
     render.check(format)
     grids = gather(store)
     now = time.time() if now is None else now
-    if format == "json":
-        return render.javascript({"grids": [_grid(grid, now) for grid in grids]})
-    if format == "csv":
-        return render.comma_separated([_flat(grid, cell) for grid in grids for cell in grid.cells])
-    tables = [_requests(grids, now), _running(grids, now), _failed(grids)]
-    if not grids:
+    if not grids and format in ("table", "md"):
         return "Nothing was run on this store yet.\n"
-    write = render.markdown if format == "md" else render.terminal
-    return write([table for table in tables if table.lines])
+    tables = [_requests(grids, now), _running(grids, now), _failed(grids)]
+    return render.write(
+        format,
+        [table for table in tables if table.rows],
+        fields=(row for grid in grids for row in _cells(grid, grid.cells)),
+        json=lambda _: {"grids": [_grid(grid, now) for grid in grids]},
+    )
 
 
 def gather(store: Store) -> list[Grid]:
@@ -157,14 +158,17 @@ def _asked(store: Store, kind: str, key: str) -> str:
 
 
 def _requests(grids: Sequence[Grid], now: float) -> Table:
-    lines = []
-    for grid in grids:
-        counts = [len(grid.of(state)) for state in ("done", "failed", "skipped", "running")]
-        left = len(grid.of("left", "died"))
-        lines.append([f"{_span(now - grid.began)} ago", *map(str, counts), str(left),
-                      _when(grid, now), grid.command])  # fmt: skip
-    head = ("began", "done", "failed", "skipped", "running", "left", "ready", "command")
-    return Table("Requests", head, lines, words=("began", "ready", "command"))
+    columns = [
+        Column("began", lambda grid: f"{_span(now - grid.began)} ago", words=True),
+        *(
+            Column(name, lambda grid, state=name: len(grid.of(state)))
+            for name in (*COUNTED, "running")
+        ),
+        Column("left", lambda grid: len(grid.of("left", "died"))),
+        Column("ready", lambda grid: _when(grid, now), words=True),
+        Column("command", "command", words=True),
+    ]
+    return Table("Requests", columns, grids)
 
 
 def _when(grid: Grid, now: float) -> str:
@@ -179,27 +183,32 @@ def _when(grid: Grid, now: float) -> str:
 
 
 def _running(grids: Sequence[Grid], now: float) -> Table:
-    cells = {cell.key: cell for grid in grids for cell in grid.of("running", "died")}
-    lines = []
-    for cell in cells.values():
-        assert cell.mark is not None
-        facts, mark = cell.mark.facts, cell.mark
-        epoch = f"{facts['epoch']}/{facts['epochs']}" if "epochs" in facts else "–"
-        lines.append([cell.title, cell.state, f"{mark.host}:{mark.pid}", _span(now - mark.since),
-                      epoch, f"{_span(now - cell.sign)} ago"])  # fmt: skip
+    cells = {cell.key: cell for grid in grids for cell in grid.of("running", "died")}.values()
+    columns = [
+        Column("cell", "title", words=True),
+        Column("state", "state", words=True),
+        Column("where", lambda cell: f"{cell.mark.host}:{cell.mark.pid}", words=True),
+        Column("for", lambda cell: _span(now - cell.mark.since)),
+        Column("epoch", lambda cell: cell.mark.facts, _epoch),
+        Column("last sign", lambda cell: f"{_span(now - cell.sign)} ago"),
+    ]
     notes = ["A cell whose process died goes on from its last checkpoint when its request is run "
-             "again."] if any(cell.state == "died" for cell in cells.values()) else []  # fmt: skip
-    head = ("cell", "state", "where", "for", "epoch", "last sign")
-    return Table("Running", head, lines, words=("cell", "state", "where"), notes=notes)
+             "again."] if any(cell.state == "died" for cell in cells) else []  # fmt: skip
+    return Table("Running", columns, list(cells), notes=notes)
+
+
+def _epoch(facts: Mapping[str, Any]) -> str:
+    return f"{facts['epoch']}/{facts['epochs']}" if "epochs" in facts else "–"
 
 
 def _failed(grids: Sequence[Grid]) -> Table:
-    lines = [
-        [str(len(c.cells)), f"{c.message} ({c.kind})", c.cells[0].title, c.command]
-        for c in causes(grids)
+    columns = [
+        Column("cells", lambda cause: len(cause.cells)),
+        Column("cause", lambda cause: f"{cause.message} ({cause.kind})", words=True),
+        Column("for instance", lambda cause: cause.cells[0].title, words=True),
+        Column("again with", "command", words=True),
     ]
-    head = ("cells", "cause", "for instance", "again with")
-    return Table("Failed", head, lines, words=head[1:])
+    return Table("Failed", columns, causes(grids))
 
 
 def _span(seconds: float) -> str:
@@ -218,9 +227,9 @@ def _grid(grid: Grid, now: float) -> dict[str, Any]:
         "began": grid.began,
         "seconds_left": seconds,
         "ready": None if seconds is None else now + seconds,
-        **{state: len(grid.of(state)) for state in ("done", "failed", "skipped")},
+        **{state: len(grid.of(state)) for state in COUNTED},
         "left": len(grid.of("left", "died")),
-        "running": [_flat(grid, cell) for cell in grid.of("running", "died")],
+        "running": _cells(grid, grid.of("running", "died")),
         "failures": [
             {"kind": c.kind, "message": c.message, "cells": [cell.key for cell in c.cells],
              "again": c.command}
@@ -229,22 +238,18 @@ def _grid(grid: Grid, now: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _flat(grid: Grid, cell: Standing) -> dict[str, Any]:
-    mark, done = cell.mark, cell.done
-    failed = done if cell.state == "failed" else None
-    return {
-        "grid": grid.name,
-        "kind": cell.kind,
-        "key": cell.key,
-        "cell": cell.title,
-        "state": cell.state,
-        "host": mark.host if mark else None,
-        "pid": mark.pid if mark else None,
-        "since": mark.since if mark else None,
-        "last_sign": cell.sign if mark else None,
-        "epoch": mark.facts.get("epoch") if mark else None,
-        "epochs": mark.facts.get("epochs") if mark else None,
-        "seconds": done.seconds if done else None,
-        "failure": failed.failure if failed else None,
-        "cause": failed.message if failed else None,
-    }
+def _cells(grid: Grid, cells: Sequence[Standing]) -> list[dict[str, Any]]:
+    return Table("", FIELDS, cells, facts={"grid": grid.name}).fields()
+
+
+FIELDS = (
+    *map(told, ("kind", "key")),
+    told("cell", "title"),
+    told("state"),
+    *(told(name, f"mark.{name}") for name in ("host", "pid", "since")),
+    told("last_sign", lambda cell: cell.sign if cell.mark else None),
+    *(told(name, f"mark.facts.{name}") for name in ("epoch", "epochs")),
+    told("seconds", "done.seconds"),
+    told("failure", lambda cell: cell.done.failure if cell.state == "failed" else None),
+    told("cause", lambda cell: cell.done.message if cell.state == "failed" else None),
+)

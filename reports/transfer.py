@@ -6,7 +6,7 @@ its sign turned.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from reports.leaderboard.board import Array, Baseline, Board
 from reports.leaderboard.gains import OVER, Pair, Place, gather
 from reports.measures import Measure, measured
 from reports.recommend.matrix import images_of
+from reports.render import Column, Table, told
 
 SETS: dict[Pairs, str] = {
     "all": "all pairs",
@@ -134,13 +135,14 @@ def show(
         if not panels:
             raise BenchError("There is no distance to plot.", "Measure one with `bench distance`.")
         write(plot, plots.document(panels))
-    if format == "json":
-        return render.javascript([_json(analysis) for analysis in found])
-    if format == "csv":
-        return render.comma_separated([flat for analysis in found for flat in _flat(analysis)])
-    to_text = render.terminal if format == "table" else render.markdown
-    tables = [table for analysis in found for table in (_pair_table(analysis), table_of(analysis))]
-    return to_text(tables, FOOTER)
+    tables = (table for analysis in found for table in (_pair_table(analysis), table_of(analysis)))
+    return render.write(
+        format,
+        tables,
+        FOOTER,
+        fields=(row for analysis in found for row in _fields(analysis)),
+        json=lambda _: [_json(analysis) for analysis in found],
+    )
 
 
 # --- correlations -----------------------------------------------------------------------------
@@ -268,22 +270,26 @@ def verdict(analysis: Analysis) -> str:
 # --- texts ------------------------------------------------------------------------------------
 
 
-def table_of(analysis: Analysis) -> render.Table:
+def table_of(analysis: Analysis) -> Table:
     """The correlations, distances first; a set of pairs equal to the one above is left out."""
     itself = any(pair.source == pair.target for pair in analysis.pairs)
     shown = [line for line in analysis.lines if itself or line.pairs != "without_self"]
-    measures = {measure.label: measure for measure in analysis.measures}
-    rows = []
-    for line in shown:
-        found = line.correlation
-        rho = Estimate(found.spearman, found.low, found.high, found.n)
-        numbers = (found.pearson, found.kendall, found.weighted_tau, line.by_target)
-        name = f"−{line.name}" if line.name in measures and measures[line.name].more_is_near else (
-            line.name if line.kind == "distance" else f"baseline: {line.name}"
-        )  # fmt: skip
-        told = "–" if math.isnan(found.spearman) else "no" if line.warning else "yes"
-        cells = [name, SETS[line.pairs], str(found.n), _three(rho), render.p_value(found.p), told]
-        rows.append([*cells, *map(_short, numbers)])
+    turned = {measure.label for measure in analysis.measures if measure.more_is_near}
+
+    def label(line: Line) -> str:
+        if line.kind == "baseline":
+            return f"baseline: {line.name}"
+        return f"−{line.name}" if line.name in turned else line.name
+
+    def rho(line: Line) -> Estimate:
+        return Estimate(line.correlation.spearman, line.correlation.low, line.correlation.high, 0)
+
+    def clear(line: Line) -> str:
+        return "–" if math.isnan(line.correlation.spearman) else "no" if line.warning else "yes"
+
+    def negated(line: Line) -> bool:
+        return line.name in turned or (line.kind == "baseline" and line.name != "imagenet first")
+
     notes = [verdict(analysis)]
     notes += [measure.about for measure in analysis.measures if measure.about]
     # Of one pair set only: a page of warnings is read by nobody.
@@ -293,57 +299,62 @@ def table_of(analysis: Analysis) -> render.Table:
         if line.warning and line.kind == "distance" and line.pairs == "within_target"
     ]
     baselines = [f"{name}: {text}" for name, text in PLAIN.items()]
-    return render.Table(
-        title=f"Distance and gain · {analysis.title}",
-        head=[
-            "distance",
-            "pairs",
-            "n",
-            "ρ",
-            "p",
-            "told from 0",
-            "r",
-            "τ",
-            "weighted τ",
-            "τ by target",
+    return Table(
+        f"Distance and gain · {analysis.title}",
+        [
+            Column("distance", label, words=True),
+            told("name"),
+            told("kind"),
+            told("negated", negated),
+            Column("pairs", "pairs", SETS.__getitem__, "pairs", words=True),
+            Column("n", "correlation.n"),
+            Column("ρ", rho, "+.2f"),
+            Column("p", "correlation.p", "p"),
+            Column("told from 0", clear),
+            told("spearman", "correlation.spearman"),
+            Column("r", "correlation.pearson", "+.2f", "pearson"),
+            Column("τ", "correlation.kendall", "+.2f", "kendall"),
+            Column("weighted τ", "correlation.weighted_tau", "+.2f", "weighted_tau"),
+            *(told(name, f"correlation.{name}") for name in ("p", "low", "high", "n")),
+            Column("τ by target", "by_target", "+.2f", "tau_by_target"),
+            told("warning"),
         ],
-        lines=rows,
-        words=("distance", "pairs"),
-        styles=["dim" if line.kind == "baseline" else "" for line in shown],
+        shown,
+        style=lambda line: "dim" if line.kind == "baseline" else "",
         notes=[*notes, *analysis.notes, "Baselines: " + "; ".join(baselines) + "."],
+        facts=_facts(analysis),
     )
 
 
-def _three(estimate: Estimate) -> str:
-    if math.isnan(estimate.value):
-        return "–"
-    return f"{estimate.value:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"
+def _facts(analysis: Analysis) -> dict[str, Any]:
+    place = analysis.place._asdict()
+    return {**place, "fusion": analysis.fusion, "baseline": analysis.baseline}
 
 
-def _short(number: float) -> str:
-    return "–" if math.isnan(number) else f"{number:+.2f}"
+def _fields(analysis: Analysis) -> list[dict[str, Any]]:
+    return replace(table_of(analysis), rows=analysis.lines).fields()
 
 
-def _pair_table(analysis: Analysis) -> render.Table:
+def _pair_table(analysis: Analysis) -> Table:
     """Every pair with its gain and its distances, so that a reader sees the points themselves."""
-    rows = []
-    for pair in analysis.pairs:
-        values = [m.values.get((pair.source, pair.target)) for m in analysis.measures]
-        texts = ["–" if value is None else f"{value.value:.4g}" for value in values]
-        gain = f"{pair.gain.value:+.2f} [{pair.gain.low:+.2f}, {pair.gain.high:+.2f}]"
-        mark = "† " if overlaps.between(pair.source, pair.target) else ""
-        rows.append([pair.target, mark + pair.source, gain, *texts])
+    pairs, measures = analysis.pairs, analysis.measures
+    marked = [pair for pair in pairs if overlaps.between(pair.source, pair.target)]
     notes = [f"T: {analysis.about}."]
-    notes += [f"{', '.join(m.title for m in analysis.measures)}."] if analysis.measures else []
-    notes += [overlaps.NOTE] if any(row[1].startswith("†") for row in rows) else []
-    notes += overlaps.among(name for pair in analysis.pairs for name in (pair.source, pair.target))
-    return render.Table(
-        title=f"Gains · {analysis.title}",
-        head=["target", "source", "T %", *(measure.label for measure in analysis.measures)],
-        lines=rows,
-        words=("target", "source"),
-        notes=notes,
-    )
+    notes += [f"{', '.join(m.title for m in measures)}."] if measures else []
+    notes += [overlaps.NOTE] if marked else []
+    notes += overlaps.among(name for pair in pairs for name in (pair.source, pair.target))
+    columns = [
+        Column("target", "target", words=True),
+        Column("source", lambda pair: "† " * (pair in marked) + pair.source, words=True),
+        Column("T %", "gain", "+.2f"),
+    ]
+    for each in measures:
+        near = each.values
+        columns.append(Column(
+            each.label, lambda pair, near=near: near.get((pair.source, pair.target)),
+            lambda value: f"{value.value:.4g}",
+        ))  # fmt: skip
+    return Table(f"Gains · {analysis.title}", columns, pairs, notes=notes)
 
 
 def panels_of(analysis: Analysis) -> list[plots.Chart]:
@@ -361,29 +372,9 @@ def panels_of(analysis: Analysis) -> list[plots.Chart]:
     return panels
 
 
-def _flat(analysis: Analysis) -> Iterator[dict[str, Any]]:
-    turned = {measure.label for measure in analysis.measures if measure.more_is_near}
-    for line in analysis.lines:
-        yield {
-            **analysis.place._asdict(),
-            "fusion": analysis.fusion,
-            "baseline": analysis.baseline,
-            "name": line.name,
-            "kind": line.kind,
-            "negated": line.name in turned
-            or (line.kind == "baseline" and line.name != "imagenet first"),
-            "pairs": line.pairs,
-            **line.correlation._asdict(),
-            "tau_by_target": line.by_target,
-            "warning": line.warning,
-        }
-
-
 def _json(analysis: Analysis) -> dict[str, Any]:
     return {
-        **analysis.place._asdict(),
-        "fusion": analysis.fusion,
-        "baseline": analysis.baseline,
+        **_facts(analysis),
         "verdict": verdict(analysis),
         "pairs": [
             asdict(pair) | {"overlap": overlaps.between(pair.source, pair.target)}
@@ -402,6 +393,6 @@ def _json(analysis: Analysis) -> dict[str, Any]:
             }
             for measure in analysis.measures
         ],
-        "correlations": list(_flat(analysis)),
+        "correlations": _fields(analysis),
         "notes": analysis.notes,
     }

@@ -9,6 +9,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("BENCH_MLFLOW", "0")
 # Plans of large networks would each measure a batch; what tests the estimate gives it its time.
 os.environ.setdefault("BENCH_PATIENCE", "0")
+# Tables go uncut into a pipe; what tests how they are cut names a width.
+os.environ.pop("COLUMNS", None)
 
 from pathlib import Path
 from typing import Any

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 import torch
 from floor import FORMS, KEPT, MADE, QUICK, READ, bench, numbers, pages, unpack
+from rich.cells import cell_len
+from typer.testing import CliRunner
+
+from benchmark.cli import app
 
 #: Readers quick enough for every run of the tests.
 OFTEN = ("leaderboard", "compare-fusions", "transfer", "distance")
@@ -50,6 +54,32 @@ def test_cells_come_out_as_before(commands: tuple[str, ...], tmp_path: Path):
 )
 def test_every_reader_says_what_it_said(name: str, form: str, store: Path):
     assert bench(READ[name], store, "--format", form) == (KEPT / f"{name}.{form}").read_text()
+
+
+NARROW = ["leaderboard", "leaderboard-one", "compare-fusions", "compare-sources", "transfer",
+          "distance", "recommend"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["status", *NARROW])
+def test_tables_fit_the_terminal_and_name_what_was_left_out(
+    name: str, store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("BENCH_STORE", str(store))
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def told(*more: str) -> str:
+        found = CliRunner().invoke(app, [*READ.get(name, name).split(), *more])
+        assert found.exit_code == 0, found.output
+        return found.stdout
+
+    text = told()
+    assert max(map(cell_len, text.splitlines())) <= 100
+    head = next(line for line in told("--format", "md").splitlines() if line.startswith("| "))
+    words = head.replace("|", "").replace("\\", "").split()  # a heading may be folded
+    assert [word for word in words if word not in text] == []
+    assert ("--format md has every column" in text) == (
+        name not in ("status", "distance", "recommend")
+    )
 
 
 @pytest.mark.slow

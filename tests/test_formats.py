@@ -11,7 +11,9 @@ EVIL = "a\x1b[2Jb\u202ec\r\nd\te"
 
 
 def test_nothing_in_a_name_steers_a_terminal():
-    shown = render.terminal([render.Table(EVIL, [EVIL], [[EVIL]], notes=[EVIL])], EVIL)
+    shown = render.terminal(
+        [render.Table(EVIL, [render.Column(EVIL, str)], [EVIL], notes=[EVIL])], EVIL
+    )
     assert not {"\x1b", "\u202e", "\r", "\t"} & set(shown)
     assert plain("plain – σ², 0.5") == "plain – σ², 0.5"
     assert plain("two\nlines", "\n") == "two\nlines"

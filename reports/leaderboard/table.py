@@ -15,6 +15,7 @@ from reports import own, render
 from reports.leaderboard import board
 from reports.leaderboard.arms import Place, Run, place_of
 from reports.leaderboard.board import UNKNOWN, Baseline, Board, Row
+from reports.render import Column, told
 
 #: Metrics that every format shows beside the headline, with their headings.
 OVER = ("scratch", RANDOM, "self", "imagenet")  # what a row may have gained over
@@ -116,12 +117,9 @@ def show(store: Store, *, format: str = "table", **filters: Any) -> str:
     found = each(store, **filters)
     if format == "json":
         return render.javascript([_board(made) for made in found])
-    if format == "csv":
-        return render.comma_separated([_flat(made, row) for made in found for row in made.rows])
-    write = render.terminal if format == "table" else render.markdown
-    tables = [(made.units, _table(made)) for made in found]
-    units = " or ".join(sorted({unit for unit, _ in tables}))
-    return write([table for _, table in tables], FOOTER.format(units=units))
+    found = list(found)
+    units = " or ".join(sorted({made.units for made in found}))
+    return render.write(format, map(_table, found), FOOTER.format(units=units))
 
 
 def read(store: Store, keys: Sequence[str], *, brief: bool = True) -> list[Run]:
@@ -200,10 +198,6 @@ def spread_of(name: str) -> Callable[[Row], float | None]:
     return lambda row: getattr(row, name).get(row.identity.headline)
 
 
-def _deviation(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
 def _seconds(value: float) -> str:
     return f"{value:,.1f} s" if value else "–"
 
@@ -221,84 +215,58 @@ def reason(run: Run) -> str:
 
 
 def _table(made: Board) -> render.Table:
-    """A board as texts; columns that say nothing are left out."""
-    settings = any(row.setting for row in made.rows)
-    gains = gain_names(made)
-    head = ["rank", "source", "fusion"]
-    head += (["network"] if made.several else []) + (["setting"] if settings else [])
-    spread = {
-        name: title
-        for name, title in SPREAD.items()
-        if any(spread_of(name)(row) is not None for row in made.rows)
-    }
-    timed = any(row.extraction for row in made.rows)
-    head += [made.headline, *gains.values(), *spread.values(), *BESIDE.values(), "cells", "cost"]
-    head += ["features", "classifier"] if timed else []
-    lines = []
-    for row in made.rows:
-        line = ["–" if row.rank is None else str(row.rank)]
-        line += [row.identity.origin, row.identity.fusion]
-        line += [row.network] if made.several else []
-        line += ["; ".join(row.setting)] if settings else []
-        line.append(render.interval(row.headline))
-        found = [row.gains.get(name) for name in gains]
-        line += [render.interval(gain and gain.difference, sign=True) for gain in found]
-        line += [_deviation(spread_of(name)(row)) for name in spread]
-        line += [render.interval(row.metrics.get(name)).partition(" ")[0] for name in BESIDE]
-        line += [f"{row.done}/{row.expected}", cost(row)]
-        lines.append(line + ([_seconds(row.extraction), _seconds(row.classifier)] if timed else []))
-    ranks = [row.rank for row in made.rows]
+    """A board; what it says nothing of has no heading."""
     parts = [made.target, made.under, metric_title(made.headline), leak(made)]
+    fields = ("target", "protocol", "partition", "leaky", "siblings")
     return render.Table(
         title=" · ".join(part for part in parts if part),
-        head=head,
-        lines=lines,
-        words=("source", "fusion", "network", "setting"),
-        styles=["bold" if rank == 1 else "dim" if rank is None else "" for rank in ranks],
+        columns=list(_columns(made)),
+        rows=made.rows,
+        style=lambda row: "bold" if row.rank == 1 else "dim" if row.rank is None else "",
         notes=[
             *([text] if (text := record(made)) else []),
             *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
             *made.overlaps,
             *([] if made.unit or made.leaky else [f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}."]),
         ],
+        facts={name: getattr(made, name) for name in fields},
     )
 
 
-def _flat(made: Board, row: Row) -> dict[str, Any]:
-    who = row.identity
-    flat: dict[str, Any] = {
-        "target": made.target,
-        "protocol": made.protocol,
-        "partition": made.partition,
-        "leaky": made.leaky,
-        "siblings": made.siblings,
-        "rank": row.rank,
-        "source": who.source,
-        "origin": who.origin,
-        "fusion": who.fusion,
-        "arch": who.arch,
-        "mode": who.mode,
-        "setting": "; ".join(row.setting),
-        "metric": made.headline,
-        **render.numbers("", row.headline),
-    }
+def _columns(made: Board) -> Iterator[Column]:
+    gains = gain_names(made)
+    timed = any(row.extraction for row in made.rows)
+    yield Column("rank", "rank", field="rank")
+    yield told("source", "identity.source")
+    yield Column("source", "identity.origin", field="origin", words=True)
+    yield Column("fusion", "identity.fusion", field="fusion", words=True)
+    yield told("arch", "identity.arch")
+    yield told("mode", "identity.mode")
+    yield Column("network" if made.several else None, "network", words=True)
+    yield Column("setting", lambda row: "; ".join(row.setting), "", "setting", True, True)
+    yield told("metric", lambda row: made.headline)
+    yield Column(made.headline, "headline", ".3f", "*")
     for name in (*OVER, "fusion"):
-        found, column = row.gains.get(name), f"gain_{name.replace(' ', '_')}_"
-        flat |= render.numbers(column, found.difference if found else None)
-        flat[f"{column}p"] = found.p if found else None
-    for name in BESIDE:
-        flat |= render.numbers(f"{name}_", row.metrics.get(name))
-    return flat | {
-        "cells_done": row.done,
-        "cells_expected": row.expected,
-        **{f"sd_{name}": spread_of(name)(row) for name in SPREAD},
-        "seconds": round(row.seconds, 3),
-        "seconds_features": round(row.extraction, 3),
-        "seconds_classifier": round(row.classifier, 3),
-        "device": row.device,
-        "joules": row.joules,
-        "why_no_rank": "; ".join(row.why),
-    }
+        field = f"gain_{name.replace(' ', '_')}_"
+        yield Column(gains.get(name), f"gains.{name}.difference", "+.3f", f"{field}*")
+        yield told(f"{field}p", f"gains.{name}.p")
+    for name, heading in BESIDE.items():
+        yield Column(heading, f"metrics.{name}.value", ".3f")
+        yield Column(None, f"metrics.{name}", field=f"{name}_*")
+    yield Column("cells", lambda row: f"{row.done}/{row.expected}")
+    yield told("cells_done", "done")
+    yield told("cells_expected", "expected")
+    for name, heading in SPREAD.items():
+        yield Column(heading, spread_of(name), ".3f", f"sd_{name}", spare=True)
+    yield Column("cost", cost)
+    yield told("seconds", lambda row: round(row.seconds, 3))
+    yield Column("features" if timed else None, "extraction", _seconds)
+    yield Column("classifier" if timed else None, "classifier", _seconds)
+    yield told("seconds_features", lambda row: round(row.extraction, 3))
+    yield told("seconds_classifier", lambda row: round(row.classifier, 3))
+    yield told("device")
+    yield told("joules")
+    yield told("why_no_rank", lambda row: "; ".join(row.why))
 
 
 def _board(made: Board) -> dict[str, Any]:

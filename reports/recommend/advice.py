@@ -20,6 +20,7 @@ from reports.recommend import evaluate, learning, matrix
 from reports.recommend.belief import Belief, Evidence, Prior, believe, next_run
 from reports.recommend.evaluate import METRICS, OURS, Trial
 from reports.recommend.matrix import Matrix
+from reports.render import Column, Table, told
 
 STUDY = "MedMNIST study (arXiv:2412.20172)"
 FOOTER = (
@@ -262,56 +263,42 @@ def show(store: Store, target: str, *, format: str = "table", **how: Any) -> str
 def text(found: Recommendation, *, format: str = "table") -> str:
     """A recommendation as table, md, csv or json."""
     render.check(format)
-    if format == "json":
-        place = found.place._asdict() if found.place else None
-        more = {"next": found.next, "evidence": vars(found.evidence), "place": place}
-        sources = [vars(one) for one in found.sources]
-        return render.javascript({**vars(found), **more, "sources": sources})
-    if format == "csv":
-        return render.comma_separated([_flat(found, one) for one in found.sources])
-    write = render.terminal if format == "table" else render.markdown
-    return write([_table(found)], FOOTER)
+    place = found.place._asdict() if found.place else None
+    more = {"next": found.next, "evidence": vars(found.evidence), "place": place}
+    sources = [vars(one) for one in found.sources]
+    return render.write(
+        format, [_table(found)], FOOTER, json=lambda _: {**vars(found), **more, "sources": sources}
+    )
 
 
-def _flat(found: Recommendation, one: Advice) -> dict[str, Any]:
-    return {
-        "target": found.target,
-        "source": one.source,
-        "origin": _called(found, one.source),
-        "run": one.run,
-        "relative": found.relative,
-        **render.numbers("expected_", one.expected),
-        "expected_regret": one.regret,
-        "probability_best": one.best,
-        "elsewhere": one.elsewhere,
-        "images": one.images,
-        "next": one.source == found.next,
-    }
-
-
-def _table(found: Recommendation) -> render.Table:
-    lines = [
-        [
-            str(i), _called(found, one.source), "–" if one.run is None else f"{one.run:.3f}",
-            render.interval(one.expected, sign=found.relative), _number(one.regret, ".3f"),
-            _number(one.best, ".0%"), _number(one.elsewhere, ".2f"), _number(one.images, ",.0f"),
-        ]
-        for i, one in enumerate(found.sources, start=1)
-    ]  # fmt: skip
+def _table(found: Recommendation) -> Table:
     say = f"Run next: {found.next}." if found.next else "Every source has been run."
     if found.run:
         top = max(found.run, key=lambda name: found.run[name] * _sign(found))
         say += f" The best of {len(found.run)} run is {_called(found, top)}, {found.run[top]:.3f}."
-    return render.Table(
-        title=f"Sources for {found.target} · {found.about}",
-        head=["", "source", "run",
-              "score over the mean source" if found.relative else "expected score",
-              "regret", "best", "place elsewhere", "images"],
-        lines=lines,
-        words=("source",),
-        styles=["bold" if one.source == found.next else "" for one in found.sources],
+    expected = "score over the mean source" if found.relative else "expected score"
+    places = {one.source: i for i, one in enumerate(found.sources, start=1)}
+    columns = [
+        Column("", lambda one: places[one.source]),
+        told("source"),
+        Column("source", lambda one: _called(found, one.source), field="origin", words=True),
+        Column("run", "run", ".3f", "run"),
+        told("relative", lambda one: found.relative),
+        Column(expected, "expected", "+.3f" if found.relative else ".3f", "expected_*"),
+        Column("regret", "regret", ".3f", "expected_regret"),
+        Column("best", "best", ".0%", "probability_best"),
+        Column("place elsewhere", "elsewhere", ".2f", "elsewhere"),
+        Column("images", "images", ",.0f", "images"),
+        told("next", lambda one: one.source == found.next),
+    ]
+    return Table(
+        f"Sources for {found.target} · {found.about}",
+        columns,
+        found.sources,
+        style=lambda one: "bold" if one.source == found.next else "",
         notes=[say, *found.notes],
-    )  # fmt: skip
+        facts={"target": found.target},
+    )
 
 
 def _called(found: Recommendation, source: str) -> str:
@@ -320,10 +307,6 @@ def _called(found: Recommendation, source: str) -> str:
 
 def _sign(found: Recommendation) -> int:
     return 1 if found.place is None or higher_is_better(found.place.metric) else -1
-
-
-def _number(value: float, how: str) -> str:
-    return "–" if math.isnan(value) else format(value, how)
 
 
 # --- evaluation -------------------------------------------------------------------------------
@@ -346,28 +329,25 @@ def show_evaluation(
         found.insert(1, replace(bare, rule=f"{OURS} without distances"))
     lines += _about(found[0])
     rows = [(trial.rule, evaluate.summary(trial)) for trial in found]
-    if format in ("json", "csv"):
-        flat = [
-            {"rule": rule, "metric": metric, **render.numbers("", value), "targets": value.n}
-            for rule, numbers in rows
-            for metric, value in numbers.items()
-        ]
-        if format == "csv":
-            return render.comma_separated(flat)
-        return render.javascript({"results": name, "rules": flat, "verdict": lines})
-    table = render.Table(
-        title=f"Leave one target out · {name} · {len(known.sources)} sources",
-        head=["rule", "targets", *METRICS.values()],
-        lines=[
-            [rule, str(numbers["tau"].n), *(_two(value) for value in numbers.values())]
-            for rule, numbers in rows
-        ],
-        words=("rule",),
-        styles=["bold" if rule.startswith(OURS) else "" for rule, _ in rows],
+    fields = [
+        {"rule": rule, "metric": metric, **render.numbers(value), "targets": value.n}
+        for rule, numbers in rows
+        for metric, value in numbers.items()
+    ]
+    columns = [
+        Column("rule", lambda row: row[0], words=True),
+        Column("targets", lambda row: row[1]["tau"].n),
+        *(Column(t, lambda row, k=k: row[1][k], ".2f") for k, t in METRICS.items()),
+    ]
+    table = Table(
+        f"Leave one target out · {name} · {len(known.sources)} sources",
+        columns,
+        rows,
+        style=lambda row: "bold" if row[0].startswith(OURS) else "",
         notes=lines,
     )
-    write = render.terminal if format == "table" else render.markdown
-    return write([table], EVALUATION)
+    said = {"results": name, "rules": fields, "verdict": lines}
+    return render.write(format, [table], EVALUATION, fields=fields, json=lambda _: said)
 
 
 def _about(ours: Trial) -> list[str]:
@@ -385,9 +365,3 @@ def _about(ours: Trial) -> list[str]:
             f"{share.high:.0%}] of the scores that were not run."
         )
     return lines
-
-
-def _two(value: Estimate) -> str:
-    if math.isnan(value.value):
-        return "–"
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"

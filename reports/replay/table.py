@@ -20,6 +20,7 @@ from reports import render
 from reports.leaderboard import board
 from reports.leaderboard import table as leaderboard
 from reports.leaderboard.by_class import recalls_apart
+from reports.render import Column, told
 from reports.replay import papers
 from reports.replay.papers import Row, Section
 
@@ -48,18 +49,17 @@ def show(name: str, format: str = "table", *, store: Store | None = None) -> str
     """A replay as text for stdout."""
     render.check(format)
     found = replay(name, store)
-    if format == "csv":
-        rows = [{"section": s.title} | _flat(row) for s in found.sections for row in s.rows]
-        return render.comma_separated(rows)
-    if format == "json":
+    tables = [_table(section) for section in found.sections]
+
+    def data(_: Any) -> dict[str, Any]:
         sections = [
-            {"title": s.title, "rows": [_flat(row) for row in s.rows], "notes": s.notes}
-            for s in found.sections
+            {"title": section.title, "rows": table.fields(), "notes": section.notes}
+            for section, table in zip(found.sections, tables, strict=True)
         ]
-        plain = {"name": found.name, "title": found.title, "sections": sections}
-        return render.javascript(plain)
-    write = render.terminal if format == "table" else render.markdown
-    return write([_table(section) for section in found.sections], f"From {found.title}.")
+        return {"name": found.name, "title": found.title, "sections": sections}
+
+    fields = ({"section": t.title} | row for t in tables for row in t.fields())
+    return render.write(format, tables, f"From {found.title}.", fields=fields, json=data)
 
 
 # --- what has to be trained ---------------------------------------------------------------------
@@ -259,45 +259,35 @@ def _table(section: Section) -> render.Table:
         # Adding zero turns -0.0, which a tiny difference is rounded to, into 0.0.
         return "–" if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
 
-    digits = section.digits
-    trained = any(row.cells for row in section.rows)
-    noted = any(row.note for row in section.rows)
-    head = ["", "paper", "ours", "difference"]
-    head += (["cells"] if trained else []) + (["note"] if noted else [])
-    lines = []
-    for row in section.rows:
-        ours = number(row.ours.value if row.ours else None)
-        if row.ours and row.ours.low == row.ours.low:  # not NaN
-            ours += f" [{number(row.ours.low)}, {number(row.ours.high)}]"
-        paper = number(row.paper)
+    def paper(row: Row) -> str:
+        text = number(row.paper)
         if row.paper is not None and digits > 3:  # no zeros that nobody printed
-            paper = min(paper, f"{row.paper:g}", key=len)
-        paper += f" ± {number(row.sd)}" if row.sd is not None else ""
-        line = [row.item, paper, ours, number(row.difference, "+")]
-        lines.append(line + ([row.cells] if trained else []) + ([row.note] if noted else []))
+            text = min(text, f"{row.paper:g}", key=len)
+        return f"{text} ± {number(row.sd)}" if row.sd is not None else text
+
+    def ours(found: Estimate) -> str:
+        limits = "" if math.isnan(found.low) else f" [{number(found.low)}, {number(found.high)}]"
+        return number(found.value) + limits
+
+    digits = section.digits
     ungated = [row for row in section.rows if not row.gate and row.paper is not None]
     notes = list(section.notes)
     if ungated and len(ungated) < len(section.rows):
         notes.insert(0, f"No gate: {'; '.join(row.item for row in ungated)}.")
-    return render.Table(section.title, head, lines, words=("", "note"), notes=notes)
-
-
-def _flat(row: Row) -> dict[str, Any]:
-    low_high = {
-        "low": row.ours.low if row.ours else None,
-        "high": row.ours.high if row.ours else None,
-    }
-    command = next(_commands([row]), "")
-    return {
-        "item": row.item,
-        "paper": row.paper,
-        "paper_sd": row.sd,
-        "ours": row.ours.value if row.ours else None,
-        **low_high,
-        "difference": row.difference,
-        "gate": row.gate,
-        "verified": row.verified,
-        "cells": row.cells,
-        "command": command,
-        "note": row.note,
-    }
+    columns = [
+        Column("", "item", field="item", words=True),
+        Column("paper", paper),
+        told("paper"),
+        told("paper_sd", "sd"),
+        Column("ours", "ours", ours),
+        told("ours", "ours.value"),
+        told("low", "ours.low"),
+        told("high", "ours.high"),
+        Column("difference", "difference", lambda apart: number(apart, "+"), "difference"),
+        told("gate"),
+        told("verified"),
+        Column("cells", "cells", field="cells", spare=True),
+        told("command", lambda row: next(_commands([row]), "")),
+        Column("note", "note", field="note", words=True, spare=True),
+    ]
+    return render.Table(section.title, columns, section.rows, notes=notes)
