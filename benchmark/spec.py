@@ -143,6 +143,9 @@ class PretrainSpec(Frozen):
     recipe: Recipe
 
 
+Mode = Literal["finetune", "frozen", "tuned"]
+
+
 class RunSpec(Frozen):
     """One cell: one training on one fold of a target, and its test."""
 
@@ -151,7 +154,7 @@ class RunSpec(Frozen):
     target: str
     fusion: str = "none"
     arch: str = "resnet50"
-    mode: Literal["finetune", "frozen", "tuned"] = "finetune"
+    mode: Mode = "finetune"
     protocol: str = "standard"
     fold: int = 0
     partition: Annotated[int, NEUTRAL] = 0  # which way the patients are cut
@@ -222,6 +225,10 @@ class Runtime(Frozen):
     keep: bool = True  # the trained network beside the outcome, for prediction and pictures
     inputs: dict[str, Input] = {}  # component name -> the user's folder
     paths: dict[str, Path] = {}  # component name -> its file, for components given by path
+
+    def where(self, name: str) -> dict[str, Any]:
+        """Where a component of the user's own lies, as the registry takes it."""
+        return {"path": self.paths.get(name), "given": self.inputs.get(name)}
 
 
 class Cell(NamedTuple):

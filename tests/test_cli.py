@@ -20,7 +20,7 @@ from PIL import Image
 from benchmark import cli, contract
 from benchmark.engine import local
 from benchmark.errors import BenchError
-from benchmark.plan import plan, run
+from benchmark.plan import run
 
 TINY = Path(__file__).parent / "components" / "tiny.py"
 
@@ -271,7 +271,7 @@ def test_cells_without_an_outcome_are_not_counted_as_done(runtime, request_tiny,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "run", forgetful)  # as an executor that loses its cells
-        code = run.run(lambda: plan.make(request_tiny(folds=(0,)), runtime), runtime)
+        code = run.run(request_tiny(folds=(0,)), runtime)
     said = capsys.readouterr().err
     assert code == 2
     assert "0 cells done" in said

@@ -10,7 +10,7 @@ from benchmark.cli.options import changes_of
 from benchmark.data import prepare
 from benchmark.errors import BenchError
 from benchmark.plan import plan
-from benchmark.plan.expand import Request
+from benchmark.plan.request import Request
 from benchmark.spec import Cell, RunSpec, Runtime
 from benchmark.train.context import Memory, Work
 

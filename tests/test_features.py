@@ -8,7 +8,7 @@ import torch
 
 from benchmark.explain import explain
 from benchmark.plan import plan
-from benchmark.plan.expand import DistanceRequest
+from benchmark.plan.request import DistanceRequest
 from benchmark.spec import Cell, DistanceSpec, Outcome, Recipe, Runtime
 from benchmark.store import Store
 from benchmark.train import features, network, weights
@@ -46,7 +46,7 @@ def measured(runtime: Runtime, **changes: Any) -> Outcome:
         "size": 32,
     }
     request = DistanceRequest(**{**asked, "sources": ("copy",), "targets": ("tiny",), **changes})
-    return done(plan.make_distances(request, runtime), runtime)[-1]
+    return done(plan.make(request, runtime), runtime)[-1]
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ from benchmark.data import prepare
 from benchmark.data.contents import digests
 from benchmark.errors import BenchError, DataMissing
 from benchmark.plan import plan, run
-from benchmark.plan.expand import DistanceRequest
 from benchmark.plan.plan import Plan, Request
+from benchmark.plan.request import DistanceRequest
 from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -296,14 +295,14 @@ def test_a_set_that_is_broken_costs_its_own_cells(
         store.finish(
             cell, Outcome(key=cell.key, spec=cell.spec, versions=cell.versions, status="ok")
         )
-    assert run.run(lambda: plan.make(asked, runtime), runtime) == 2
+    assert run.run(asked, runtime) == 2
     said = capsys.readouterr().err
     assert cause in said and "2 cells are done, 2 failed" in said
     failures = [done.failure for done in store.outcomes() if done.failure]
     assert [failure.kind for failure in failures] == [kind, kind]
     assert "x.png" not in repr(failures)
     with pytest.raises(BenchError, match=re.escape(cause)):  # alone: nothing runs
-        run.run(lambda: plan.make(replace(asked, targets=("folder:set",)), runtime), runtime)
+        run.run(asked.model_copy(update={"targets": ("folder:set",)}), runtime)
 
 
 def test_a_source_that_is_broken_costs_the_cells_that_start_from_it(
@@ -315,8 +314,10 @@ def test_a_source_that_is_broken_costs_the_cells_that_start_from_it(
     assert [(p.cell.spec.source, p.state) for p in made.cells] == [
         ("none", "to run"), ("folder:set", "failed")
     ]  # fmt: skip
-    asked = DistanceRequest(("folder:set", "patterns:near"), ("demo:skin",), ("expert",))
-    made = plan.make_distances(asked, runtime)
+    asked = DistanceRequest(
+        sources=("folder:set", "patterns:near"), targets=("demo:skin",), methods=("expert",)
+    )
+    made = plan.make(asked, runtime)
     assert [(p.cell.spec.source, p.state) for p in made.cells] == [
         ("folder:set", "failed"), ("patterns:near", "to run")
     ]  # fmt: skip

@@ -12,9 +12,9 @@ import pytest
 from benchmark import protocols, registry
 from benchmark.cli.options import failure_kinds
 from benchmark.errors import BenchError
-from benchmark.plan import expand, plan, run
-from benchmark.plan.expand import DistanceRequest, Request
+from benchmark.plan import plan, run
 from benchmark.plan.pace import Foresight, Pace
+from benchmark.plan.request import DistanceRequest, Request
 from benchmark.spec import (
     Augment,
     Cell,
@@ -89,7 +89,7 @@ def test_the_next_run_takes_away_what_a_kill_left_beside_an_outcome(runtime, req
     for path in (*paths[0], *paths[1]):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    again = partial(run.run, lambda: plan.make(request_tiny(folds=(0, 1)), runtime), runtime)
+    again = partial(run.run, request_tiny(folds=(0, 1)), runtime)
     again(dry=True)
     assert all(path.is_file() for path in paths[0]), "looking changes nothing"
     again()
@@ -99,10 +99,10 @@ def test_the_next_run_takes_away_what_a_kill_left_beside_an_outcome(runtime, req
 
 def test_a_distance_looks_with_the_weights_of_its_pretraining_seed(runtime):
     request = plan.DistanceRequest(
-        ("patterns:far",), ("demo:skin",), ("otdd",), probe="patterns:near", seeds=(0, 1),
-        pretrain_seeds=(0, 1),
+        sources=("patterns:far",), targets=("demo:skin",), methods=("otdd",), seeds=(0, 1),
+        probe="patterns:near", pretrain_seeds=(0, 1),
     )  # fmt: skip
-    cells = [p.cell for p in plan.make_distances(request, runtime).cells]
+    cells = [p.cell for p in plan.make(request, runtime).cells]
     trained = {c.key: c.spec.seed for c in cells if isinstance(c.spec, PretrainSpec)}
     found = [c.spec for c in cells if not isinstance(c.spec, PretrainSpec)]
     assert sorted(trained.values()) == [0, 1]
@@ -132,10 +132,8 @@ def test_a_late_cell_is_made_again_when_the_arm_on_the_record_changes(
         return next(p.cell for p in made.cells if p.cell.spec.fusion == "late")
 
     before = late()
-    expand._built_in_version.cache_clear()
     monkeypatch.setattr(Metadata, "card", replace(Metadata.card, version=7))
     after = late()
-    expand._built_in_version.cache_clear()
     assert (before.versions["record"], after.versions["record"]) == ("1", "7")
     assert before.key != after.key
 
@@ -388,7 +386,7 @@ def test_all_names_every_set_that_can_be_read_here(runtime, method, sources, tar
     for name in ("dtd", "chest_xray"):
         (runtime.data / name).mkdir(parents=True)
     asked = DistanceRequest(sources=("all",), targets=("all",), methods=(method,))
-    made = plan.make_distances(asked, runtime)
+    made = plan.make(asked, runtime)
     specs = [p.cell.spec for p in made.cells if isinstance(p.cell.spec, DistanceSpec)]
     assert {spec.source for spec in specs} == sources
     assert {spec.target for spec in specs} == targets
@@ -397,12 +395,12 @@ def test_all_names_every_set_that_can_be_read_here(runtime, method, sources, tar
 
 def test_all_of_a_method_on_cards_is_every_set_listed(runtime):
     asked = DistanceRequest(sources=("all",), targets=("isic",), methods=("expert",))
-    specs = [p.cell.spec for p in plan.make_distances(asked, runtime).cells]
+    specs = [p.cell.spec for p in plan.make(asked, runtime).cells]
     sources = {spec.source for spec in specs if isinstance(spec, DistanceSpec)}
     listed = {*registry.names("source"), *registry.names("target")}
     assert sources == listed - {"folder", "weights", "patterns", "demo"}
-    asked = replace(asked, methods=("rivals:frechet",))
-    specs = [p.cell.spec for p in plan.make_distances(asked, runtime).cells]
+    asked = asked.model_copy(update={"methods": ("rivals:frechet",)})
+    specs = [p.cell.spec for p in plan.make(asked, runtime).cells]
     assert {s.source for s in specs if isinstance(s, DistanceSpec)} == {"demo", "patterns"}
 
 
@@ -428,9 +426,9 @@ def test_what_the_images_cannot_bear_is_left_out_of_the_recipe(runtime, target, 
     assert bool(told) == bool(out)
     if out:
         assert all(k in told[0] for k in out)
-        forced = replace(asked, recipe={"augment.horizontal": True})
+        forced = asked.model_copy(update={"recipe": {"augment.horizontal": True}})
         assert runs(plan.make(forced, runtime))[0].recipe.augment.horizontal, "the user's word"
-    frozen = plan.make(replace(asked, modes=("frozen",)), runtime)
+    frozen = plan.make(asked.model_copy(update={"modes": ("frozen",)}), runtime)
     assert not any("no augmentation" in note for note in frozen.notes), "it has none"
 
 

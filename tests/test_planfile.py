@@ -6,7 +6,6 @@ import pytest
 
 from benchmark.errors import BenchError
 from benchmark.plan import plan, request
-from benchmark.plan.run import Names
 from benchmark.spec import Runtime
 
 
@@ -14,7 +13,7 @@ def made(text: str, tmp_path: Path) -> list[tuple]:
     """What a plan comes to: (source, target, fusion, protocol, size, lr, fold) of its runs."""
     path = tmp_path / "grid.yaml"
     path.write_text(text)
-    requests = request.requests(request.read(path), Names())
+    requests = request.requests(request.read(path))
     runtime = Runtime(data=tmp_path, store=tmp_path / "store")
     specs = [planned.cell.spec for planned in plan.make(requests, runtime).cells]
     return sorted(
@@ -63,12 +62,12 @@ def test_a_cell_asked_for_twice_is_one(tmp_path: Path):
 
 def test_the_three_seeds_are_lists_like_any_other():
     options = {"target": "demo:skin", "partition": [0, 1], "seed": 2, "pretrain_seed": [0, 3]}
-    (found,) = request.requests(options, Names())
+    (found,) = request.requests(options)
     assert (found.partitions, found.seeds, found.pretrain_seeds) == ((0, 1), (2,), (0, 3))
 
 
 def test_a_type_is_known_by_its_full_word():
-    (found,) = request.requests({"target": "demo:skin", "type": {"age": "num"}}, Names())
+    (found,) = request.requests({"target": "demo:skin", "type": {"age": "num"}})
     assert found.types == {"age": "numeric"}
 
 
@@ -76,15 +75,14 @@ def test_a_folder_goes_by_the_name_given(tmp_path: Path):
     places = [tmp_path / part / "images" for part in "ab"]
     for place in places:
         place.mkdir(parents=True)
-    names = Names()
     options = {"source": str(places[0]), "target": str(places[0]), "name": "eyes"}
-    (found,) = request.requests(options, names)
+    (found,) = request.requests(options)
     assert (found.targets, found.sources) == (("folder:eyes",), ("folder:eyes",))
-    assert names.inputs["folder:eyes"].path == places[0]
+    assert request.told(found.named)["inputs"]["folder:eyes"].path == places[0]
     with pytest.raises(BenchError, match="both named 'eyes'"):
-        request.requests({"target": str(places[1]), "name": "eyes"}, names)
+        request.requests({"target": [str(place) for place in places], "name": "eyes"})
     with pytest.raises(BenchError, match="no name"):
-        request.requests({"target": str(places[1]), "name": "a/b"}, Names())
+        request.requests({"target": str(places[1]), "name": "a/b"})
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_a_recoded_label_ends_the_run_before_any_worker(change, request_tiny) ->
     runtime = change(SITE, '("leg", "arm")[label]')
     asked = request_tiny(fusions=("none", "concat"), folds=(0,))
     with pytest.raises(BenchError, match=r"tells the label \(site: one value is one class") as told:
-        run.run(lambda: plan.make(asked, runtime), runtime)
+        run.run(asked, runtime)
     assert "--allow-column site" in told.value.todo
     assert [*Store(runtime.store).outcomes("run")] == []
 

@@ -17,7 +17,8 @@ from benchmark.api import Source
 from benchmark.cli import app
 from benchmark.data import slices
 from benchmark.errors import BenchError
-from benchmark.plan.expand import Request, columns_of
+from benchmark.plan.record import columns_of
+from benchmark.plan.request import Request
 from benchmark.spec import Input, Runtime
 
 SHAPE = (12, 150, 16)

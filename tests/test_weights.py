@@ -12,9 +12,9 @@ from safetensors.torch import save as serialise
 
 from benchmark.errors import BenchError, Damaged, DataMissing
 from benchmark.files import read_json, write_json
-from benchmark.plan import expand, plan
+from benchmark.plan import parts, plan
 from benchmark.plan import run as running
-from benchmark.plan.expand import DistanceRequest
+from benchmark.plan.request import DistanceRequest
 from benchmark.spec import Cell, DistanceSpec, Outcome, PretrainSpec, Recipe, RunSpec, Runtime
 from benchmark.store import Store
 from benchmark.train import job as cells
@@ -168,7 +168,7 @@ def test_two_trainings_of_one_pretraining_do_not_take_each_others_place(runtime,
     there, keys = {"copies": COPIES}, []
     for name, seed in (("a", 1), ("b", 2)):
         store = Store(tmp_path / name)
-        made = expand.pretrain_cell(
+        made = parts.pretrain_cell(
             "copies", "test_resnet", 0, {}, Runtime(store=store.root, paths=there)
         )
         state = network.build("test_resnet", seed=seed).state_dict()
@@ -234,12 +234,12 @@ def test_public_weights_that_were_never_fetched_are_told_before_the_run(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     request = request_tiny(sources=("imagenet",), archs=("resnet50",), folds=(0,))
     with pytest.raises(DataMissing, match="ImageNet weights of resnet50 are not on this machine"):
-        running.run(lambda: plan.make(request, runtime), runtime, dry=True)
+        running.run(request, runtime, dry=True)
     assert not list(Store(runtime.store).keys("pretrain"))
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / "resnet50-0676ba61.pth").touch()
-    assert running.run(lambda: plan.make(request, runtime), runtime, dry=True) == 0
+    assert running.run(request, runtime, dry=True) == 0
 
 
 def test_a_probe_is_a_key_or_a_file(runtime, file):
@@ -250,8 +250,10 @@ def test_a_probe_is_a_key_or_a_file(runtime, file):
     assert weights.added(store, f"weights:{path.stem}", "test_resnet") == "", "it takes no name"
     with pytest.raises(BenchError, match="are of test_resnet, not resnet50"):
         weights.probe(store, key, "resnet50")
-    request = DistanceRequest(["tiny"], ["tiny"], ["otdd"], arch="test_resnet", probe=key, key=key)
-    (found,) = plan.make_distances(request, runtime).of("to run")
+    request = DistanceRequest(
+        sources=["tiny"], targets=["tiny"], methods=["otdd"], arch="test_resnet", key=key
+    )
+    (found,) = plan.make(request, runtime).of("to run")
     assert isinstance(found.cell.spec, DistanceSpec)
     assert found.cell.spec.weights == key
 
@@ -263,7 +265,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runtime, Outco
         store=tmp_path_factory.mktemp("pretrained"), device="cpu", workers=1, offline=True,
         draws=200, paths={"tiny": TINY, "copies": COPIES},
     )  # fmt: skip
-    made = expand.pretrain_cell("copies", "test_resnet", 0, {}, runtime)
+    made = parts.pretrain_cell("copies", "test_resnet", 0, {}, runtime)
     outcome = cells.run(made, runtime)
     assert outcome.status == "ok", outcome.failure
     return runtime, outcome

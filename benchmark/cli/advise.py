@@ -3,15 +3,15 @@
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from benchmark import registry
 from benchmark.errors import BenchError
 from benchmark.plan import request
-from benchmark.plan import run as running
-from benchmark.plan.expand import Request
+from benchmark.plan.progress import say
+from benchmark.plan.request import Request
 from benchmark.store import Store
 from reports import own
 from reports.recommend import advice
@@ -27,20 +27,20 @@ class Question:
     asked: dict[str, Any]
     sources: Sequence[str] = ()  # the candidates; empty: those that the store knows
     words: Sequence[str] = ()  # other options to repeat in a printed command
-    names: running.Names = field(default_factory=running.Names)
 
     def answer(self, store: Store, **how: Any) -> Recommendation:
         """The recommendation as the store has it now; `how` as `recommend.advise` takes it."""
-        (target,) = request.requests(self.asked, self.names)[0].targets
-        given = self.names.inputs.get(target)
-        if given is not None:
-            look = partial(registry.version, "target", target, given=given)
+        asked = request.requests(self.asked)[0]
+        (target,) = asked.targets
+        here = next((one for one in asked.named if one.name == target), request.Named(target))
+        if here.given is not None:
+            look = partial(registry.version, "target", target, given=here.given)
             bare = not any(self.asked.get(name) for name in request.OWN if name != "name")
             target = own.name_in(store, target, look, images_only=bare)
-        elif target not in self.names.paths:
+        elif here.path is None:
             registry.load("target", target)
         where = {f"{name}s": request.listed(self.asked.get(name, ())) for name in PLACE}
-        where["sources"] = [self.names.resolve("source", name) for name in self.sources]
+        where["sources"] = [request.resolve("source", name).name for name in self.sources]
         fusion = self.asked.get("fusion", "none")
         return advice.advise(store, target, fusion=fusion, **where, **how)
 
@@ -51,7 +51,7 @@ class Question:
 
     def requests(self, source: str) -> list[Request]:
         """Every fold of a source on the target."""
-        return request.requests({**self.asked, "source": self._typed(source)}, self.names)
+        return request.requests({**self.asked, "source": self._typed(source)})
 
     def command(self, source: str) -> str:
         """The same as a line for a shell."""
@@ -67,7 +67,7 @@ class Question:
 
     def _typed(self, source: str) -> str:
         """A source given by path is known by a shorter name."""
-        typed = {self.names.resolve("source", name): name for name in self.sources}
+        typed = {request.resolve("source", name).name: name for name in self.sources}
         return typed.get(source, source)
 
 
@@ -89,7 +89,7 @@ def spend(
 ) -> int:
     """Run one source after the other, each chosen by the results of those before it.
 
-    `run` makes the cells of requests, given their command, and says how it went as `grid.run`
+    `run` makes the cells of requests, given their command, and says how it went as `plan.run`
     does. What the store has is known: after a stop the rest of the budget goes on where it was. A
     source that gives no result is not tried again. The exit code is 0 when every run gave one.
     """
@@ -100,20 +100,20 @@ def spend(
     for spent in range(budget):
         source = found.next
         if source is None:
-            running.say("Every source has been run.")
+            say("Every source has been run.")
             break
-        running.say(f"Run {spent + 1} of {budget}: {source} on {question.asked['target']}.")
+        say(f"Run {spent + 1} of {budget}: {source} on {question.asked['target']}.")
         try:
             code = run(question.requests(source), question.command(source))
         except BenchError as error:
-            running.say(str(error))
+            say(str(error))
             code = 2
         if code == 130:
-            running.say(f"{budget - spent} of the budget are left: go on with --budget that many.")
+            say(f"{budget - spent} of the budget are left: go on with --budget that many.")
             return code
         found = question.answer(store, without=failed, tested=False)
         if source not in found.run:
-            running.say(f"{source} gave no result that can be compared, and is left out.")
+            say(f"{source} gave no result that can be compared, and is left out.")
             failed.append(source)
             found = question.answer(store, without=failed, tested=False)
     return 2 if failed else 0

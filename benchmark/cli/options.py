@@ -1,20 +1,24 @@
 """Options that several commands share, and how their values are read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from benchmark import registry
 from benchmark.errors import BenchError, did_you_mean
 
+if TYPE_CHECKING:
+    from benchmark.plan.request import Named
+    from benchmark.spec import Runtime
+
 
 def complete(kind: str):
     def matching(incomplete: str) -> list[str]:
         known = [*registry.names(kind), *(registry.names("target") if kind == "source" else ())]
-        return [name for name in (*known, *(["none"] if kind == "source" else ())) if
-                name.startswith(incomplete)]  # fmt: skip
+        known += ["none"] if kind == "source" else []
+        return [name for name in known if name.startswith(incomplete)]
 
     return matching
 
@@ -23,9 +27,43 @@ Store = Annotated[Path, typer.Option("--store", envvar="BENCH_STORE", help="Wher
 Data = Annotated[Path, typer.Option("--data", envvar="BENCH_DATA", help="Where data sets lie.")]
 Format = Annotated[str, typer.Option("--format", help="table, md, csv or json.")]
 Targets = Annotated[
-    list[str],
-    typer.Option("--target", help="Repeat for several.", autocompletion=complete("target")),
+    list[str] | None, typer.Option(help="Repeatable.", autocompletion=complete("target"))
 ]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Repeatable; none: no pretrained weights.", autocompletion=complete("source")
+    ),
+]
+Fusions = Annotated[
+    list[str] | None, typer.Option(help="Repeatable.", autocompletion=complete("fusion"))
+]
+Distances = Annotated[
+    list[str] | None,
+    typer.Option(help="Repeatable; see `bench list`.", autocompletion=complete("distance")),
+]
+Archs = Annotated[list[str] | None, typer.Option(help="Any timm or torchvision name; resnet50.")]
+Modes = Annotated[list[str] | None, typer.Option(help="finetune, frozen or tuned.")]
+Protocols = Annotated[list[str] | None, typer.Option(help="standard, cats, … or a YAML.")]
+Seeds = Annotated[list[int] | None, typer.Option(help="Of the training; repeatable, 0.")]
+WeightSeeds = Annotated[
+    list[int] | None, typer.Option(help="Of the weights' own training; repeatable, 0.")
+]
+Arm = Annotated[
+    str, typer.Option(help="The arm whose scores count.", autocompletion=complete("fusion"))
+]
+Baseline = Annotated[
+    str, typer.Option(help="What gains are over: scratch, random (features) or self.")
+]
+Columns = Annotated[
+    list[str] | None, typer.Option(help="Column of the record to use, or a pattern: '*_val'.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="recipe., pretrain., fusion., distance. or data.K=V."),
+]
+Pixels = Annotated[int, typer.Option(help="Pixels of a side.", min=1)]
+Workers = Annotated[int, typer.Option(help="Decoding processes; 0: one per core.", min=0)]
 Name = Annotated[str | None, typer.Option(help="What to call your own folder: folder:NAME.")]
 Metadata = Annotated[Path | None, typer.Option(help="CSV beside your own folder.")]
 Label = Annotated[str | None, typer.Option(help="Its column of labels.")]
@@ -77,20 +115,42 @@ def pair(text: str, option: str) -> tuple[str, str]:
     return name, value
 
 
-def changes_of(settings: Sequence[str], *, flat: bool = True) -> dict[str, Any]:
-    """`--set recipe.lr=0.001` as {"recipe.lr": 0.001}, or nested; values are read as YAML."""
+def changes_of(settings: Sequence[str]) -> dict[str, Any]:
+    """`--set recipe.lr=0.001` as {"recipe.lr": 0.001}; values are read as YAML."""
     import yaml
 
     parts = ("recipe", "pretrain", "fusion", "distance", "data")
     found: dict[str, Any] = {}
     for text in settings:
         name, value = pair(text, "--set")
-        part, dot, field = name.partition(".")
+        part, dot, _ = name.partition(".")
         if part not in parts or not dot:
             raise BenchError(
                 f"--set {text} changes nothing known.",
                 f"Begin with {'., '.join(parts)}. as in --set pretrain.epochs=5.",
             )
-        place = found if flat else found.setdefault(part, {})
-        place[name if flat else field] = yaml.safe_load(value)
+        found[name] = yaml.safe_load(value)
     return found
+
+
+def asked_by(said: dict[str, Any]) -> dict[str, Any]:
+    """Of the options of a command those that a request knows, as a plan file has them."""
+    from benchmark.plan.request import KNOWN
+
+    found = {name.replace("_column", "-column"): value for name, value in said.items()}
+    found["type"] = dict(pair(text, "--type") for text in said["type_"] or ())
+    found = {name: value for name, value in found.items() if name in KNOWN}
+    found |= changes_of(said["set_"] or ())
+    # What was left out; a 0 was not.
+    return {
+        k: v for k, v in found.items() if v is not None and v is not False and v not in ([], {})
+    }
+
+
+def runtime_of(said: dict[str, Any], named: "Iterable[Named]" = ()) -> "Runtime":
+    """How a command's cells run, and where components of the user's own lie."""
+    from benchmark.plan.request import told
+    from benchmark.spec import Runtime
+
+    how = {name: value for name, value in said.items() if name in Runtime.model_fields}
+    return Runtime(**how, **told(named))

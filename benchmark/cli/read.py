@@ -7,43 +7,54 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmark.cli.options import (
+    Archs,
+    Arm,
+    Baseline,
+    Columns,
     Data,
     Device,
+    Distances,
     Format,
+    Fusions,
     Group,
     Image,
     Label,
     Metadata,
     Mlflow,
+    Modes,
     Name,
     Offline,
+    Protocols,
+    Seeds,
+    Settings,
     Slots,
+    Sources,
     Store,
+    Targets,
     Types,
-    changes_of,
+    asked_by,
     complete,
-    pair,
-)
+    runtime_of,
+)  # fmt: skip
+from benchmark.cli.run import carry_out, leave
 from benchmark.errors import BenchError
 
 if TYPE_CHECKING:
-    from benchmark.plan.expand import Request
+    from benchmark.plan.request import Request
 
 app = typer.Typer()
 
 
 @app.command()
 def leaderboard(
-    target: Annotated[list[str] | None, typer.Option(autocompletion=complete("target"))] = None,
-    source: Annotated[list[str] | None, typer.Option(autocompletion=complete("source"))] = None,
-    fusion: Annotated[list[str] | None, typer.Option(autocompletion=complete("fusion"))] = None,
-    protocol: Annotated[list[str] | None, typer.Option()] = None,
-    arch: Annotated[list[str] | None, typer.Option()] = None,
-    mode: Annotated[list[str] | None, typer.Option()] = None,
-    seed: Annotated[list[int] | None, typer.Option()] = None,
-    baseline: Annotated[
-        str, typer.Option(help="What gains are over: scratch, random (features) or self.")
-    ] = "scratch",
+    target: Targets = None,
+    source: Sources = None,
+    fusion: Fusions = None,
+    protocol: Protocols = None,
+    arch: Archs = None,
+    mode: Modes = None,
+    seed: Seeds = None,
+    baseline: Baseline = "scratch",
     format: Format = "table",
     store: Store = Path("store"),
 ) -> None:
@@ -73,10 +84,10 @@ def compare(
     first: str,
     second: str,
     by: Annotated[str, typer.Option(help="source, fusion or protocol, if not plain.")] = "",
-    target: Annotated[list[str] | None, typer.Option(autocompletion=complete("target"))] = None,
-    source: Annotated[list[str] | None, typer.Option(autocompletion=complete("source"))] = None,
-    fusion: Annotated[list[str] | None, typer.Option(autocompletion=complete("fusion"))] = None,
-    protocol: Annotated[list[str] | None, typer.Option()] = None,
+    target: Targets = None,
+    source: Sources = None,
+    fusion: Fusions = None,
+    protocol: Protocols = None,
     format: Format = "table",
     store: Store = Path("store"),
 ) -> None:
@@ -93,18 +104,11 @@ def compare(
 
 @app.command()
 def transfer(
-    distance: Annotated[
-        list[str] | None,
-        typer.Option(help="Repeatable; all there are.", autocompletion=complete("distance")),
-    ] = None,
-    target: Annotated[list[str] | None, typer.Option(autocompletion=complete("target"))] = None,
-    mode: Annotated[list[str] | None, typer.Option()] = None,
-    fusion: Annotated[
-        str, typer.Option(help="The arm whose gains count.", autocompletion=complete("fusion"))
-    ] = "none",
-    baseline: Annotated[
-        str, typer.Option(help="What gains are over: scratch, random (features) or self.")
-    ] = "scratch",
+    distance: Distances = None,
+    target: Targets = None,
+    mode: Modes = None,
+    fusion: Arm = "none",
+    baseline: Baseline = "scratch",
     plot: Annotated[Path | None, typer.Option(help="An SVG file for the scatter.")] = None,
     format: Format = "table",
     store: Store = Path("store"),
@@ -125,29 +129,19 @@ def recommend(
     target: Annotated[
         str, typer.Option(help="A name or a folder.", autocompletion=complete("target"))
     ] = "",
-    source: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Candidate, repeatable; those the store knows if not given.",
-            autocompletion=complete("source"),
-        ),
-    ] = None,
-    fusion: Annotated[
-        str, typer.Option(help="The arm whose scores count.", autocompletion=complete("fusion"))
-    ] = "none",
-    protocol: Annotated[list[str] | None, typer.Option()] = None,
-    arch: Annotated[list[str] | None, typer.Option()] = None,
-    mode: Annotated[list[str] | None, typer.Option()] = None,
+    source: Sources = None,
+    fusion: Arm = "none",
+    protocol: Protocols = None,
+    arch: Archs = None,
+    mode: Modes = None,
     budget: Annotated[
         int | None, typer.Option(help="Sources to run, each with every fold.", min=1)
     ] = None,
     run: Annotated[
         bool, typer.Option("--run", help="Run the budget; else its commands are shown.")
     ] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Of the runs, as `bench run` takes it.")
-    ] = None,
-    column: Annotated[list[str] | None, typer.Option(help="Column of the record to use.")] = None,
+    set_: Settings = None,
+    column: Columns = None,
     name: Name = None,
     metadata: Metadata = None,
     label: Label = None,
@@ -171,7 +165,9 @@ def recommend(
     format: Format = "table",
     store: Store = Path("store"),
 ) -> None:
-    """Which source to run next on a target that has few runs or none."""
+    """Which source to run next on a target that has few runs or none; the candidates are those
+    the store knows, if none is named."""
+    said = dict(locals())
     from benchmark.store import Store as Results
     from reports import render
     from reports.recommend import advice
@@ -188,49 +184,27 @@ def recommend(
     if run and not budget:
         raise BenchError("--run has no budget.", "Say how many sources to run: --budget 5.")
     from benchmark.cli import advise
-    from benchmark.plan import plan
-    from benchmark.plan import run as running
-    from benchmark.spec import Runtime
-    from reports import mlflow as tracking
+    from benchmark.plan.request import own_of
 
-    said = {
-        "target": target, "fusion": fusion, "protocol": protocol, "arch": arch, "mode": mode,
-        "column": column, "name": name, "metadata": metadata, "label": label, "group": group,
-        "image": image,
-        "type": dict(pair(text, "--type") for text in type_ or ()), **changes_of(set_ or ()),
-    }  # fmt: skip
-    places = {"--store": (store, "store"), "--data": (data, "data"), "--device": (device, "auto")}
+    usual = {"store": "store", "data": "data", "device": "auto"}
+    other = [name for name, value in usual.items() if str(said[name]) != value]
     question = advise.Question(
-        {name: value for name, value in said.items() if value not in (None, [], {})},
+        asked_by({**said, "source": None}),
         sources=source or (),
-        words=[w for k, (v, usual) in places.items() if str(v) != usual for w in (k, str(v))],
+        words=[word for name in other for word in (f"--{name}", str(said[name]))],
     )
     made, code = Results(store), 0
     if run:
-        names = question.names
 
-        with made.in_use(), tracking.mirrored(made, mlflow, say=running.say) as mirror:
+        def execute(requests: "list[Request]", command: str) -> int:
+            return carry_out(requests, runtime_of(said, own_of(requests)), said, command)
 
-            def execute(requests: "list[Request]", command: str) -> int:
-                runtime = Runtime(
-                    data=data, store=store, device=device, offline=offline,
-                    inputs=names.inputs, paths=names.paths,
-                )  # fmt: skip
-                return running.run(
-                    lambda: plan.make(requests, runtime),
-                    runtime,
-                    executor=running.Executor("local", slots),
-                    mirror=mirror,
-                    command=command,
-                )
-
-            code = advise.spend(question, made, budget=budget or 0, run=execute)
+        code = advise.spend(question, made, budget=budget or 0, run=execute)
     found = question.answer(made, budget=1 if run else budget or 1)
     sys.stdout.write(advice.text(found, format=format))
     if budget and not run:
         (sys.stdout if format == "table" else sys.stderr).write(advise.commands(question, found))
-    if code:
-        raise typer.Exit(code)
+    leave(code)
 
 
 @app.command()

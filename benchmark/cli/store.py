@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import Data, Format, Group, Label, Metadata, Offline, Store
+from benchmark.cli.options import (
+    Data,
+    Format,
+    Group,
+    Label,
+    Metadata,
+    Offline,
+    Pixels,
+    Store,
+    Workers,
+    runtime_of,
+)  # fmt: skip
 from benchmark.errors import BenchError
 
 data_app = typer.Typer(help="Data sets: list, prepare, verify, info, slices.", no_args_is_help=True)
@@ -30,31 +41,27 @@ def data_list(data: Data = Path("data")) -> None:
 @data_app.command("prepare")
 def data_prepare(
     name: str,
-    size: Annotated[int, typer.Option(help="Pixels of a side.", min=1)] = 224,
+    size: Pixels = 224,
     constancy: Annotated[bool, typer.Option(help="Shades-of-gray colour constancy.")] = False,
-    workers: Annotated[int, typer.Option(help="Decoding processes; 0: one per core.", min=0)] = 0,
+    workers: Workers = 0,
     offline: Offline = False,
     data: Data = Path("data"),
     store: Store = Path("store"),
 ) -> None:
     """Decode a set once; the first run that needs it does the same."""
+    said = dict(locals())
     import json
 
     from benchmark.data import prepare as sets
-    from benchmark.plan import run
-    from benchmark.spec import Runtime
+    from benchmark.plan.request import resolve
 
-    names = run.Names()
-    name = names.resolve("source", name)
-    runtime = Runtime(
-        data=data, store=store, workers=workers, offline=offline, inputs=names.inputs,
-        paths=names.paths,
-    )  # fmt: skip
+    one = resolve("source", name)
+    runtime = runtime_of(said, [one])
 
     def progress(done: int, total: int) -> None:
         sys.stderr.write(f"\r{done} of {total} images" + ("\n" if done == total else ""))
 
-    prepared = sets.prepare(name, size, runtime, constancy=constancy, progress=progress)
+    prepared = sets.prepare(one.name, size, runtime, constancy=constancy, progress=progress)
     sys.stdout.write(json.dumps(sets.describe(prepared), indent=1) + "\n")
 
 
@@ -225,15 +232,11 @@ def expert_sheet(
 ) -> None:
     """Nine random images of each set, and a CSV of questions for the observers to answer."""
     from benchmark.data import sheet
-    from benchmark.plan import run
-    from benchmark.spec import Runtime
+    from benchmark.plan.request import resolve
 
-    names = run.Names()
-    known = [names.resolve("source", one) for one in name]
-    runtime = Runtime(
-        data=data, store=store, offline=offline, inputs=names.inputs, paths=names.paths
-    )
-    for path in sheet.make(known, runtime, out, seed=seed):
+    known = [resolve("source", one) for one in name]
+    runtime = runtime_of({"data": data, "store": store, "offline": offline}, known)
+    for path in sheet.make([one.name for one in known], runtime, out, seed=seed):
         sys.stdout.write(f"{path}\n")
     sys.stderr.write(
         "Give each observer a copy, join the copies, then: "

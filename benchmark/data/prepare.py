@@ -73,9 +73,7 @@ class Prepared:
 
 def source_of(name: str, runtime: Runtime) -> Source:
     """The component that reads a data set, be it a source or a target."""
-    component = registry.load(
-        "source", name, path=runtime.paths.get(name), given=runtime.inputs.get(name)
-    )
+    component = registry.load("source", name, **runtime.where(name))
     assert isinstance(component, Source)
     return component
 
@@ -97,9 +95,7 @@ def prepare(
     # The place is part of the cache's name, never of a key: two copies do not mix. So is what is
     # done to the colours, by a word that changes with how it is done.
     made = {
-        "version": registry.version(
-            "source", name, path=runtime.paths.get(name), given=runtime.inputs.get(name)
-        ),
+        "version": registry.version("source", name, **runtime.where(name)),
         "constancy": CONSTANCY[constancy],
         **({"drawn": drawn} if drawn else {}),
     }
@@ -233,12 +229,11 @@ def _decode_chunks(folder, component, records, chunks, size, runtime, name, cons
             batch = [records[i] for i in chunk]
             yield chunk, _decode_chunk(path, component, batch, chunk.start, size, constancy)
         return
-    given, own = runtime.inputs.get(name), runtime.paths.get(name)
     with ProcessPoolExecutor(
         workers,
         mp_context=get_context("spawn"),
         initializer=_open_component,
-        initargs=(name, own, given, component.white, component.drawn),
+        initargs=(name, runtime.where(name), component.white, component.drawn),
     ) as pool:
         try:
             jobs = {
@@ -262,10 +257,10 @@ def _decode_chunks(folder, component, records, chunks, size, runtime, name, cons
 _component: Source | None = None  # of this decoding process
 
 
-def _open_component(name: str, path: Path | None, given: Any, white: int, drawn: str) -> None:
+def _open_component(name: str, where: dict[str, Any], white: int, drawn: str) -> None:
     global _component
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    component = registry.load("source", name, path=path, given=given)
+    component = registry.load("source", name, **where)
     component.white, component.drawn = white, drawn
     _component = component
 

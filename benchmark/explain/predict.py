@@ -131,7 +131,7 @@ def load(store: Store, outcome: Outcome, runtime: Runtime) -> Trained:
     """The network of a finished run with the map of its record."""
     spec = outcome.spec
     assert isinstance(spec, RunSpec)
-    arm = registry.load("fusion", spec.fusion, path=runtime.paths.get(spec.fusion))
+    arm = registry.load("fusion", spec.fusion, **runtime.where(spec.fusion))
     if not arm.card.image or arm.needs == "probabilities":
         raise BenchError(
             f"{spec.fusion} keeps no model: it is fitted to the record and used at once.",

@@ -1,5 +1,7 @@
 """From what is asked to what is run.
 
-request: flags or YAML. expand: the cells of a request. plan: which are done, to run, failed or
-skipped. pace: how long they will take. run: carries a plan out and says how it goes.
+request: flags or YAML become a typed request. expand: the runs it comes to, distances: the
+distances; record: the columns of a patient's record, parts: what else a cell names. plan: which
+are done, to run, failed or skipped. pace: how long they will take. run: carries a plan out.
+progress: says how it goes.
 """

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark import registry
-from benchmark.api import Source
+from benchmark.data import prepare
 from benchmark.data.contents import cache
 from benchmark.data.download import find_root
 from benchmark.errors import BenchError
@@ -95,7 +94,7 @@ class Foresight:
     def _passes(self, cell: Cell) -> Passes | None:
         spec = cell.spec
         if isinstance(spec, PretrainSpec):
-            component = self._source(spec.source)
+            component = prepare.source_of(spec.source, self.runtime)
             given = component.card.given
             n = 0 if given else self._count(spec.source, spec.recipe)
             return Passes(n * spec.recipe.epochs, 0, keeps=not given)
@@ -120,16 +119,10 @@ class Foresight:
         self.extracted.add(key)
         return self._count(spec.target, recipe)
 
-    def _source(self, name: str) -> Source:
-        path, given = self.runtime.paths.get(name), self.runtime.inputs.get(name)
-        component = registry.load("source", name, path=path, given=given)
-        assert isinstance(component, Source)
-        return component
-
     def _count(self, name: str, recipe: Recipe) -> int:
         """Images of a set, by its card or by looking; 0 where it is not here."""
         if name not in self.counts:
-            component = self._source(name)
+            component = prepare.source_of(name, self.runtime)
             self.counts[name] = component.card.images
             try:
                 if not self.counts[name]:

@@ -2,14 +2,16 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from benchmark import index
 from benchmark.errors import BenchError
-from benchmark.index import Asked, Summary, asked
-from benchmark.plan import expand
-from benchmark.plan.expand import DistanceRequest, Request, Why
+from benchmark.index import Summary
+from benchmark.plan import distances, expand
+from benchmark.plan.parts import Why
+from benchmark.plan.request import Asked, DistanceRequest, Request
 from benchmark.spec import (
     UNFINISHED,
     Cell,
@@ -63,30 +65,13 @@ class Estimated(NamedTuple):
     frozen: float = 0.0  # seconds that those of them that are fine-tuned would take frozen
 
 
-def make(
-    asked: Request | Sequence[Request], runtime: Runtime, *, retry: Sequence[str] = ()
-) -> Plan:
-    """Every cell asked for, each once, with its state in the store."""
-    notes = list[str]()
-    requests = [asked] if isinstance(asked, Request) else asked
-    found = (pair for request in requests for pair in expand.runs(request, runtime, notes))
-    return _plan(found, Store(runtime.store), retry, notes)
-
-
-def make_distances(
-    request: DistanceRequest, runtime: Runtime, *, retry: Sequence[str] = ()
-) -> Plan:
-    """Every distance asked for, each once, after the pretraining of the network it looks with."""
-    notes = list[str]()
-    return _plan(expand.distances(request, runtime, notes), Store(runtime.store), retry, notes)
-
-
-def _plan(
-    found: Iterable[tuple[Cell, Why]], store: Store, retry: Sequence[str], notes: list[str]
-) -> Plan:
+def make(asked: Asked | Sequence[Asked], runtime: Runtime, *, retry: Sequence[str] = ()) -> Plan:
+    """Every cell asked for, each once and after what it builds on, with its state in the store."""
+    notes, store = list[str](), Store(runtime.store)
     asked_for: dict[str, tuple[Cell, Why]] = {}
-    for cell, skip in found:
-        asked_for.setdefault(cell.key, (cell, skip))
+    for request in [asked] if isinstance(asked, Asked) else asked:
+        for cell, why in _cells(request, runtime, notes):
+            asked_for.setdefault(cell.key, (cell, why))
     causes = {str(why): why for _, why in asked_for.values()}
     if len(causes) == 1 and isinstance(cause := next(iter(causes.values())), BenchError):
         raise cause  # it is all that was asked for
@@ -98,6 +83,13 @@ def _plan(
     needed = {key for cell in waiting for _, key in cell.upstream()}
     ordered = [p for p in cells.values() if p.state != "to run" or not _idle(p, needed, store)]
     return Plan(sorted(ordered, key=_order), list(dict.fromkeys(notes)))
+
+
+def _cells(asked: Asked, runtime: Runtime, notes: list[str]) -> Iterator[tuple[Cell, Why]]:
+    if isinstance(asked, DistanceRequest):
+        return distances.cells(asked, runtime, notes)
+    assert isinstance(asked, Request)
+    return expand.runs(asked, runtime, notes)
 
 
 def estimate(plan: Plan, store: Store, foresight: "Foresight | None" = None) -> Estimated:
@@ -193,11 +185,11 @@ def _order(planned: Planned) -> tuple:
     return (0, spec.source, spec.arch, spec.seed)
 
 
-def _asked(cell: Cell) -> Asked:
-    return asked(cell.spec.model_dump(mode="json"))
+def _asked(cell: Cell) -> index.Asked:
+    return index.asked(cell.spec.model_dump(mode="json"))
 
 
-def _likes(spec: Asked) -> Iterator[tuple]:
+def _likes(spec: index.Asked) -> Iterator[tuple]:
     """What makes the time of two cells alike, the nearest first."""
     if spec.kind == "pretrain":
         yield ("pretrain", spec.source, spec.arch, spec.recipe)
@@ -219,7 +211,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flat(spec: Asked, versions: dict[str, str]) -> dict[str, Any]:
+def _flat(spec: index.Asked, versions: dict[str, str]) -> dict[str, Any]:
     """What two cells of one name may differ in."""
     fields = {"recipe": json.loads(spec.recipe or "{}"), **json.loads(spec.rest)}
     return dict(_leaves(fields)) | {"version of " + k: v for k, v in versions.items()}

@@ -1,12 +1,8 @@
 """`bench run`: plan, prepare the data once, run what is left, and say what came of it."""
 
-import os
-import re
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,14 +10,15 @@ import numpy as np
 from benchmark import images, registry
 from benchmark.data import leaks, prepare
 from benchmark.engine import local
-from benchmark.errors import BenchError, did_you_mean, plain, unreadable
+from benchmark.errors import BenchError, did_you_mean, unreadable
 from benchmark.plan import plan
 from benchmark.plan.pace import Foresight
+from benchmark.plan.progress import Progress, duration, say, show, title
+from benchmark.plan.request import Asked
 from benchmark.spec import (
     Cell,
     DistanceSpec,
     Failure,
-    Input,
     Outcome,
     PretrainSpec,
     RunSpec,
@@ -32,74 +29,6 @@ from benchmark.store import Store
 
 #: Seconds from which the quick way is worth a line.
 LONG = 1800.0
-
-
-def say(text: str = "") -> None:
-    """A line for the user; results go to stdout, everything else goes here."""
-    _write("stderr", plain(text, "\n") + "\n")
-
-
-def show(text: str) -> None:
-    """A result on stdout."""
-    _write("stdout", text)
-
-
-def _write(stream: str, text: str) -> None:
-    """Write, or be silent from now on: that nobody reads on (`| head`) is no failure of a cell."""
-    try:
-        getattr(sys, stream).write(text)
-        getattr(sys, stream).flush()
-    except BrokenPipeError:
-        setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
-
-
-@dataclass(frozen=True)
-class Names:
-    """Component names as keys know them, and where those given by path lie."""
-
-    inputs: dict[str, Input] = field(default_factory=dict)
-    paths: dict[str, Path] = field(default_factory=dict)
-
-    def resolve(self, kind: str, name: str, own: Input | None = None) -> str:
-        """`./mine.py:x` becomes `mine:x`, `./my-images` becomes `folder:my-images`."""
-        text = name.removeprefix("folder:")
-        path = Path(text).expanduser()
-        file, ending, variant = name.partition(".py")
-        if ending and (not variant or variant.startswith(":")):
-            path = Path(file + ending).expanduser()
-            if not path.is_file():
-                raise BenchError(f"There is no component file {path}.", "Check the path.")
-            short = path.stem + variant
-            self.paths[short] = path.resolve()
-            return short
-        if name.startswith("folder:") or (("/" in text or text.startswith(".")) and path.is_dir()):
-            if not path.is_dir():
-                raise BenchError(f"There is no folder {path}.", "Check the path.")
-            return self._folder(path.resolve(), own)
-        if kind == "distance" and own is not None and name == "expert":
-            short = f"expert:{own.path.stem}"
-            self.inputs[short] = own
-            return short
-        if "/" in text and kind in ("source", "target"):
-            raise BenchError(f"There is no folder or component file {path}.", "Check the path.")
-        return name
-
-    def _folder(self, path: Path, own: Input | None) -> str:
-        named = [short for short, given in self.inputs.items() if given.path == path]
-        if own is None and named:
-            return named[0]
-        if own is not None and own.name is not None and not re.fullmatch(r"[\w.-]+", own.name):
-            raise BenchError(f"--name '{own.name}' is no name.", "Use letters, digits and . _ -")
-        name = (own.name if own else None) or path.name
-        short = f"folder:{name}"
-        if short in self.inputs and self.inputs[short].path != path:
-            raise BenchError(
-                f"Two folders are both named '{name}'.",
-                "Name one with --name, in a run of its own.",
-            )
-        extra = own.model_dump(exclude={"path"}) if own is not None else {}
-        self.inputs[short] = Input(**{**extra, "path": path, "name": name})
-        return short
 
 
 class Mirror(Protocol):
@@ -134,19 +63,20 @@ class Executor:
 
 
 def run(
-    make: Callable[[], plan.Plan],
+    asked: Asked | Sequence[Asked],
     runtime: Runtime,
     *,
+    retry: Sequence[str] = (),
     dry: bool = False,
     executor: Executor = Executor(),
     mirror: Mirror | None = None,
     command: str = "bench run",
 ) -> int:
-    """Run what was planned, every new outcome mirrored; 0 when every cell has its numbers."""
+    """Run what is asked for, every new outcome mirrored; 0 when every cell has its numbers."""
     store = Store(runtime.store)
     store.prepare()
     store.sweep()
-    made = make()  # not before the store is known to be ours
+    made = plan.make(asked, runtime, retry=retry)
     for note in made.notes:
         say(f"Note: {note}")
     foresight = Foresight(runtime) if executor.name == "local" else None
@@ -198,7 +128,7 @@ def run(
         say(f"Stopped. {left} cells are left; go on with the same command:\n  {command}")
         return 130
     failures = [*broken, *unprepared, *progress.failures]
-    took = _duration(time.monotonic() - began)
+    took = duration(time.monotonic() - began)
     say(f"{progress.finished - len(progress.failures)} cells done in {took}.")
     _say_failures(failures)
     silent = len(cells) - progress.finished
@@ -223,106 +153,6 @@ def _execute(
     from benchmark.engine import ray
 
     return ray.run(cells, runtime, listener=listener, address=executor.address, slots=slots)
-
-
-def title(cell: Cell) -> str:
-    """A cell in the user's words."""
-    spec = cell.spec
-    if isinstance(spec, RunSpec):
-        return f"{spec.source} → {spec.target}, {spec.fusion}, {spec.mode}, fold {spec.fold}"
-    if isinstance(spec, PretrainSpec):
-        return f"pretraining on {spec.source}"
-    return f"{spec.method} {spec.source} → {spec.target}"
-
-
-class Progress:
-    """One line per event in logs; on a terminal a live line per running cell."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.finished = 0
-        self.failures: list[tuple[Cell, Failure]] = []
-        self.live = sys.stderr.isatty() and "CI" not in os.environ
-        self.last: dict[str, float] = {}
-        self.bars: Any = None
-        self.tasks: dict[str, Any] = {}
-        if self.live:
-            from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bars
-
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[facts]}"),
-                TimeRemainingColumn(),
-            )
-            self.bars = Bars(*columns, console=Console(stderr=True), transient=True)
-            self.bars.start()
-
-    def listen(self, event: str, cell: Cell, facts: dict[str, Any]) -> None:
-        """What a worker told of its cell."""
-        if event == "epoch":
-            self._epoch(cell, facts)
-        elif event == "waits":
-            since = time.strftime("%H:%M:%S", time.localtime(facts["since"]))
-            who = f"process {facts['pid']} on {facts['host']} since {since}"
-            say(f"  {title(cell)}: run by {who}; waiting for it")
-        elif event == "done":
-            self._done(cell, facts["outcome"])
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Give the terminal back."""
-        if self.bars is not None:
-            self.bars.stop()
-
-    def _epoch(self, cell: Cell, facts: dict[str, Any]) -> None:
-        left = (facts["epochs"] - facts["epoch"]) * facts["seconds"]
-        text = (
-            f"epoch {facts['epoch']}/{facts['epochs']}  loss {facts['loss']:.4f}  "
-            f"{facts['rate']:.0f} img/s"
-        )
-        if self.bars is not None:
-            if cell.key not in self.tasks:
-                self.tasks[cell.key] = self.bars.add_task(
-                    title(cell), total=facts["epochs"], facts=""
-                )
-            self.bars.update(self.tasks[cell.key], completed=facts["epoch"], facts=text)
-            return
-        now = time.monotonic()
-        if now - self.last.setdefault(cell.key, now) > 10 or facts["seconds"] > 10:
-            self.last[cell.key] = now
-            say(f"  {title(cell)}: {text}  {_duration(left)} left")
-
-    def _done(self, cell: Cell, outcome: Outcome) -> None:
-        self.finished += 1
-        if outcome.failure is not None:
-            self.failures.append((cell, outcome.failure))
-            result = f"failed ({outcome.failure.kind})"
-        else:
-            result = _headline(outcome)
-        line = f"[{self.finished}/{self.total}] {title(cell)}: {result}"
-        if self.bars is not None:
-            if cell.key in self.tasks:
-                self.bars.remove_task(self.tasks.pop(cell.key))
-            self.bars.console.print(line, markup=False, highlight=False)
-        else:
-            say(line)
-
-
-def _headline(outcome: Outcome) -> str:
-    spec = outcome.spec
-    if isinstance(spec, DistanceSpec):
-        return f"{outcome.metrics['distance'].value:.6g}"
-    name = spec.headline if isinstance(spec, RunSpec) else "test_auroc"
-    found = outcome.metrics.get(name)
-    if found is None:
-        return outcome.chosen or "ok"
-    seconds = outcome.seconds.get("total", 0.0)
-    return f"{name} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}] in {_duration(seconds)}"
 
 
 def _prepare(
@@ -395,7 +225,7 @@ def _sets(cell: Cell, runtime: Runtime) -> list[tuple[str, Size, bool, str]]:
     if isinstance(spec, RunSpec):
         return [(spec.target, spec.recipe.size, spec.recipe.constancy, spec.recipe.data)]
     if isinstance(spec, DistanceSpec):
-        method = registry.load("distance", spec.method, path=runtime.paths.get(spec.method))
+        method = registry.load("distance", spec.method, **runtime.where(spec.method))
         if method.card.needs == "card":
             return []
         names = (spec.target,) if method.card.needs == "weights" else (spec.source, spec.target)
@@ -460,19 +290,11 @@ def _say_estimate(made: plan.Plan, store: Store, foresight: Foresight | None) ->
     disk += f", {found.gpu_seconds / 3600:.2g} GPU-hours" if found.gpu_seconds else ""
     rest = f", without {found.unknown} cells unlike any finished" if found.unknown else ""
     rest += " (by one batch, measured)" if found.measured else ""
-    say(f"About {_duration(found.seconds)} on one slot and {disk}{rest}.")
+    say(f"About {duration(found.seconds)} on one slot and {disk}{rest}.")
     if found.seconds > LONG and any(_finetuned(p.cell) for p in made.of("to run")):
-        frozen = f" takes about {_duration(found.frozen)}" if found.frozen else ""
+        frozen = f" takes about {duration(found.frozen)}" if found.frozen else ""
         say(f"Quicker, for a first look: --mode frozen{frozen} (heads on features kept once).")
 
 
 def _finetuned(cell: Cell) -> bool:
     return isinstance(cell.spec, RunSpec) and cell.spec.mode == "finetune"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

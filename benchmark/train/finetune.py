@@ -76,7 +76,7 @@ class Answer(NamedTuple):
 def run(work: Work, spec: RunSpec) -> Outcome:
     """Train on one fold of a target, and test."""
     target = prepare.source_of(spec.target, work.runtime)
-    arm = registry.load("fusion", spec.fusion, path=work.runtime.paths.get(spec.fusion))
+    arm = registry.load("fusion", spec.fusion, **work.runtime.where(spec.fusion))
     prepared = work.prepared(spec.target, spec.recipe)
     parts = parts_of(work, prepared, spec)
     record = None

@@ -27,8 +27,7 @@ SIDE = 2000
 
 def measure(work: Work, spec: DistanceSpec) -> tuple[Measured, dict[str, Any]]:
     """The distance, and what it was measured on."""
-    path, given = work.runtime.paths.get(spec.method), work.runtime.inputs.get(spec.method)
-    method = registry.load("distance", spec.method, path=path, given=given)
+    method = registry.load("distance", spec.method, **work.runtime.where(spec.method))
     assert isinstance(method, Distance)
     source, target = _Side(spec.source, work, spec), _Side(spec.target, work, spec)
     found = method.measure(source, target, seed=spec.seed, options=spec.options)

@@ -11,8 +11,7 @@ from benchmark.cli import advise
 from benchmark.cli.advise import Question
 from benchmark.errors import BenchError
 from benchmark.plan import plan
-from benchmark.plan import run as running
-from benchmark.plan.expand import Request
+from benchmark.plan.request import Request
 from benchmark.spec import Failure, RunSpec, Runtime
 from benchmark.store import Store
 
@@ -71,7 +70,6 @@ def test_the_cells_are_those_of_the_command(store: Store, tmp_path: Path):
     mine = tmp_path / "mine.py"
     mine.write_text("")
     path = Question({"target": "isic"}, sources=[str(mine)])
-    path.names.resolve("source", str(mine))
     assert f"--source {mine}" in path.command("mine")
 
 
@@ -137,4 +135,4 @@ def test_a_target_that_nobody_knows_is_refused(store: Store):
     with pytest.raises(BenchError, match="Did you mean isic"):
         Question({"target": "isicc"}).answer(store)
     with pytest.raises(BenchError, match="There is no folder"):
-        Question({"target": "./nowhere"}, names=running.Names()).answer(store)
+        Question({"target": "./nowhere"}).answer(store)

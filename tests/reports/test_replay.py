@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from benchmark import protocols
 from benchmark.errors import BenchError
 from benchmark.plan import plan
-from benchmark.plan.expand import Request
+from benchmark.plan.request import Request
 from benchmark.spec import Recipe, RecordMap, RunSpec, Runtime
 from benchmark.store import Store
 from reports.replay import papers
