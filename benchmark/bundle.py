@@ -143,7 +143,7 @@ def _contents(store: Store, chosen: Sequence[Outcome]) -> Iterator[tuple[str, by
                 f"The cell {outcome.key} names a place on this machine: '{word}'.",
                 "Choose other cells.",
             )
-        yield f"{place}/outcome.json", _reduced(outcome).model_dump_json(indent=1).encode()
+        yield f"{place}/outcome.json", public(outcome).model_dump_json(indent=1).encode()
         if isinstance(outcome.spec, RunSpec):
             yield f"{place}/predictions.npz", _packed(store, outcome.key)
         if not isinstance(outcome.spec, PretrainSpec) and outcome.spec.weights:
@@ -176,7 +176,7 @@ def _packed(store: Store, key: str) -> bytes:
     return buffer.getvalue()
 
 
-def _reduced(outcome: Outcome) -> Outcome:
+def public(outcome: Outcome) -> Outcome:
     """The numbers and what they were made with: no warning, log, file or host."""
     data: dict[str, Scalar] = {
         name: value
@@ -300,7 +300,7 @@ def _content(box: zipfile.ZipFile, manifest: Manifest, place: str) -> _Content:
         if outcome.key != key:
             raise Unusable(f"its outcome has the key {outcome.key[:40]}")
         arrays = trust.predictions(texts["predictions.npz"]) if kind == "run" else None
-        content = _Content(Cell.of(outcome.spec, outcome.versions), _reduced(outcome), arrays)
+        content = _Content(Cell.of(outcome.spec, outcome.versions), public(outcome), arrays)
     if (content.cell.spec.kind, content.cell.key) != (kind, key):
         raise Unusable("its key is not that of what it asks")
     if word := _place_in(content.cell.spec):

@@ -5,8 +5,8 @@ names what the run was made from, and a run without it, or with another, is made
 process that started a grid comes here, never a worker.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 from threading import Thread
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from benchmark.errors import BenchError
 from benchmark.spec import Outcome
 from benchmark.store import Store
 from reports.mlflow.server import default_uri, reached
-from reports.mlflow.writer import Writer
+from reports.mlflow.writer import KINDS, Writer
 
 __all__ = ["Mirror", "Synced", "default_uri", "mirrored", "sync"]
 
@@ -36,8 +36,7 @@ def sync(
     `uri` goes before MLFLOW_TRACKING_URI, and that before a database in the store.
     """
     uri = uri or default_uri(store)
-    kinds = ("pretrain", "run", "distance")
-    keys = [(kind, row.key) for kind in kinds for row in store.summaries(kind)]
+    keys = [(kind, row.key) for kind in KINDS for row in store.summaries(kind)]
     with reached(uri):
         writer = Writer(store, uri)
         for i, (kind, key) in enumerate(keys, start=1):
@@ -48,16 +47,11 @@ def sync(
     return Synced(writer.written, writer.unchanged, tuple(writer.refused))
 
 
-@contextmanager
 def mirrored(
     store: Store, wanted: bool, *, say: Callable[[str], None]
-) -> "Iterator[Mirror | None]":
+) -> "AbstractContextManager[Mirror | None]":
     """A mirror that is up to date when the block ends, where one is wanted."""
-    if not wanted:
-        yield None
-        return
-    with Mirror(store, say=say) as mirror:
-        yield mirror
+    return Mirror(store, say=say) if wanted else nullcontext()
 
 
 class Mirror:

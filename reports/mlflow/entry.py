@@ -1,4 +1,4 @@
-"""What MLflow is shown of a cell, of a grid and of a distance; and what never leaves the store."""
+"""What MLflow is shown of a cell, of a grid and of a distance: numbers and names, no free text."""
 
 import hashlib
 import re
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmark import trust
+from benchmark.bundle import public
 from benchmark.errors import Damaged
 from benchmark.files import read_json
 from benchmark.index import Summary
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, RunSpec, canonical
-from benchmark.stats import Estimate, Pairs
+from benchmark.stats import Pairs
 from benchmark.store import CARD, FILE, Store
 from reports import plots
 
@@ -24,13 +26,9 @@ if TYPE_CHECKING:
     from reports.leaderboard.gains import Pair, Place
     from reports.measures import Measure
 
-FORMAT = 2  # raise it when runs are to hold other things: the next sync makes them anew
+FORMAT = 3  # raise it when runs are to hold other things: the next sync makes them anew
 PRETRAINING = "pretraining"  # the experiment of the sources
 POOLED = "distance and gain"  # the experiment of correlations over several targets
-ARRAYS = {"labels", "scores", "groups", "draws"}  # of predictions; a file with another stays
-PRIVATE = ("--data", "--store", "--metadata")  # options whose values are paths
-
-File = tuple[Path, str | None]  # and the folder it goes to
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Entry:
     metrics: Sequence[tuple[str, float, int]] = ()  # name, value, step; may be NaN
     status: str = "FINISHED"
     data: Sequence[tuple[str, str, str]] = ()  # name, digest, what it was used as
-    files: Sequence[File] = ()
+    files: Sequence[tuple[Path, str | None]] = ()  # and the folder it goes to
     texts: dict[str, str] = field(default_factory=dict)  # file name -> content
     model: tuple[str, dict[str, str]] | None = None  # name in the registry, and tags
 
@@ -53,9 +51,7 @@ class Entry:
 def state_of(store: Store, kind: str, key: str) -> str:
     """Changes with whatever a cell's run is made from."""
     folder = store.folder(kind, key)
-    files = [
-        (str(path.relative_to(folder)), path.stat().st_size) for path, _ in _files(folder, True)
-    ]
+    files = [(path.name, path.stat().st_size) for path, _ in _files(folder, True)]
     try:
         outcome = (folder / "outcome.json").read_bytes()
     except FileNotFoundError:  # taken away a moment ago
@@ -87,24 +83,25 @@ def of_cell(store: Store, outcome: Outcome) -> Entry:
     """A cell without anything of a patient's record, a name of a patient or an image, or a path."""
     folder = store.folder(outcome.spec.kind, outcome.key)
     ended = int((folder / "outcome.json").stat().st_mtime * 1000)
-    shown = _may_show(getattr(outcome.spec, "target", ""))
-    files = [(path, where) for path, where in _files(folder, shown) if path.suffix != ".npz"]
+    files = _files(folder, _may_show(getattr(outcome.spec, "target", "")))
     texts: dict[str, str] = {}
-    if (tested := _tested(store, outcome)) is not None:
+    tested = _tested(store, outcome)
+    if tested is None:
+        files = [(path, where) for path, where in files if path.suffix != ".npz"]
+    else:
         from reports.mlflow import pictures
 
-        files.append((folder / "predictions.npz", None))
-        labels, scores = tested["labels"], tested["scores"].astype(float)
-        texts["confusion.svg"] = pictures.confusion(labels, scores, outcome.classes)
-        if (curve := pictures.roc(labels, scores, outcome.classes)) is not None:
+        found = tested["labels"], tested["scores"].astype(float), outcome.classes
+        texts["confusion.svg"] = pictures.confusion(*found)
+        if (curve := pictures.roc(*found)) is not None:
             texts["roc.svg"] = plots.document([curve])
     return Entry(
         name=_title(outcome),
         tags=_tags(outcome),
         began=ended - int(1000 * outcome.seconds.get("total", 0.0)),
         ended=ended,
-        params=_params(outcome),
-        metrics=[*_metrics(outcome)],
+        params=dict(_flat({**outcome.spec.model_dump(mode="json"), "versions": outcome.versions})),
+        metrics=[*_metrics(public(outcome))],
         status="FAILED" if outcome.status == "failed" else "FINISHED",
         data=[*_data(store, outcome)],
         files=files,
@@ -132,47 +129,38 @@ def _title(outcome: Outcome) -> str:
 
 
 def _tags(outcome: Outcome) -> dict[str, str]:
-    tags = {"bench.kind": outcome.spec.kind, "bench.status": outcome.status}
-    if outcome.failure is not None:
-        tags["bench.failure.kind"] = outcome.failure.kind
-        tags["bench.failure.message"] = without_names(outcome.failure.message)
-    texts = {"reason": outcome.reason, "chosen": without_paths(outcome.chosen)}
-    tags |= {f"bench.{name}": text for name, text in texts.items() if text}
-    for part in ("data", "environment"):
-        facts = getattr(outcome, part).items()
-        tags |= {f"bench.{part}.{name}": str(value) for name, value in facts}
-    if outcome.warnings:
-        tags["bench.warnings"] = str(len(outcome.warnings))  # their texts may quote the record
-    return tags
+    """What it is and how it went, in words of ours; messages, reasons and warnings stay."""
+    shown = public(outcome)
+    tags = {"kind": outcome.spec.kind, "status": outcome.status}
+    tags |= {"failure.kind": outcome.failure.kind} if outcome.failure else {}
+    tags |= {"warnings": str(len(outcome.warnings))} if outcome.warnings else {}
+    tags |= {"imported": "yes"} if "imported" in outcome.environment else {}
+    tags |= {f"data.{name}": str(value) for name, value in shown.data.items()}
+    tags |= {f"environment.{name}": value for name, value in shown.environment.items()}
+    return {f"bench.{name}": text for name, text in tags.items()}
 
 
-def _params(outcome: Outcome) -> dict[str, str]:
-    """The spec, flat (`recipe.lr`), and the versions of the parts."""
-    flat: dict[str, str] = {}
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for name, item in value.items():
-                add(f"{prefix}.{name}" if prefix else name, item)
-        elif isinstance(value, str):
-            # A protocol of the user's own is named by its file.
-            flat[prefix] = PurePath(value).name if value.endswith((".yaml", ".yml")) else value
-        else:
-            flat[prefix] = "none" if value is None else canonical(value)
-
-    add("", outcome.spec.model_dump(mode="json"))
-    add("versions", outcome.versions)
-    return flat
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """The spec, flat (`recipe.lr`); a protocol of the user's own is named by its file's stem."""
+    if isinstance(value, dict):
+        for part, item in value.items():
+            yield from _flat(item, f"{name}.{part}" if name else part)
+    elif isinstance(value, str):
+        yield name, PurePath(value).stem if value.endswith((".yaml", ".yml")) else value
+    else:
+        yield name, "none" if value is None else canonical(value)
 
 
 def _metrics(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
-    for name, estimate in outcome.metrics.items():
-        yield from _estimated(name, estimate)
+    tables = {"": outcome.metrics}
+    names = zip(_classes(outcome.classes), outcome.per_class, strict=False)
+    tables |= {f"class/{name}/": table for name, table in names}
+    for start, table in tables.items():
+        for name, estimate in table.items():
+            for ending, value in zip(("", "_low", "_high"), estimate[:3], strict=True):
+                yield f"{start}{name}{ending}", float(value), 0
     for name, deviation in outcome.over_classes.items():
         yield f"{name}_sd_classes", deviation, 0
-    for name, table in zip(_classes(outcome.classes), outcome.per_class, strict=False):
-        for metric, estimate in table.items():
-            yield from _estimated(f"class/{name}/{metric}", estimate)
     for stage, seconds in outcome.seconds.items():
         yield f"seconds/{stage}", seconds, 0
     if outcome.joules is not None:
@@ -182,11 +170,6 @@ def _metrics(outcome: Outcome) -> Iterator[tuple[str, float, int]]:
         for name, value in facts.items():
             if name != "epoch" and value is not None:
                 yield f"epoch/{name}", float(value), step  # a final number may have the same name
-
-
-def _estimated(name: str, estimate: Estimate) -> Iterator[tuple[str, float, int]]:
-    for ending, value in zip(("", "_low", "_high"), estimate[:3], strict=True):
-        yield f"{name}{ending}", float(value), 0
 
 
 def _classes(names: Sequence[str]) -> list[str]:
@@ -200,27 +183,23 @@ def _classes(names: Sequence[str]) -> list[str]:
 def _data(store: Store, outcome: Outcome) -> Iterator[tuple[str, str, str]]:
     """The sets behind a cell that have a digest: target and source."""
     spec, facts = outcome.spec, outcome.data
-    found: dict[str, tuple[str, Any]] = {}
-    if isinstance(spec, PretrainSpec):
-        found["source"] = spec.source, facts.get("digest")
-    elif isinstance(spec, DistanceSpec):
-        found["target"] = spec.target, facts.get("target_digest")
-        found["source"] = spec.source, facts.get("source_digest")
+    if isinstance(spec, DistanceSpec):
+        found = {"target": facts.get("target_digest"), "source": facts.get("source_digest")}
+    elif isinstance(spec, PretrainSpec):
+        found = {"source": facts.get("digest")}
     else:
         made = store.outcome("pretrain", spec.weights) if spec.weights else None
-        found["target"] = spec.target, facts.get("digest")
-        found["source"] = spec.source, made.data.get("digest") if made else None
-    yield from ((name, str(digest), use) for use, (name, digest) in found.items() if digest)
+        found = {"target": facts.get("digest"), "source": made.data.get("digest") if made else None}
+    yield from ((getattr(spec, use), str(digest), use) for use, digest in found.items() if digest)
 
 
-def _files(folder: Path, shown: bool) -> list[File]:
+def _files(folder: Path, shown: bool) -> list[tuple[Path, str | None]]:
     """Every file of a cell that may go out; maps only where images of the set may be `shown`."""
-    pictures = sorted(
-        path
-        for path in (folder / "explain").glob("*")
+    found: list[tuple[Path, str | None]] = [
+        (path, "explain")
+        for path in sorted((folder / "explain").glob("*"))
         if path.suffix in (".png", ".svg") and (shown or path.stem != "maps")
-    )
-    found: list[File] = [(path, "explain") for path in pictures]
+    ]
     if folder.parent.parent.name == "weights":  # the networks of runs stay in the store
         found.append((folder / FILE, "weights"))
     found.append((folder / "predictions.npz", None))
@@ -236,7 +215,7 @@ def _tested(store: Store, outcome: Outcome) -> dict[str, np.ndarray] | None:
     except Damaged:
         return None
     numbers = all(array.dtype.kind in "iuf" for array in found.values())
-    return found if numbers and set(found) == ARRAYS and len(found["labels"]) else None
+    return found if numbers and set(found) == set(trust.ARRAYS) and len(found["labels"]) else None
 
 
 def _model(folder: Path, outcome: Outcome) -> tuple[str, dict[str, str]] | None:
@@ -262,10 +241,9 @@ def over_folds(store: Store, cells: Iterable[str]) -> Iterator[tuple[str, float,
     for cell in cells:
         outcome = store.outcome(*cell.split("/"))
         if outcome is not None and outcome.status == "ok" and isinstance(outcome.spec, RunSpec):
-            spec = outcome.spec
-            alike = spec.model_copy(update={"fold": 0, "base": None})
-            if (found := outcome.metrics.get(spec.headline)) is not None:
-                arms[canonical(alike.model_dump(mode="json"))].append((spec, found.value))
+            arm = outcome.spec.model_copy(update={"fold": 0, "base": None})
+            if (found := outcome.metrics.get(arm.headline)) is not None:
+                arms[canonical(arm.model_dump(mode="json"))].append((arm, found.value))
     titles = Counter[str]()
     for part in arms.values():
         spec, values = part[0][0], [value for _, value in part]
@@ -284,10 +262,9 @@ def of_grid(
 ) -> Entry:
     """A request; `statuses` counts its cells, those without an outcome as `left`."""
     done = "SCHEDULED" if statuses["left"] else "FINISHED"
-    command = public_command(facts["command"])
     return Entry(
         name=f"grid {facts['grid'][:8]}",
-        tags={"bench.kind": "grid", "bench.command": command, "mlflow.note.content": command},
+        tags={"bench.kind": "grid"},
         began=int(1000 * facts["began"]),
         ended=int(1000 * time.time()),
         params={"cells": str(len(facts["cells"]))},
@@ -320,51 +297,13 @@ def of_correlation(where: str, place: "Place", pairs: "Sequence[Pair]", how: "Me
     shown = ", ".join(transfer.SETS.values()) if where == POOLED else "without self"
     params = {"target": ", ".join(dict.fromkeys(names[0])), "distance": how.label}
     params |= {**place._asdict(), "fusion": "none", "baseline": "scratch", "pairs": shown}
-    params |= {"direction": how.direction}
     now = int(1000 * time.time())
     return Entry(
         name=f"{how.label} and gain",
         tags={"bench.kind": "correlation", "mlflow.note.content": how.about},
         began=now,
         ended=now,
-        params=params,
+        params=params | {"direction": how.direction},
         metrics=[(name, value, 0) for name, value in numbers.items()],
         texts={"scatter.svg": plots.document([plot])} if plot else {},
     )
-
-
-# --- what never goes out ----------------------------------------------------------------------
-
-_PATH = re.compile(
-    r"(?:\b[A-Za-z]:|~|\.{1,2})?[\\/].*[\\/]\S*"  # a whole path, blanks and all
-    r"|\S*[\\/]\S*"
-    r"|[\w-]+\.(?=[A-Za-z])\w{2,11}\b"  # a file
-)
-_NAME = re.compile(
-    r"""(?<!\w)(['"`]).*?\1(?!\w)"""  # what a message quotes
-    r"|\S*\d{4}\S*|[^\W\d]\S*\d\S*|\d+[A-Za-z_-]\S*"  # what may number a patient or an image
-)
-
-
-def without_paths(text: str) -> str:
-    """The text with … in place of every path and file."""
-    return _PATH.sub("…", text)
-
-
-def without_names(text: str) -> str:
-    """The text without paths, and without what could name a patient, an image or a value."""
-    return _NAME.sub("…", without_paths(text))
-
-
-def public_command(command: str) -> str:
-    """A command with one plain word for each option; paths are left out."""
-    words = command.split()
-    shown = words[:2]
-    for word, following in zip(words[2:], [*words[3:], ""], strict=False):
-        if not word.startswith("-"):
-            continue
-        option, _, own = word.partition("=")
-        value = own or ("" if following.startswith("-") else following)
-        told = option not in PRIVATE and re.fullmatch(r"[\w.:,+-]+", value)
-        shown += [option, *([value if told else "…"] if value else [])]
-    return " ".join(shown)

@@ -1,8 +1,8 @@
 """Writes runs into one MLflow: each cell, grid and correlation once."""
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from reports.leaderboard.gains import Pair, Place
     from reports.measures import Measure
 
+KINDS = ("pretrain", "run", "distance")
 KEY, GRID, CORRELATION = "bench.key", "bench.grid", "bench.correlation"
 COMPLETE, PARENT = "bench.complete", "mlflow.parentRunId"
-MADE_FROM, POOLED_FROM = "bench.correlated", "bench.pooled"  # tags of experiments
+POOLED_FROM = "bench.pooled"  # a tag of an experiment
 LONGEST = 5000  # characters of a tag or a param
 WAIT = 60.0  # seconds for another process that writes
+
+Shown = tuple[str | None, str | None]  # what a cell's run was made from, and its parent
 
 
 class Writer:
@@ -41,9 +44,8 @@ class Writer:
         self.written = self.unchanged = 0
         self.refused: list[str] = []
         self.touched: set[str] = set()  # experiments of the cells that were written
-        self.statuses: dict[str, str] = {}  # of the cells seen, by kind/key
         self.experiments: dict[str, str] = {}  # name -> id
-        self.listed: dict[str, dict[str, tuple[str | None, str | None] | None]] = {}
+        self.listed: dict[str, dict[str, Shown | None]] = {}
         self.parents: dict[tuple[str, str], str] = {}  # (experiment, grid) -> run id
         self.grids = {facts["grid"]: facts for facts in store.grids()}
         # A cell stands under the largest grid that asked for it: a retry of a few takes none away.
@@ -62,7 +64,6 @@ class Writer:
         cell = self.store.summary(kind, key)
         if cell is None:
             return
-        self.statuses[f"{kind}/{key}"] = cell.status
         try:
             experiment = entries.experiment_of(cell)
             parent = self._parent(experiment, self.grid_of.get(f"{kind}/{key}"))
@@ -91,61 +92,46 @@ class Writer:
 
         Unless `every` is wanted, only on the targets of the cells that were written.
         """
+        rows = [row for kind in KINDS for row in self.store.summaries(kind)]
+        statuses = {f"{row.spec.kind}/{row.key}": row.status for row in rows}
         for experiment, grid in self.parents:
             facts = self.grids[grid]
-            counts = Counter(self._status(cell) for cell in facts["cells"])
-            state = entries.digest_of(facts["command"], facts["began"], sorted(counts.items()))
+            counts = Counter(statuses.get(cell, "left") for cell in facts["cells"])
+            state = entries.digest_of(facts["began"], sorted(counts.items()))
 
             def entry(facts: dict[str, Any] = facts, counts: Counter[str] = counts) -> Entry:
                 arms = entries.over_folds(self.store, facts["cells"])
                 return entries.of_grid(facts, counts, arms)
 
             self._put(experiment, (GRID, grid), state, entry, lasting=True)
-        seen = self._made_from()
-        stale = [target for target in seen if every or target in self.touched]
-        stale = [target for target in stale if self._shown(target, MADE_FROM) != seen[target]]
-        whole = entries.digest_of(sorted(seen.items()))
-        if every and seen and self._shown(min(seen), POOLED_FROM) != whole:
-            self._correlations([])
-            self.client.set_experiment_tag(self._experiment(min(seen)), POOLED_FROM, whole)
-        elif stale:
-            self._correlations(stale)
-        for target in stale:
-            self.client.set_experiment_tag(self._experiment(target), MADE_FROM, seen[target])
+        rows = [row for row in rows if row.status == "ok" and row.spec.fusion in ("", "none")]
+        targets = {entries.experiment_of(row) for row in rows if row.spec.kind == "run"}
+        targets &= {entries.experiment_of(row) for row in rows if row.spec.kind == "distance"}
+        if not every:
+            self._correlations(targets & self.touched, pooled=False)
+        elif targets:
+            state = entries.digest_of(sorted((row.key, row.stamp) for row in rows))
+            where = self._experiment(min(targets))
+            if self.client.get_experiment(where).tags.get(POOLED_FROM) != state:
+                self._correlations(targets, pooled=True)
+                self.client.set_experiment_tag(where, POOLED_FROM, state)
 
-    def _made_from(self) -> dict[str, str]:
-        """What the correlations of each target with both runs and distances are made from."""
-        found: dict[str, list[tuple[str, str]]] = {}
-        kinds = {"run": set[str](), "distance": set[str]()}
-        for kind, targets in kinds.items():
-            for row in self.store.summaries(kind):
-                if row.status == "ok" and row.spec.fusion in ("", "none"):
-                    experiment = entries.experiment_of(row)
-                    found.setdefault(experiment, []).append((row.key, row.stamp))
-                    targets.add(experiment)
-        both = kinds["run"] & kinds["distance"]
-        return {target: entries.digest_of(sorted(found[target])) for target in sorted(both)}
-
-    def _shown(self, experiment: str, tag: str) -> str | None:
-        """A tag of an experiment that is there."""
-        found = self.client.get_experiment(self._experiment(experiment))
-        return found.tags.get(tag)
-
-    def _correlations(self, targets: Sequence[str]) -> None:
-        """A run for each distance and each protocol, mode and network: by target, and pooled
-        where no targets are named."""
+    def _correlations(self, targets: set[str], *, pooled: bool) -> None:
+        """A run for each distance and each protocol, mode and network: by target, and pooled."""
         from reports import measures, own
         from reports.leaderboard import gains, table
 
-        names = [name.partition("#")[0] for name in targets]
+        if not targets:
+            return
+        names = [] if pooled else [name.partition("#")[0] for name in sorted(targets)]
         boards = table.boards(self.store, fusions=("none",), targets=names)
         outcomes = self.store.outcomes("distance")
-        alone = [
+        parts = [
             (own.marked(made.target, made.versions["target"]), [made])
             for made, _ in gains.of_one_partition(boards)
         ]
-        for where, part in alone if targets else [*alone, (entries.POOLED, boards)]:
-            pooled = where == entries.POOLED
+        for where, part in [*parts, (entries.POOLED, boards)] if pooled else parts:
+            many = where == entries.POOLED
             for place, group in gains.gather(part, "none", "scratch").items():
                 hows, _ = measures.measured(self.store, outcomes, place.arch, group.weights, ())
                 for how in hows:
@@ -153,9 +139,9 @@ class Writer:
                         pair
                         for pair in group.pairs
                         if (pair.source, pair.target) in how.values
-                        and (pooled or pair.source != pair.target)
+                        and (many or pair.source != pair.target)
                     ]
-                    if len({pair.target for pair in pairs}) > pooled:
+                    if len({pair.target for pair in pairs}) > many:
                         self._correlation(where, place, pairs, how)
 
     def _correlation(self, where: str, place: "Place", pairs: "list[Pair]", how: "Measure") -> None:
@@ -169,15 +155,6 @@ class Writer:
             lambda: entries.of_correlation(where, place, pairs, how),
             lasting=True,
         )
-
-    def _status(self, cell: str) -> str:
-        if cell not in self.statuses:
-            kind, _, key = cell.partition("/")
-            found = self.store.summary(kind, key)
-            if found is None:
-                return "left"
-            self.statuses[cell] = found.status
-        return self.statuses[cell]
 
     def _parent(self, experiment: str, grid: str | None) -> str | None:
         """The run of a grid in this experiment, made if it is not there."""
@@ -273,51 +250,44 @@ class Writer:
     def _find(self, where: str, tag: str, value: str) -> "list[Run]":
         return list(self.client.search_runs([where], f"tags.`{tag}` = '{value}'"))
 
-    def _list(self, experiment: str) -> dict[str, tuple[str | None, str | None] | None]:
+    def _list(self, experiment: str) -> dict[str, Shown | None]:
         """Of each key in an experiment the state that is shown, and its parent; None if doubled."""
         if experiment not in self.listed:
-            found: dict[str, tuple[str | None, str | None] | None] = {}
-            where = self._experiment(experiment)
-            for tags in self._tags(where):
-                key = tags[KEY]
-                found[key] = None if key in found else (tags.get(COMPLETE), tags.get(PARENT))
+            found: dict[str, Shown | None] = {}
+            for key, state, parent in self._shown(self._experiment(experiment)):
+                found[key] = None if key in found else (state, parent)
             self.listed[experiment] = found
         return self.listed[experiment]
 
-    def _tags(self, where: str) -> Iterator[Mapping[str, str]]:
-        """The tags of every cell's run in an experiment.
+    def _shown(self, where: str) -> list[tuple[str, *Shown]]:
+        """Key, state and parent of every cell's run in an experiment.
 
         MLflow gives them with all metrics alone, milliseconds a run: a database is asked itself.
         """
+        from sqlalchemy import create_engine, text
+
+        column = "MAX(CASE WHEN t.key = '{}' THEN t.value END)"
+        query = (
+            f"SELECT {', '.join(map(column.format, (KEY, COMPLETE, PARENT)))} FROM tags t "
+            "JOIN runs r ON r.run_uuid = t.run_uuid WHERE r.experiment_id = :where "
+            "AND r.lifecycle_stage = 'active' GROUP BY t.run_uuid"
+        )
         try:
-            yield from self._tags_in_tables(where)
-            return
+            engine = create_engine(self.uri)
+            with engine.connect() as connection:
+                rows = connection.execute(text(query), {"where": int(where)}).all()
+            engine.dispose()
+            return [(row[0], row[1], row[2]) for row in rows if row[0]]
         except troubles():  # it is a server, or of another layout
-            token = None
+            found, token = [], None
         while token != "":
             page = self.client.search_runs(
                 [where], f"tags.`{KEY}` LIKE '%'", max_results=1000, page_token=token
             )
-            yield from (run.data.tags for run in page)
+            tags = [run.data.tags for run in page]
+            found += [(one[KEY], one.get(COMPLETE), one.get(PARENT)) for one in tags]
             token = page.token or ""
-
-    def _tags_in_tables(self, where: str) -> list[dict[str, str]]:
-        from sqlalchemy import create_engine, text
-
-        engine, found = create_engine(self.uri), defaultdict[str, dict[str, str]](dict)
-        query = text(
-            "SELECT t.run_uuid, t.key, t.value FROM tags t JOIN runs r ON r.run_uuid = t.run_uuid "
-            "WHERE r.experiment_id = :where AND r.lifecycle_stage = 'active' "
-            "AND t.key IN (:key, :complete, :parent)"
-        )
-        names = {"key": KEY, "complete": COMPLETE, "parent": PARENT, "where": int(where)}
-        try:
-            with engine.connect() as connection:
-                for run, name, value in connection.execute(query, names):
-                    found[run][name] = value
-        finally:
-            engine.dispose()
-        return [tags for tags in found.values() if KEY in tags]
+        return found
 
     def _experiment(self, name: str) -> str:
         """The experiment's id, made or taken out of the bin if need be."""
