@@ -146,10 +146,7 @@ def _by_size(matrix: Matrix, ranks: Array, hidden: Sequence[int]) -> Array:
         return ranks
     size = _unit(np.log(matrix.images)[:, None])
     x, y = np.where(missing, 0.0, size), np.where(missing, 0.0, ranks)
-    slopes = [
-        _ridge(np.array([[a @ a]]), np.array([a @ b]), b @ b, int(np.count_nonzero(a)))
-        for a, b in zip(x.T, y.T, strict=True)
-    ]
+    slopes = [_ridge(a[a != 0, None], b[a != 0]) for a, b in zip(x.T, y.T, strict=True)]
     return np.where(missing, size * np.ravel(slopes), ranks)
 
 
@@ -199,36 +196,31 @@ def _ridge_if_better(
 ) -> tuple[Array, float, float]:
     """The coefficients, what they gain in weighted tau on targets left out, its standard error."""
     count = known.shape[1]
-    x = np.where(known[..., None], features[:, :count], 0.0).transpose(1, 0, 2)
-    x = np.where(known.T[..., None], x - (x.sum(axis=1) / known.sum(axis=0)[:, None])[:, None], 0)
-    y = _centred(normal - fitted, known).T[..., None]
-    grams, crosses = x.transpose(0, 2, 1) @ x, (x.transpose(0, 2, 1) @ y)[..., 0]
-    squares, sizes = (y**2).sum(axis=(1, 2)), known.sum(axis=0)
-    sums = grams.sum(axis=0), crosses.sum(axis=0), squares.sum(), sizes.sum()
+    targets, sources = np.nonzero(known.T)
+    x = features[sources, targets]
+    x -= (np.eye(count)[targets].T @ x / known.sum(axis=0)[:, None])[targets]
+    y = _centred(normal - fitted, known)[sources, targets]
     gains = []
     for j in _judged(count):
-        own = grams[j], crosses[j], squares[j], sizes[j]
-        found = _ridge(*(a - b for a, b in zip(sums, own, strict=True)))
+        found = _ridge(x[targets != j], y[targets != j])
         rows = known[:, j]
         plain, truth = fitted[rows, j], normal[rows, j]
         gains.append(tau(plain + features[rows, j] @ found, truth) - tau(plain, truth))
     gain = np.array(gains)[np.isfinite(gains)]
     if len(gain) < 2:
         return np.zeros(features.shape[2]), 0.0, math.inf
-    return _ridge(*sums), float(gain.mean()), float(gain.std(ddof=1) / math.sqrt(len(gain)))
+    return _ridge(x, y), float(gain.mean()), float(gain.std(ddof=1) / math.sqrt(len(gain)))
 
 
-def _ridge(gram: Array, cross: Array, square: float, count: int) -> Array:
+def _ridge(x: Array, y: Array) -> Array:
     """Ridge regression whose penalty has the highest evidence (MacKay's fixed point)."""
-    values, axes = np.linalg.eigh(gram)
-    cross, penalty, found = axes.T @ cross, 1.0, np.zeros(len(values))
-    for _ in range(100):
-        found = cross / (values + penalty)
-        used = (values / (values + penalty)).sum()
-        error = max(square - 2 * found @ cross + found @ (values * found), TINY)
-        penalty = used * error / max(count - used, 1) / max(found @ found, TINY)
-        penalty = min(max(penalty, TINY), 1 / TINY)
-    return axes @ found
+    from sklearn.linear_model import BayesianRidge
+
+    if not y.any():
+        return np.zeros(x.shape[1])
+    flat = {"alpha_1": 0.0, "lambda_1": 0.0, "alpha_2": TINY**2, "lambda_2": TINY**2}  # no prior
+    made = BayesianRidge(max_iter=100, tol=TINY, fit_intercept=False, **flat)
+    return made.fit(x, y).coef_
 
 
 def _judged(count: int) -> list[int]:
