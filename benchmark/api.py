@@ -4,23 +4,33 @@ A file `sources/dtd.py` defines one class with a `card`; its name is the file's.
 imports torch, so that planning can read every card.
 """
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 from benchmark import ecg, images, synthetic
+from benchmark.cards import (
+    Card,
+    DistanceCard,
+    Experts,
+    FusionCard,
+    Measured,
+    Record,
+    Sample,
+    SourceCard,
+    TargetCard,
+)
 from benchmark.data import dicom, leaks
 from benchmark.data.contents import digests, plain_file
 from benchmark.data.download import File, locate
 from benchmark.data.leaks import Look
 from benchmark.data.matching import check_pairs
+from benchmark.data.tables import class_folders, column_types, read_table
 from benchmark.errors import BenchError, DataMissing, private
-from benchmark.metadata import FORBIDDEN, WARN, is_missing, kind_of
+from benchmark.metadata import FORBIDDEN, WARN, is_missing
 from benchmark.spec import Augment, Input, Recipe, Scalar, Size
 from benchmark.train import archs
 
@@ -73,109 +83,6 @@ __all__ = [
 
 #: Networks whose bottleneck or basic blocks an arm can reach into, by their timm names.
 RESNET = re.compile(r"(wide_)?resnet\d+[cdstw]*(_\d)?(\.\w+)?$")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One labelled image with what is known about it."""
-
-    image: Path | np.ndarray | bytes
-    label: str
-    name: str  # unique within the set, not a patient's name
-    group: str = ""  # patient, lesion or slide; empty: the image stands alone
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    part: str = ""  # official split, where there is one
-
-
-Record = Sample  # its name until 0.2; components written for it still load
-
-
-@dataclass(frozen=True)
-class Experts:
-    """What observers say of a set: the six properties of the expert distance."""
-
-    medical: str  # "medical" or "natural"
-    colour: str  # "grey" or "colour"
-    content: str  # "objects", "textures" or "both"
-    type: str  # of object or texture
-    diversity: str  # "low", "medium" or "high"
-    classes: str  # "binary" or "many"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a reader must know of any component; a change of its numbers raises `version`."""
-
-    title: str
-    version: int = 1
-    license: str = ""
-    reference: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceCard(Card):
-    """A set of labelled images to pretrain on."""
-
-    origin: str  # "natural", "medical" or "synthetic"
-    classes: int
-    images: int
-    channels: int = 3
-    experts: Experts | None = None
-    pretrain: Recipe = field(default_factory=Recipe)
-    given: bool = False  # its weights are made by others: no recipe of ours is in their key
-    folders: tuple[str, ...] = ()  # names its folder may have below the data folder
-    files: tuple[File, ...] = ()  # open downloads
-    steps: str = ""  # how to get it where it lies behind an account
-    drawing: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # --set data.NAME, first: usual
-    overlaps: tuple[str, ...] = ()  # sets known to share images with it
-    show: bool = False  # the licence allows sample images in a report
-    cannot_bear: Mapping[str, str] = field(default_factory=dict)  # augmentation -> why not
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetCard(SourceCard):
-    """A medical task; it can serve as a source too."""
-
-    task: str = ""
-    group: str = ""  # what a group is: "lesion", "patient", ...
-    labels: tuple[str, ...] = ()  # class order; empty: sorted by code point
-    columns: Mapping[str, str] = field(default_factory=dict)  # inputs: name -> type
-    forbidden: Mapping[str, str] = field(default_factory=dict)  # name -> why it leaks
-    warned: Mapping[str, str] = field(default_factory=dict)  # name -> why it is doubtful
-    missing: tuple[str, ...] = ()  # extra words that mean missing
-    subgroups: tuple[str, ...] = ()  # columns to report metrics by
-
-
-@dataclass(frozen=True, kw_only=True)
-class FusionCard(Card):
-    """A way to use the patient's record."""
-
-    needs: str = "pooled"  # pooled features, last "maps", inner "blocks", "record", "probabilities"
-    beside: str = ""  # the arm on the record alone whose probabilities it takes
-    record: bool = True  # reads the patient's record
-    image: bool = True  # reads the image
-    options: Mapping[str, Scalar] = field(default_factory=dict)  # name -> default
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistanceCard(Card):
-    """A distance between data sets, or a score of how well a source's weights suit a target."""
-
-    needs: str = "features"  # "card", "features" or "network" of a probe; "weights" of the source
-    more_is_near: bool = False  # a score: higher is better
-    options: Mapping[str, Scalar] = field(default_factory=dict)  # name -> default
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A distance with its 95 % interval where one can be had, and what else is worth knowing."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Side(Protocol):
@@ -408,77 +315,3 @@ class Distance(Component):
     ) -> Measured:
         """The distance of two sides."""
         raise NotImplementedError
-
-
-def class_folders(
-    root: Path, *, endings: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-) -> Iterator[tuple[Path, str]]:
-    """Every image below `root` with the name of the folder it lies in, in a stable order."""
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in endings and not path.name.startswith("."):
-                yield path, folder.name
-
-
-#: Characters of a cell: a report may be longer than the csv module takes by itself.
-LONGEST = 2**31 - 1
-
-
-def read_table(path: Path, *, need: tuple[str, ...] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV as text; commas, semicolons or tabs part its cells, whichever its head has.
-
-    Where semicolons do, a comma in a column of numbers is the decimal point.
-    """
-    import csv
-    import io
-
-    csv.field_size_limit(LONGEST)
-    text = _text(path)
-    head = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
-    comma = max(",;\t", key=head.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, restkey="\0")
-    names = reader.fieldnames or ()
-    if missing := [name for name in need if name not in names]:
-        raise BenchError(
-            f"{path.name} has no column '{missing[0]}'.", f"Its columns are: {', '.join(names)}."
-        )
-    rows = []
-    for number, row in enumerate(reader, 1):
-        if any(row.pop("\0", ())):
-            raise BenchError(
-                f"Row {number} of {path.name} has more cells than its {len(names)} columns.",
-                "Quote the cells that hold a separator.",
-            )
-        rows.append({name: cell or "" for name, cell in row.items()})
-    for name in names if comma == ";" else ():
-        if all(_DECIMAL.fullmatch(row[name].strip()) or is_missing(row[name]) for row in rows):
-            for row in rows:
-                row[name] = row[name].replace(",", ".")
-    return rows
-
-
-_DECIMAL = re.compile(r"[+-]?\d*,?\d+")
-
-
-def _text(path: Path) -> str:
-    """What a table says; another kind of text than UTF-8 is told by its name."""
-    if not path.is_file():
-        raise DataMissing(f"The table {path} is not there.", "Put it there.")
-    content, text, kind = path.read_bytes(), "", ""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:400]:
-        kind = "UTF-16 text"
-    if content.startswith(b"PK\x03\x04"):
-        kind = "a spreadsheet"
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        kind = kind or f"no UTF-8 but probably Latin-1 (Windows-1252) text, from line {line} on"
-    if kind:
-        raise BenchError(f"{path.name} is {kind}.", "Save it as a UTF-8 CSV.")
-    return text
-
-
-def column_types(rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """How each column of a table is read: numeric, date, boolean or categorical."""
-    return {name: kind_of(row[name] for row in rows) for name in rows[0]}

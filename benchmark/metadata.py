@@ -84,12 +84,6 @@ def check_columns(
     return [f"The column {name} is used: {reason}." for name, reason in matches(columns, warn)]
 
 
-def infer_types(frame: "pd.DataFrame", missing_extra: Iterable[str] = ()) -> dict[str, Kind]:
-    """Tell how each column would be read, from the rows given."""
-    table = _table(frame, _missing_words(missing_extra), [str(name) for name in frame.columns])
-    return {name: _infer(cells) for name, cells in table.items()}
-
-
 def kind_of(cells: Iterable[str]) -> Kind:
     """How a column with these cells would be read."""
     return _infer(None if is_missing(cell) else cell.strip() for cell in set(cells))

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmark import images, registry
-from benchmark.api import LONGEST, Sample, Source
+from benchmark.api import Sample, Source
 from benchmark.data.download import find_root
+from benchmark.data.tables import LONGEST
 from benchmark.errors import BenchError, Died, private
 from benchmark.files import cached_folder, write
 from benchmark.images import WHITE
@@ -152,11 +153,6 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "columns": list(prepared.metadata),
         "digest": prepared.digest,
     }
-
-
-def overlap(one: Prepared, other: Prepared) -> int:
-    """How many images of `other` are, pixel for pixel, also in `one`."""
-    return int(np.isin(other.hashes, one.hashes).sum())
 
 
 def _decode_all(
