@@ -28,7 +28,6 @@ from benchmark.spec import (
     Outcome,
     PretrainSpec,
     RunSpec,
-    Scalar,
     canonical,
 )
 from benchmark.store import Store
@@ -47,7 +46,9 @@ MEMBER = re.compile(r"([a-z]+)/[0-9a-f]{16}/([a-z]+\.[a-z]+)")
 MOST = 200_000  # members
 LARGEST = 256 << 20  # bytes of a member
 
-#: What an outcome may say of the data and of the machine; all other words stay at home.
+#: What an outcome may say, also of the data and of the machine; all other words stay at home.
+NUMBERS = ("key", "spec", "versions", "status", "metrics", "classes", "per_class", "over_classes",
+           "subgroups", "joules")  # fmt: skip
 FACTS = {"train", "val", "test", "test_groups", "siblings", "overlap", "source_images",
          "target_images"}  # fmt: skip
 DIGESTS = {"digest", "source_digest", "target_digest"}
@@ -90,11 +91,8 @@ def export(
     `targets` and `keys` (or their first digits) choose; without them every finished cell goes.
     """
     done = [o for kind in ("distance", "run") for o in store.outcomes(kind) if o.status == "ok"]
-    for key in keys:
-        if not any(outcome.key.startswith(key) for outcome in done):
-            raise BenchError(
-                f"No finished cell has the key {key}.", "See the folders of the store."
-            )
+    if lost := [key for key in keys if not any(o.key.startswith(key) for o in done)]:
+        raise BenchError(f"No finished cell has the key {lost[0]}.", "See the store's folders.")
     chosen = [
         outcome
         for outcome in done
@@ -122,13 +120,19 @@ def import_(store: Store, bundle: Path) -> Imported:
     with _reading(bundle) as box:
         manifest = _manifest(box, bundle.stat().st_size)
         places = sorted({name.rpartition("/")[0] for name in manifest.files})
-        verdicts = {place: _verdict(box, manifest, place) for place in places}
-        mark = hashlib.sha256(box.read(MANIFEST)).hexdigest()[:8]
+        mark, found = hashlib.sha256(box.read(MANIFEST)).hexdigest()[:8], Imported()
+        for place in places:
+            try:
+                cell, outcome, arrays = _content(box, manifest, place)
+                trust.check_versions(cell)
+                if outcome is not None and arrays is not None:
+                    trust.check_predictions(outcome, arrays)
+            except Unusable as error:
+                found.refused[place] = str(error)
     store.prepare()
-    found = Imported(refused={place: why for place, why in verdicts.items() if why})
     note = f"from bundle {mark} of transfer-bench {manifest.tool}"
     with _reading(bundle) as box:  # once more, so that only one cell is held at a time
-        for place in (place for place, why in verdicts.items() if not why):
+        for place in (place for place in places if place not in found.refused):
             _merge(store, _content(box, manifest, place), note, found)
     return found
 
@@ -177,30 +181,26 @@ def _packed(store: Store, key: str) -> bytes:
 
 
 def public(outcome: Outcome) -> Outcome:
-    """The numbers and what they were made with: no warning, log, file or host."""
-    data: dict[str, Scalar] = {
-        name: value
-        for name, value in outcome.data.items()
-        if (name in DIGESTS and WORD.fullmatch(str(value)))
-        or (name in FACTS and (not isinstance(value, str) or not value))
-    }
+    """The numbers and what they were made with: no warning, log, file, host or word of a person."""
+
+    def named(facts: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in facts.items() if WORD.fullmatch(name)}
+
     return Outcome(
-        key=outcome.key,
-        spec=outcome.spec,
-        versions=outcome.versions,
-        status=outcome.status,
-        metrics=outcome.metrics,
-        classes=outcome.classes,
-        per_class=outcome.per_class,
-        over_classes=outcome.over_classes,
-        subgroups=outcome.subgroups,
+        **{name: getattr(outcome, name) for name in NUMBERS},
         chosen=outcome.chosen if PLAIN.fullmatch(outcome.chosen) else "",
-        history=[{k: v for k, v in e.items() if WORD.fullmatch(k)} for e in outcome.history],
-        data=data,
-        seconds={k: v for k, v in outcome.seconds.items() if WORD.fullmatch(k)},
-        joules=outcome.joules,
+        history=[named(epoch) for epoch in outcome.history],
+        seconds=named(outcome.seconds),
+        data={
+            name: value
+            for name, value in outcome.data.items()
+            if (name in DIGESTS and WORD.fullmatch(str(value)))
+            or (name in FACTS and (not isinstance(value, str) or not value))
+        },
         environment={
-            k: v for k, v in outcome.environment.items() if k in MACHINE and PLAIN.fullmatch(v)
+            name: text
+            for name, text in outcome.environment.items()
+            if name in MACHINE and PLAIN.fullmatch(text)
         },
     )
 
@@ -233,7 +233,14 @@ def _manifest(box: zipfile.ZipFile, size: int) -> Manifest:
     if len(members) > MOST:
         raise ValueError(f"it has {len(members)} members, more than {MOST}")
     for member in members:
-        _check_member(member)
+        name, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
+        known = MEMBER.fullmatch(name)
+        if name != MANIFEST and not (known and known[2] in FILES.get(known[1], ())):
+            raise ValueError(f"no bundle has a member '{name[:80]}'")
+        if kind not in (0, stat.S_IFREG) or member.flag_bits & 1:
+            raise ValueError(f"its member '{name}' is encrypted or no plain file")
+        if member.file_size > LARGEST:
+            raise ValueError(f"its member '{name}' is too large")
     names = {member.filename for member in members}
     if len(names) < len(members):
         raise ValueError("a member is there twice")
@@ -241,7 +248,11 @@ def _manifest(box: zipfile.ZipFile, size: int) -> Manifest:
         raise ValueError(f"it grows more than {RATIO}-fold")
     if MANIFEST not in names:
         raise ValueError("it has no manifest")
-    manifest = _described(box.read(MANIFEST))
+    raw = json.loads(box.read(MANIFEST))
+    found = raw.get("bundle_version") if isinstance(raw, dict) else None
+    if isinstance(found, int) and found > BUNDLE_VERSION:
+        raise ValueError(f"it has version {found}, and this tool knows {BUNDLE_VERSION}: upgrade")
+    manifest = Manifest.model_validate(raw)
     if {*manifest.files, MANIFEST} != names:
         raise ValueError("its manifest names other files than it has")
     for name in manifest.files:
@@ -249,42 +260,11 @@ def _manifest(box: zipfile.ZipFile, size: int) -> Manifest:
     return manifest
 
 
-def _check_member(member: zipfile.ZipInfo) -> None:
-    name, kind = member.orig_filename, stat.S_IFMT(member.external_attr >> 16)
-    known = MEMBER.fullmatch(name)
-    if name != MANIFEST and not (known and known[2] in FILES.get(known[1], ())):
-        raise ValueError(f"no bundle has a member '{name[:80]}'")
-    if kind not in (0, stat.S_IFREG) or member.flag_bits & 1:
-        raise ValueError(f"its member '{name}' is encrypted or no plain file")
-    if member.file_size > LARGEST:
-        raise ValueError(f"its member '{name}' is too large")
-
-
-def _described(text: bytes) -> Manifest:
-    raw = json.loads(text)
-    found = raw.get("bundle_version") if isinstance(raw, dict) else None
-    if isinstance(found, int) and found > BUNDLE_VERSION:
-        raise ValueError(f"it has version {found}, and this tool knows {BUNDLE_VERSION}: upgrade")
-    return Manifest.model_validate(raw)
-
-
 def _read(box: zipfile.ZipFile, manifest: Manifest, name: str) -> bytes:
     content = box.read(name)
     if hashlib.sha256(content).hexdigest() != manifest.files[name]:
         raise ValueError(f"{name} was changed")
     return content
-
-
-def _verdict(box: zipfile.ZipFile, manifest: Manifest, place: str) -> str:
-    """Why a cell is not taken, or an empty text."""
-    try:
-        content = _content(box, manifest, place)
-        trust.check_versions(content.cell)
-        if content.outcome is not None and content.arrays is not None:
-            trust.check_predictions(content.outcome, content.arrays)
-    except Unusable as error:
-        return str(error)
-    return ""
 
 
 def _content(box: zipfile.ZipFile, manifest: Manifest, place: str) -> _Content:
@@ -327,16 +307,11 @@ def _merge(store: Store, content: _Content, note: str, found: Imported) -> None:
     store.begin(cell)
     if content.arrays is not None:
         store.save_predictions(cell, **content.arrays)
-    environment = {**outcome.environment, "imported": f"{note}; {_unverified(content)}"}
+    rest = "subgroups, times, and intervals other than the headline's"  # no prediction shows them
+    unverified = "not verified" if content.arrays is None else f"not verified: {rest}"
+    environment = {**outcome.environment, "imported": f"{note}; {unverified}"}
     store.finish(cell, outcome.model_copy(update={"environment": environment}))
     (found.added if ours is None else found.replaced).append(place)
-
-
-def _unverified(content: _Content) -> str:
-    """What no prediction that came along can show."""
-    if content.arrays is None:
-        return "not verified"
-    return "not verified: subgroups, times, and intervals other than the headline's"
 
 
 def _numbers(outcome: Outcome) -> str:

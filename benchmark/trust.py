@@ -27,15 +27,9 @@ from benchmark.spec import (
 from benchmark.stats import interval
 
 #: What a damaged or hostile file makes zipfile, numpy and the parsers raise.
-DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    OSError,
-    MemoryError,
-)
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError, MemoryError)
+#: The same of a parser.
+UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
 #: The predictions as the store keeps them, and how many axes each has.
 ARRAYS = {"labels": ("<i4", 1), "scores": ("<f4", 2), "groups": ("<i4", 1), "draws": ("<f8", 1)}
 #: Scores lose digits when they are stored, so that a few pairs may tie.
@@ -56,7 +50,7 @@ def outcome(text: bytes) -> Outcome:
         if isinstance(schema, int) and schema > SCHEMA_VERSION:
             raise Unusable(f"it has schema {schema}, and this version knows {SCHEMA_VERSION}")
         found = Outcome.model_validate(raw)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Unusable("its outcome cannot be read") from error
     if found.status != "ok":
         raise Unusable("it is not finished")
@@ -68,11 +62,13 @@ def outcome(text: bytes) -> Outcome:
 
 def sound(value: Any) -> None:
     """Refuse plain data that hold what no screen or number should."""
-    for leaf in _leaves(value):
-        if isinstance(leaf, float) and math.isinf(leaf):
-            raise Unusable("it holds an infinite number")
-        if isinstance(leaf, str) and CONTROL.search(leaf):
-            raise Unusable("it holds control characters")
+    if isinstance(value, dict | list | tuple):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            sound(item)
+    elif isinstance(value, float) and math.isinf(value):
+        raise Unusable("it holds an infinite number")
+    elif isinstance(value, str) and CONTROL.search(value):
+        raise Unusable("it holds control characters")
 
 
 def pretraining(text: bytes) -> Cell:
@@ -80,7 +76,7 @@ def pretraining(text: bytes) -> Cell:
     try:
         raw = json.loads(text)
         return Cell.of(PretrainSpec.model_validate(raw["spec"]), dict(raw["versions"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Unusable("its spec cannot be read") from error
 
 
@@ -146,17 +142,6 @@ def check_predictions(outcome: Outcome, arrays: dict[str, np.ndarray]) -> None:
             # A rounded score may move one image across a threshold.
             if not np.isclose(told_[name].value, ours, rtol=0.01, atol=1 / n, equal_nan=True):
                 raise Unusable(f"its {name} is not that of its predictions")
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    """Every value inside, and every name of one."""
-    if isinstance(value, dict):
-        yield from value
-    if isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(item)
-    else:
-        yield value
 
 
 def _versions(spec: PretrainSpec | RunSpec | DistanceSpec) -> Iterator[tuple[str, str]]:
