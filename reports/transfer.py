@@ -38,7 +38,8 @@ PLAIN = {
 FOOTER = (
     "A negative ρ says that nearer sources gained more; a score is marked − and enters with its "
     "sign turned. ρ is Spearman's with a 95 % bootstrap over sources and targets "
-    "crossed, p permutes within targets. τ by target is the mean weighted τ of the single targets."
+    "crossed, p permutes the sources, for all targets at once; both need five sources. τ by target "
+    "is the mean weighted τ of the single targets."
 )
 
 
@@ -72,6 +73,14 @@ class Analysis:
         protocol, mode, arch, _ = self.place
         fusion = "image alone" if self.fusion == "none" else self.fusion
         return " · ".join((protocol, mode, arch, fusion))
+
+    @property
+    def ceiling(self) -> float:
+        """How large |ρ| within targets can be at most, for the gains are estimates themselves."""
+        gains = [pair.gain for pair in self.pairs if pair.source != pair.target]
+        errors = [(gain.high - gain.low) / (2 * 1.96) for gain in gains]
+        targets = [pair.target for pair in self.pairs if pair.source != pair.target]
+        return stats.ceiling([gain.value for gain in gains], errors, targets)
 
     @property
     def about(self) -> str:
@@ -228,7 +237,7 @@ def _observers(pairs: Sequence[Pair], measure: Measure) -> str:
     for left in measure.without.values():
         near = [left.get((pair.source, pair.target), math.nan) for pair in pairs]
         rho = stats.correlate(np.array(near), gains, targets, sources, pairs="within_target",
-                              draws=2, permutations=2)  # fmt: skip
+                              draws=0, permutations=0)  # fmt: skip
         found.append(rho.spearman)
     known = [rho for rho in found if not math.isnan(rho)]
     if not known:
@@ -255,6 +264,10 @@ def verdict(analysis: Analysis) -> str:
     if near is None:
         return "No distance has a correlation within targets."
     rho = f"ρ = {near.correlation.spearman:+.2f} within targets"
+    if math.isnan(near.correlation.p):
+        return (
+            f"Fewer than {stats.SOURCES} sources cannot say whether a distance foretells the gain."
+        )
     if near.warning or near.correlation.spearman >= 0:
         text = f"No distance can be said to foretell the gain; {near.name} comes nearest ({rho})"
     else:
@@ -285,18 +298,28 @@ def table_of(analysis: Analysis) -> Table:
         return Estimate(line.correlation.spearman, line.correlation.low, line.correlation.high, 0)
 
     def clear(line: Line) -> str:
-        return "–" if math.isnan(line.correlation.spearman) else "no" if line.warning else "yes"
+        if math.isnan(line.correlation.p):
+            return "–" if math.isnan(line.correlation.spearman) else "too few sources"
+        return "no" if line.warning else "yes"
 
     def negated(line: Line) -> bool:
         return line.name in turned or (line.kind == "baseline" and line.name != "imagenet first")
 
     notes = [verdict(analysis)]
+    if not math.isnan(analysis.ceiling):
+        notes.append(
+            "The gains are estimates: within targets not even a perfect distance could be "
+            f"expected above |ρ| = {analysis.ceiling:.2f}."
+        )
     notes += [measure.about for measure in analysis.measures if measure.about]
     # Of one pair set only: a page of warnings is read by nobody.
     notes += [
         f"{line.name}, {SETS[line.pairs]}: {line.warning}"
         for line in shown
-        if line.warning and line.kind == "distance" and line.pairs == "within_target"
+        if line.warning
+        and line.kind == "distance"
+        and line.pairs == "within_target"
+        and not math.isnan(line.correlation.p)
     ]
     baselines = [f"{name}: {text}" for name, text in PLAIN.items()]
     return Table(
@@ -376,6 +399,7 @@ def _json(analysis: Analysis) -> dict[str, Any]:
     return {
         **_facts(analysis),
         "verdict": verdict(analysis),
+        "ceiling": analysis.ceiling,
         "pairs": [
             asdict(pair) | {"overlap": overlaps.between(pair.source, pair.target)}
             for pair in analysis.pairs

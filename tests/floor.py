@@ -1,7 +1,8 @@
 """The floor: real cells of every mode, arm and distance, and what every reader says of them.
 
-`python tests/floor.py` makes the kept files in tests/floor anew, which is right only where a
-number, a page or a table was meant to change.
+`python tests/floor.py FOLDER` makes the kept files in tests/floor anew, working in that folder;
+with `read` behind it only what readers say of the kept store. Either is right only where a number,
+a page or a table was meant to change.
 """
 
 import json
@@ -156,13 +157,21 @@ def main() -> None:
     with tarfile.open(KEPT / "store.tar.xz", "w:xz") as archive:
         archive.add(light, "store")
     bench(f"results export {KEPT / 'bundle.zip'}", store)
+    read(light, work)
+
+
+def read(store: Path, work: Path) -> None:
+    """Keep what every reader says of a store."""
     for name, words in READ.items():
         for form in FORMS:
-            text = bench(words, light, "--format", form)
+            text = bench(words, store, "--format", form)
             (KEPT / f"{name}.{form}").write_text(text)
-    for name, text in pages(light, work / "report").items():
+    for name, text in pages(store, work / "report").items():
         (KEPT / f"page-{name.replace('/', '-')}.txt").write_text(text + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    if "read" in sys.argv[2:]:
+        read(unpack(Path(sys.argv[1])), Path(sys.argv[1]))
+    else:
+        main()

@@ -1,8 +1,10 @@
 """Intervals, paired comparisons, shared ranks and rank correlations; all randomness is seeded."""
 
 from benchmark.stats.correlation import (
+    SOURCES,
     Correlation,
     Pairs,
+    ceiling,
     correlate,
     power_warning,
     static_baseline,
@@ -22,11 +24,13 @@ from benchmark.stats.estimates import (
 from benchmark.stats.ranks import simultaneous_ranks, tied_ranks
 
 __all__ = [
+    "SOURCES",
     "Array",
     "Comparison",
     "Correlation",
     "Estimate",
     "Pairs",
+    "ceiling",
     "clustered",
     "correlate",
     "defined",

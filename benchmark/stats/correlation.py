@@ -1,5 +1,7 @@
 """Whether a distance foretells the gain: rank correlations over pairs of source and target."""
 
+import itertools
+import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -9,6 +11,10 @@ from benchmark.errors import BenchError
 from benchmark.stats.estimates import Array, interval
 
 Pairs = Literal["all", "without_self", "within_target"]
+#: With fewer sources there is neither an interval nor a p.
+SOURCES = 5
+#: So many orders of the sources are tried one by one, of seven; of more sources some are drawn.
+ORDERS = 5040
 
 
 class Correlation(NamedTuple):
@@ -32,16 +38,18 @@ def correlate(
     *,
     pairs: Pairs = "all",
     draws: int = 2000,
-    permutations: int = 10_000,
+    permutations: int = 9_999,
     seed: int = 0,
 ) -> Correlation:
     """Correlate distance and gain over (source, target) pairs; one entry per pair in each array.
 
     `pairs`: `all`; `without_self` drops source = target; `within_target` drops them too, takes
     the target's mean off both numbers and pools what is left. Pairs with a NaN are left out.
-    p permutes the distances within each target, so that easy and hard targets do not count as
-    evidence: it is two-sided about the permutations' own mean, and NaN if no target has two
-    sources. The interval resamples sources and targets crossed. `weighted_tau` weighs agreement
+    A source has a level of its own on every target, so p moves whole sources: one permutation of
+    their distances for all targets, each of them up to seven sources, else `permutations` drawn;
+    missing pairs stay missing. It is two-sided about the permutations' own mean, for targets share
+    a level too. The interval resamples sources and targets crossed. With fewer than five sources
+    p and interval are NaN. `weighted_tau` weighs agreement
     among large values (scipy's convention): hand in similarities or scores, or mind the sign.
     Fewer than three pairs, or a constant, give NaN.
     """
@@ -66,17 +74,23 @@ def correlate(
     from scipy import stats
 
     rng = np.random.default_rng(seed)
-    p = _permutation_p(flat_x, flat_y, in_target, permutations, rng)
-    weights = _resampled(in_source, draws, rng) * _resampled(in_target, draws, rng)
-    weights = weights[np.count_nonzero(weights, axis=1) >= 3]
-    resampled = _spearman(_centred(x, weights, blocks), _centred(y, weights, blocks), weights)
+    enough = in_source.shape[1] >= SOURCES
+    p, low, high = np.nan, np.nan, np.nan
+    if enough and permutations:
+        p = _joint_p(x, y, targets[keep], sources[keep], blocks, permutations, rng)
+    if enough and draws:
+        weights = _resampled(in_source, draws, rng) * _resampled(in_target, draws, rng)
+        weights = weights[np.count_nonzero(weights, axis=1) >= 3]
+        drawn = _spearman(_centred(x, weights, blocks), _centred(y, weights, blocks), weights)
+        low, high = interval(drawn)
     return Correlation(
         float(_spearman(flat_x[None], flat_y[None], once)[0]),
         float(_pearson(flat_x[None], flat_y[None], once)[0]),
         _statistic(stats.kendalltau(flat_x, flat_y)),
         _statistic(stats.weightedtau(flat_x, flat_y)),
         p,
-        *interval(resampled),
+        low,
+        high,
         len(x),
     )
 
@@ -86,11 +100,15 @@ def power_warning(correlation: Correlation) -> str:
     rho, *_, p, low, high, n = correlation
     if np.isnan(rho):
         return f"The correlation is not defined: {n} pairs, or all values the same."
+    if np.isnan(p):
+        return (
+            f"Too few sources: {n} pairs of fewer than {SOURCES} give no interval and no verdict."
+        )
     if p < 0.05 and (low > 0 or high < 0):
         return ""
     needed = min(1.0, 1.96 / np.sqrt(n - 1))
     more = f"; even independent pairs would have to reach {needed:.2f}" if abs(rho) < needed else ""
-    interval_and_p = f"[{low:+.2f}, {high:+.2f}] (p = {p:.2g} within targets)"
+    interval_and_p = f"[{low:+.2f}, {high:+.2f}] (p = {p:.2g}, sources permuted)"
     return f"{n} pairs cannot tell a correlation of {rho:+.2f} {interval_and_p} from 0{more}."
 
 
@@ -198,21 +216,65 @@ def _pearson(x: Array, y: Array, weights: Array) -> Array:
     return np.divide(products, norm, out=np.full(len(x), np.nan), where=norm > 1e-12)
 
 
-def _permutation_p(
-    x: Array, y: Array, in_target: Array, permutations: int, rng: np.random.Generator
+def _joint_p(
+    x: Array,
+    y: Array,
+    targets: Any,
+    sources: Any,
+    blocks: Array | None,
+    drawn: int,
+    rng: np.random.Generator,
 ) -> float:
-    """Two-sided p of Spearman's rho when x is shuffled within each target."""
-    sizes = in_target.sum(axis=0)
-    if sizes.max() < 2:
-        return np.nan
+    """Two-sided p of Spearman's rho when the sources change places, on all targets at once."""
+    _, row = np.unique(sources, return_inverse=True)
+    count, seen = int(row.max()) + 1, dict[tuple, int]()
+    columns = []
+    for pair in zip(sources.tolist(), targets.tolist(), strict=True):
+        seen[pair] = seen.get(pair, -1) + 1  # a pair that was measured twice has two columns
+        columns.append(f"{pair[1]}\0{seen[pair]}")
+    _, column = np.unique(columns, return_inverse=True)
+    table = np.full((count, int(column.max()) + 1), np.nan)
+    table[row, column] = x
+    every = math.factorial(count) <= ORDERS
+    orders = (
+        np.array(list(itertools.permutations(range(count))))
+        if every
+        else np.argsort(rng.random((drawn, count)), axis=1)
+    )
+    moved = table[orders[:, row], column]
+    here = np.isfinite(moved)
     once = np.ones((1, len(x)))
-    ranks_x = _weighted_ranks(x[None], once)[0]
-    ranks_y = _weighted_ranks(y[None], once)[0] - (len(x) + 1) / 2
-    products = np.zeros(permutations)
-    for block in in_target.T.astype(bool):
-        shuffled = rng.permuted(np.tile(ranks_x[block], (permutations, 1)), axis=1)
-        products += shuffled @ ranks_y[block]
-    # Shuffling within targets keeps what the targets' means share, so the null is not about 0.
-    expected = ((ranks_x @ in_target) * (ranks_y @ in_target) / sizes).sum()
-    extreme = np.abs(products - expected) >= abs(ranks_x @ ranks_y - expected) - 1e-9
-    return float((np.count_nonzero(extreme) + 1) / (permutations + 1))
+    if here.all():  # ranks move with their sources, so they need not be taken again
+        flat = _weighted_ranks(_centred(x, once, blocks), once)[0]
+        other = _weighted_ranks(_centred(y, once, blocks), once)[0]
+        table[row, column] = flat - flat.mean()
+        norm = np.sqrt(flat.var() * other.var()) * len(x)
+        rho = table[orders[:, row], column] @ (other - other.mean()) / norm
+    else:
+        weights = here.astype(float)[here.sum(axis=1) >= 3]
+        moved = np.nan_to_num(moved[here.sum(axis=1) >= 3])
+        rho = _spearman(_centred(moved, weights, blocks), _centred(y, weights, blocks), weights)
+        rho = rho[~np.isnan(rho)]
+    found = _spearman(_centred(x, once, blocks), _centred(y, once, blocks), once)[0]
+    extreme = np.abs(rho - rho.mean()) >= abs(found - rho.mean()) - 1e-9
+    hits, tried = int(np.count_nonzero(extreme)), len(rho)
+    return hits / tried if every else (hits + 1) / (tried + 1)
+
+
+def ceiling(gains: ArrayLike, errors: ArrayLike, target: ArrayLike | None = None) -> float:
+    """How large |rho| can be at most with gains that are estimates: √ of their reliability.
+
+    `errors` are the gains' standard errors; with `target` the gains are centred in each first.
+    """
+    values, error = np.asarray(gains, dtype=float), np.asarray(errors, dtype=float)
+    known = np.isfinite(values) & np.isfinite(error)
+    if target is None:
+        spread = np.var(values[known], ddof=1) if known.sum() > 1 else np.nan
+    else:
+        blocks = _one_hot(np.asarray(target).astype(str)[known])
+        apart = values[known] - (values[known] @ blocks / blocks.sum(axis=0)) @ blocks.T
+        free = len(apart) - blocks.shape[1]
+        spread = (apart**2).sum() / free if free > 0 else np.nan
+    if not spread > 0:
+        return np.nan
+    return float(np.sqrt(max(0.0, 1 - np.mean(error[known] ** 2) / spread)))
