@@ -51,6 +51,14 @@ def load(kind: str, name: str, *, path: Path | None = None, given: "Input | None
     return found(variant if variant != "*" else "", given)
 
 
+def card(kind: str, name: str) -> Any:
+    """The card of that component; None where it is not installed or cannot be loaded."""
+    try:
+        return load(kind, name).card
+    except (BenchError, ImportError, SyntaxError):
+        return None
+
+
 def version(kind: str, name: str, *, path: Path | None = None, given: "Input | None" = None) -> str:
     """What a key holds of a component: its card's version, or its file's hash."""
     if path is not None:

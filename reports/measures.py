@@ -122,15 +122,8 @@ def _probe(store: Store, spec: DistanceSpec) -> str:
 
 def needs(method: str) -> str:
     """What a method looks with, by its card; empty for one that is no longer installed."""
-    card = _card(method)
+    card = registry.card("distance", method)
     return card.needs if card else ""
-
-
-def _card(method: str):
-    try:
-        return registry.load("distance", method).card
-    except (BenchError, ImportError, SyntaxError):
-        return None
 
 
 def _number(version: str) -> int:
@@ -162,7 +155,7 @@ def _measure(
                 without[name][pair] = number.value
         if len(picked) > 1:
             variances.append(float(np.var(estimates[:, 0], ddof=1)))
-    card = _card(how.method)
+    card = registry.card("distance", how.method)
     spread = np.std([value.value for value in values.values()]) if len(values) > 1 else math.nan
     noise = float(np.sqrt(np.mean(variances)) / spread) if variances and spread > 0 else math.nan
     return Measure(

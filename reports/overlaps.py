@@ -5,7 +5,6 @@ from functools import cache
 from itertools import combinations
 
 from benchmark import registry
-from benchmark.errors import BenchError
 
 NOTE = "† source and target share images: such a pair says nothing of transfer."
 
@@ -31,10 +30,8 @@ def among(names: Iterable[str]) -> list[str]:
 
 @cache
 def _declared(name: str) -> tuple[str, ...]:
-    try:
-        return registry.load("source", name).card.overlaps
-    except (BenchError, ImportError, SyntaxError):  # a component that is not installed here
-        return ()
+    card = registry.card("source", name)
+    return card.overlaps if card else ()
 
 
 def _same(declared: str, name: str) -> bool:

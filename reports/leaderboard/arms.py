@@ -58,6 +58,12 @@ class Identity(NamedTuple):
         return self.source if self.arch == "none" else origin(self.source, self.mode)
 
 
+#: Of an identity: what the spec says in so many words, and what comes from the outcome's versions.
+ASKED = ("source", "fusion", "columns", "allowed", "record", "arch", "mode", "recipe",
+         "pretrain_seed", "split", "headline")  # fmt: skip
+VERSIONS = ("source_version", "fusion_version", "target_version", "protocol_version", "core")
+
+
 class Place(NamedTuple):
     """What the cells of a board share: they test the same patients of one set."""
 
@@ -137,26 +143,13 @@ def _not_mended(runs: Sequence[Run]) -> list[Run]:
 
 def _identity(run: Run, pretraining: Recipe | None) -> Identity:
     spec, versions = run.spec, run.outcome.versions
+    same: dict[str, Any] = {name: getattr(spec, name) for name in ASKED}
+    same |= {name: versions.get(name.removesuffix("_version"), "") for name in VERSIONS}
     return Identity(
-        source=spec.source,
-        fusion=spec.fusion,
+        **same,
         options=tuple(sorted(spec.options.items())),
-        columns=spec.columns,
         types=tuple(sorted(spec.types.items())),
-        allowed=spec.allowed,
-        record=spec.record,
-        arch=spec.arch,
-        mode=spec.mode,
-        recipe=spec.recipe,
-        pretrain_seed=spec.pretrain_seed,
         pretraining=pretraining,
-        source_version=versions.get("source", ""),
-        fusion_version=versions.get("fusion", ""),
-        target_version=versions.get("target", ""),
-        protocol_version=versions.get("protocol", ""),
-        core=versions.get("core", ""),
-        split=spec.split,
-        headline=spec.headline,
         digest=str(run.outcome.data.get("digest", "")),
     )
 

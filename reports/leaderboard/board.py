@@ -413,7 +413,7 @@ def _same(who: Identity) -> tuple:
             who.digest)  # fmt: skip
 
 
-def _paired(row: Row) -> tuple:
+def paired(row: Row) -> tuple:
     """Draws belong together if they are as many and of the same cells."""
     return _length(row), [(run.spec.seed, run.spec.fold) for run in row.runs]
 
@@ -422,7 +422,7 @@ def _gain(row: Row, base: Row) -> Comparison | None:
     """How much better the row is, where both are whole and their draws belong together."""
     if row.done < row.expected or row.headline is None or base.headline is None:
         return None
-    if row.draws is None or base.draws is None or _paired(row) != _paired(base):
+    if row.draws is None or base.draws is None or paired(row) != paired(base):
         return None
     values = row.headline.value, base.headline.value
     if higher_is_better(row.identity.headline):

@@ -10,7 +10,7 @@ import numpy as np
 from benchmark import stats
 from benchmark.spec import RANDOM
 from benchmark.stats import Estimate
-from reports.leaderboard.board import Array, Baseline, Board, Row, higher_is_better
+from reports.leaderboard.board import Array, Baseline, Board, Row, higher_is_better, paired
 
 #: What a gain is over, in words.
 OVER: dict[str, str] = {
@@ -117,17 +117,11 @@ def _gains(
     for source, row in fair.items():
         if source == "none":
             continue
-        if _cells(row) != _cells(base):
+        if paired(row) != paired(base):
             why.append(f"Left out: {source} on {made.target}: not the cells of its baseline.")
             continue
         pairs.append(Pair(source, made.target, _gain(row, base, made.headline)))
     return sorted(pairs, key=lambda pair: -pair.gain.value), why
-
-
-def _cells(row: Row) -> tuple:
-    """Draws are paired where they are as many and of the same seeds and folds."""
-    length = 0 if row.draws is None else len(row.draws)
-    return length, [(run.spec.seed, run.spec.fold) for run in row.runs]
 
 
 def _gain(row: Row, base: Row, metric: str) -> Estimate:

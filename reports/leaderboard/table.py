@@ -216,7 +216,6 @@ def reason(run: Run) -> str:
 def _table(made: Board) -> render.Table:
     """A board; what it says nothing of has no heading."""
     parts = [made.target, made.under, metric_title(made.headline), leak(made)]
-    fields = ("target", "protocol", "partition", "leaky", "siblings")
     return render.Table(
         title=" · ".join(part for part in parts if part),
         columns=list(_columns(made)),
@@ -228,7 +227,7 @@ def _table(made: Board) -> render.Table:
             *made.overlaps,
             *([] if made.unit or made.leaky else [f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}."]),
         ],
-        facts={name: getattr(made, name) for name in fields},
+        facts=_plain(made, "target protocol partition leaky siblings"),
     )
 
 
@@ -270,19 +269,11 @@ def _columns(made: Board) -> Iterator[Column]:
 
 def _board(made: Board) -> dict[str, Any]:
     return {
-        "target": made.target,
-        "protocol": made.protocol,
-        "partition": made.partition,
-        "headline": made.headline,
+        **_plain(made, "target protocol partition headline"),
         "higher_is_better": board.higher_is_better(made.headline),
-        "leaky": made.leaky,
-        "siblings": made.siblings,
-        "overlaps": made.overlaps,
-        "versions": made.versions,
+        **_plain(made, "leaky siblings overlaps versions"),
         "split": made.split.model_dump(mode="json"),
-        "digest": made.digest,
-        "seeds": made.seeds,
-        "columns": made.columns,
+        **_plain(made, "digest seeds columns"),
         "rows": [_row(row) for row in made.rows],
     }
 
@@ -292,28 +283,20 @@ def _row(row: Row) -> dict[str, Any]:
     return {
         "rank": row.rank,
         "why_no_rank": row.why,
-        "source": who.source,
-        "origin": who.origin,
-        "fusion": who.fusion,
+        **_plain(who, "source origin fusion"),
         "options": dict(who.options),
-        "columns": who.columns,
-        "arch": who.arch,
-        "mode": who.mode,
+        **_plain(who, "columns arch mode"),
         "setting": row.setting,
         "recipe": who.recipe.model_dump(mode="json"),
-        "headline": row.headline,
-        "gains": row.gains,
-        "metrics": row.metrics,
+        **_plain(row, "headline gains metrics"),
         "sd_over_folds": row.over_folds,
         "sd_over_classes": row.over_classes,
-        "classes": row.classes,
-        "per_class": row.per_class,
+        **_plain(row, "classes per_class"),
         "cells": {"done": row.done, "expected": row.expected},
         "seconds": round(row.seconds, 3),
         "seconds_features": round(row.extraction, 3),
         "seconds_classifier": round(row.classifier, 3),
-        "device": row.device,
-        "joules": row.joules,
+        **_plain(row, "device joules"),
         "runs": [_run(run) for run in row.runs],
     }
 
@@ -321,10 +304,12 @@ def _row(row: Row) -> dict[str, Any]:
 def _run(run: Run) -> dict[str, Any]:
     return {
         "key": run.outcome.key,
-        "fold": run.spec.fold,
-        "seed": run.spec.seed,
-        "pretrain_seed": run.spec.pretrain_seed,
+        **_plain(run.spec, "fold seed pretrain_seed"),
         "status": run.outcome.status,
         "reason": reason(run),
         "headline": run.outcome.metrics.get(run.spec.headline),
     }
+
+
+def _plain(thing: Any, names: str) -> dict[str, Any]:
+    return {name: getattr(thing, name) for name in names.split()}

@@ -218,8 +218,10 @@ def _ridge(x: Array, y: Array) -> Array:
 
     if not y.any():
         return np.zeros(x.shape[1])
-    flat = {"alpha_1": 0.0, "lambda_1": 0.0, "alpha_2": TINY**2, "lambda_2": TINY**2}  # no prior
-    made = BayesianRidge(max_iter=100, tol=TINY, fit_intercept=False, **flat)
+    made = BayesianRidge(
+        max_iter=100, tol=TINY, fit_intercept=False,
+        alpha_1=0.0, lambda_1=0.0, alpha_2=TINY**2, lambda_2=TINY**2,  # priors that say nothing
+    )  # fmt: skip
     return made.fit(x, y).coef_
 
 

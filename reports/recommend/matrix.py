@@ -77,13 +77,8 @@ def build(
 
 def images_of(source: str) -> float:
     """How many images a source has by its card; NaN for one without or no longer known."""
-    if source == "none":
-        return math.nan
-    try:
-        count = registry.load("source", source).card.images
-    except (BenchError, ImportError, SyntaxError):
-        return math.nan
-    return float(count) if count > 0 else math.nan
+    card = registry.card("source", source) if source != "none" else None
+    return float(card.images) if card and card.images > 0 else math.nan
 
 
 def of_store(
