@@ -254,12 +254,6 @@ def advise(
     return replace(found, notes=(*found.notes, *trust, *left), place=place)
 
 
-def show(store: Store, target: str, *, format: str = "table", **how: Any) -> str:
-    """The recommendation as text for stdout; `how` as `advise` takes it."""
-    render.check(format)
-    return text(advise(store, target, **how), format=format)
-
-
 def text(found: Recommendation, *, format: str = "table") -> str:
     """A recommendation as table, md, csv or json."""
     render.check(format)

@@ -401,9 +401,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made
 
 
+def told(store: Store, target: str, format: str = "table") -> str:
+    return advice.text(advice.advise(store, target), format=format)
+
+
 def test_a_target_with_no_run(store: Store):
-    (text,) = [advice.show(store, "pcam", format="json")]
-    found = json.loads(text)
+    found = json.loads(told(store, "pcam", "json"))
     assert found["relative"]
     assert found["next"] == "imagenet"
     assert found["sources"][0]["source"] == "imagenet"
@@ -412,7 +415,7 @@ def test_a_target_with_no_run(store: Store):
 
 
 def test_runs_on_the_target_are_taken_in(store: Store):
-    found = json.loads(advice.show(store, "ptbxl", format="json"))
+    found = json.loads(told(store, "ptbxl", "json"))
     assert not found["relative"]
     by_name = {one["source"]: one for one in found["sources"]}
     assert by_name["dtd"]["run"] == pytest.approx(0.7)
@@ -424,11 +427,11 @@ def test_runs_on_the_target_are_taken_in(store: Store):
 
 
 def test_the_table_says_what_to_run_and_how_far_to_trust_it(store: Store):
-    text = advice.show(store, "ptbxl")
+    text = told(store, "ptbxl")
     assert "Run next: imagenet." in text
     assert "by leaving each out" in text
-    assert advice.show(store, "ptbxl", format="md").startswith("## Sources for ptbxl")
-    rows = list(csv.DictReader(io.StringIO(advice.show(store, "ptbxl", format="csv"))))
+    assert told(store, "ptbxl", "md").startswith("## Sources for ptbxl")
+    rows = list(csv.DictReader(io.StringIO(told(store, "ptbxl", "csv"))))
     assert [row["source"] for row in rows if row["next"] == "True"] == ["imagenet"]
 
 
