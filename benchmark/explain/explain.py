@@ -8,6 +8,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def explain(
     folder = out or store.folder("run", outcome.key) / "explain"
     folder.mkdir(parents=True, exist_ok=True)
     plain, fused = record_gain.arms_of(store, outcome)
-    drawn: dict[str, Any] = {}
+    files: list[Path] = []
     numbers: dict[str, Any] = {"run": outcome.key}
     notes: list[str] = []
 
@@ -81,7 +82,8 @@ def explain(
             return None
 
     def draw(name: str, make: Callable[[], tuple[Any, dict[str, Any]]]) -> None:
-        drawn[name], numbers[name] = attempt(make) or (None, None)
+        figure, numbers[name] = attempt(make) or (None, None)
+        files.extend(pictures.save(figure, folder, name) if figure else ())
 
     tested = attempt(lambda: _tested(store, outcome, runtime))
     if tested is not None:
@@ -104,12 +106,6 @@ def explain(
         draw("gains", lambda: record_gain.by_metric(store, plain, fused))
     else:
         notes.append("The store has no second arm on the same folds: no gain is shown.")
-    files = [
-        path
-        for name, figure in drawn.items()
-        if figure
-        for path in pictures.save(figure, folder, name)
-    ]
     write(folder / "explain.json", json.dumps(defined({**numbers, "notes": notes}), indent=1))
     return Explanation(files, notes)
 
@@ -179,20 +175,16 @@ def activation_maps(
     """Grad-CAM float (n, h, w) of the wanted classes (n,), at the last maps or at a named layer."""
     kept: list[torch.Tensor] = []
     net: Any = model
-    hooks = []
-    if layer:
-        inner = net.backbone.net.get_submodule(layer)
-        hooks = [inner.register_forward_hook(lambda module, given, out: kept.append(out))]
-    try:
-        with torch.enable_grad():
-            last = net.maps(images, record)
-            at = kept[0] if layer else last
-            logits = net.decide(last, record)
-            score = logits.gather(1, wanted.to(logits.device)[:, None]).sum()
-            (slope,) = torch.autograd.grad(score, at)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    inner = net.backbone.net.get_submodule(layer)  # of "": the whole network
+    with (
+        inner.register_forward_hook(lambda module, given, out: kept.append(out)),
+        torch.enable_grad(),
+    ):
+        last = net.maps(images, record)
+        at = kept[0] if layer else last
+        logits = net.decide(last, record)
+        score = logits.gather(1, wanted.to(logits.device)[:, None]).sum()
+        (slope,) = torch.autograd.grad(score, at)
     heat = (slope.mean((2, 3), keepdim=True) * at).sum(1).relu().detach().float().cpu().numpy()
     return _as_grid(heat, getattr(net.backbone.net, "num_prefix_tokens", 0))
 
@@ -211,15 +203,11 @@ def layer_of(model: nn.Module, images: torch.Tensor, record: torch.Tensor | None
 
         return hook
 
-    hooks = [
-        m.register_forward_hook(note(name)) for name, m in backbone.net.named_modules() if name
-    ]
-    try:
-        with torch.no_grad():
-            last = net.maps(images[:1], None if record is None else record[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in backbone.net.named_modules():
+            if name:
+                hooks.enter_context(module.register_forward_hook(note(name)))
+        last = net.maps(images[:1], None if record is None else record[:1])
     if backbone.layout != "NCHW" or min(last.shape[2:]) >= LEAST:
         return ""
     large = [name for name, shape in shapes.items() if min(shape[2:]) >= LEAST]
@@ -259,8 +247,7 @@ def importance(tested: Tested) -> tuple[Any, dict[str, Any]]:
     assert tested.record is not None
 
     def judge(scores: np.ndarray) -> tuple[float, np.ndarray]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
             found = metrics.evaluate(tested.labels, scores, groups, draws=DRAWS, seed=seed)
         return found.overall[spec.headline].value, found.draws[spec.headline]
 
@@ -279,8 +266,7 @@ def importance(tested: Tested) -> tuple[Any, dict[str, Any]]:
     def of_column(name: str) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         def change(order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             shuffled = frame.assign(**{name: frame[name].to_numpy()[order]})
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
+            with warnings.catch_warnings(action="ignore", category=UserWarning):
                 record = trained.record(shuffled)
             assert record is not None
             return same, record
@@ -297,8 +283,14 @@ def importance(tested: Tested) -> tuple[Any, dict[str, Any]]:
         f"{SHUFFLES} shuffles; lines: 95 % interval over resampled groups. Grey: it holds zero."
     )
     title = metrics.NAMES[spec.headline].title.partition(" (")[0]
-    numbers = dict(found)
-    return pictures.importance(found, metric=f"permutation importance, {title}", note=note), numbers
+    drawn = pictures.bars(
+        found,
+        title="What is lost when the test part's values are shuffled\n"
+        f"(permutation importance, {title})",
+        x_title="loss in percentage points; to the right of 0: the arm relies on it",
+        note=note,
+    )
+    return drawn, dict(found)
 
 
 def _answers(tested: Tested) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -329,8 +321,9 @@ def _tested(store: Store, outcome: Outcome, runtime: Runtime) -> Tested:
         raise BenchError(
             f"The test images of {outcome.key} are not those it was judged on.", "Run it again."
         )
-    with warnings.catch_warnings():  # the run has told of unseen values
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings(
+        action="ignore", category=UserWarning
+    ):  # the run has told of unseen values
         record = trained.record(prepared.frame(spec.columns, rows)) if spec.columns else None
     return Tested(trained, prepared, rows, labels, record)
 

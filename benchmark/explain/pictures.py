@@ -1,8 +1,9 @@
 """How a run's explanation is drawn: plain numbers in, PNG and SVG out, one style for all."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.patches import Patch
 
 from benchmark.stats import Estimate
 
+P = ParamSpec("P")
 #: Of Okabe and Ito: they stay apart under colour blindness and in grey.
 BLUE, ORANGE, GREY, DARK = "#0072B2", "#E69F00", "#B8B8B8", "#333333"
 
@@ -53,52 +55,62 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return paths
 
 
-def maps(looks: Sequence[Look], arms: Sequence[str], *, note: str) -> Figure:
-    """A row for each image: the image, then the evidence each arm saw in it."""
-    columns = 1 + len(arms)
-    with mpl.rc_context(STYLE):
-        tall = 2.2 * max((look.image.shape[0] / look.image.shape[1] for look in looks), default=1)
-        size = (2.4 * columns + 0.9, (tall + 0.4) * len(looks) + 1.3)
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.07))
-        figure.suptitle("Where the network saw evidence for the class it named\n", fontsize=13)
-        grid = figure.subplots(len(looks), columns, squeeze=False)
-        shown = None
-        for look, axes in zip(looks, grid, strict=True):
-            height, width, _ = look.image.shape
-            whole = (0, width, height, 0)
-            for axis in axes:
-                axis.imshow(look.image, extent=whole)
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-            axes[0].set_title(look.title, fontsize=10)
-            for axis, heat, said, right in zip(
-                axes[1:], look.maps, look.said, look.right, strict=True
-            ):
-                fine = _enlarged(heat, (height, width))
-                axis.imshow(0.75 * look.image.mean(2), extent=whole, cmap="gray", vmin=0, vmax=255)
-                shown = axis.imshow(
-                    fine, extent=whole, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.5 * fine
-                )
-                words = f"said {said}, {'right' if right else 'wrong'}"
-                axis.set_title(words + "\n(no evidence found)" * (not heat.any()), fontsize=10)
-        for axis, arm in zip(grid[0], ("the image", *arms), strict=True):
-            axis.annotate(
-                arm.replace(" (", "\n("),
-                (0.5, 1.2),
-                xycoords="axes fraction",
-                ha="center",
-                fontsize=11,
-                weight="bold",
-            )
-        if shown is not None:
-            bar = figure.colorbar(
-                shown, ax=grid, location="right", shrink=0.3, pad=0.02, ticks=[0, 1]
-            )
-            bar.ax.set_yticklabels(["no\nevidence", "most in\nthis image"])
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """The one style is in force while a figure is made."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def _figure(width: float, height: float, title: str, note: str, *, size: float = 13) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, fontsize=size)
+    if note:
         figure.supxlabel(note, fontsize=9)
     return figure
 
 
+@_styled
+def maps(looks: Sequence[Look], arms: Sequence[str], *, note: str) -> Figure:
+    """A row for each image: the image, then the evidence each arm saw in it."""
+    columns = 1 + len(arms)
+    tall = 2.2 * max((look.image.shape[0] / look.image.shape[1] for look in looks), default=1)
+    title = "Where the network saw evidence for the class it named\n"
+    figure = _figure(2.4 * columns + 0.9, (tall + 0.4) * len(looks) + 1.3, title, note)
+    figure.set_layout_engine(ConstrainedLayoutEngine(h_pad=0.07))
+    grid = figure.subplots(len(looks), columns, squeeze=False)
+    shown = None
+    for look, axes in zip(looks, grid, strict=True):
+        height, width, _ = look.image.shape
+        whole = (0, width, height, 0)
+        for axis in axes:
+            axis.imshow(look.image, extent=whole)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        axes[0].set_title(look.title, fontsize=10)
+        each = zip(axes[1:], look.maps, look.said, look.right, strict=True)
+        for axis, heat, said, right in each:
+            fine = _enlarged(heat, (height, width))
+            axis.imshow(0.75 * look.image.mean(2), extent=whole, cmap="gray", vmin=0, vmax=255)
+            shown = axis.imshow(
+                fine, extent=whole, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.5 * fine
+            )
+            words = f"said {said}, {'right' if right else 'wrong'}"
+            axis.set_title(words + "\n(no evidence found)" * (not heat.any()), fontsize=10)
+    above: Any = {"xycoords": "axes fraction", "ha": "center", "fontsize": 11, "weight": "bold"}
+    for axis, arm in zip(grid[0], ("the image", *arms), strict=True):
+        axis.annotate(arm.replace(" (", "\n("), (0.5, 1.2), **above)
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=grid, location="right", shrink=0.3, pad=0.02, ticks=[0, 1])
+        bar.ax.set_yticklabels(["no\nevidence", "most in\nthis image"])
+    return figure
+
+
+@_styled
 def weights(
     record: np.ndarray, columns: Sequence[str], image: np.ndarray, panels: Sequence[str]
 ) -> Figure:
@@ -106,91 +118,66 @@ def weights(
     across = min(4, len(panels))
     down = -(-len(panels) // across)
     rows = max(len(columns), 1)
-    with mpl.rc_context(STYLE):
-        height = (0.3 * rows + 1.1) * down * bool(len(columns)) + 0.5 * len(panels) + 2.2
-        figure = Figure(figsize=(max(3.0 * across + 2.4, 7.5), height), layout="constrained")
-        figure.suptitle("What the last layer adds to the log-odds", fontsize=13)
-        share = [(0.3 * rows + 1.1) * down, 0.5 * len(panels) + 1.2]
-        parts: Any = (
-            figure.subfigures(2, 1, height_ratios=share)
-            if len(columns)
-            else [None, figure.subfigures(1, 1)]
-        )
-        if parts[0] is not None:
-            _record_bars(parts[0], record, columns, panels, (down, across))
-        _image_spread(parts[1].subplots(), image, panels)
+    bars = (0.3 * rows + 1.1) * down * bool(len(columns))
+    height = bars + 0.5 * len(panels) + 2.2
+    title = "What the last layer adds to the log-odds"
+    figure = _figure(max(3.0 * across + 2.4, 7.5), height, title, "")
+    part: Any
+    below: Any
+    if len(columns):
+        part, below = figure.subfigures(2, 1, height_ratios=[bars, 0.5 * len(panels) + 1.2])
+        _record_bars(part, record, columns, panels, (down, across))
+    else:
+        below = figure.subfigures(1, 1)
+    _image_spread(below.subplots(), image, panels)
     return figure
 
 
+@_styled
 def image_weights(parts: Sequence[tuple[str, np.ndarray]], panels: Sequence[str]) -> Figure:
     """Box plots of the size of weights (P, C) on a logarithmic axis, part beside part by panel."""
     colours = (GREY, BLUE, ORANGE)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(1.6 * len(panels) + 3, 7.5), 4.8), layout="constrained")
-        axis = figure.subplots()
-        figure.suptitle("Size of the weights without and with the patient's record", fontsize=13)
-        for k, (_, values) in enumerate(parts):
-            axis.boxplot(
-                [np.abs(row[row != 0]) for row in values],
-                positions=(np.arange(len(panels)) + 0.27 * (k - 1)).tolist(),
-                widths=0.22,
-                patch_artist=True,
-                flierprops={"marker": ".", "markersize": 3, "markeredgecolor": GREY},
-                boxprops={"facecolor": colours[k], "alpha": 0.6, "edgecolor": DARK},
-                medianprops={"color": DARK, "linewidth": 2},
-                manage_ticks=False,
-            )
-        axis.set_yscale("log")
-        axis.set_xticks(range(len(panels)), [_short(panel, 30) for panel in panels])
-        axis.set_xlim(-0.6, len(panels) - 0.4)
-        axis.set_ylabel("size of a weight of the last layer")
-        axis.grid(axis="y", color="#E5E5E5")
-        handles = [Patch(facecolor=c, alpha=0.6, edgecolor=DARK, label=name)
-                   for c, (name, _) in zip(colours, parts, strict=True)]  # fmt: skip
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
-        axis.legend(handles=handles, ncols=3, frameon=False, **place)
-        figure.supxlabel(
-            "Box: the middle half of the weights. The record's are of its encoded values, the\n"
-            "image's of its pooled features, each in its own unit before any standardisation.",
-            fontsize=9,
-        )
+    title = "Size of the weights without and with the patient's record"
+    note = (
+        "Box: the middle half of the weights. The record's are of its encoded values, the\n"
+        "image's of its pooled features, each in its own unit before any standardisation."
+    )
+    figure = _figure(max(1.6 * len(panels) + 3, 7.5), 4.8, title, note)
+    axis = figure.subplots()
+    for k, (_, values) in enumerate(parts):
+        sizes = [np.abs(row[row != 0]) for row in values]
+        _boxes(axis, sizes, np.arange(len(panels)) + 0.27 * (k - 1), 0.22, colours[k], 0.6)
+    axis.set_yscale("log")
+    axis.set_xticks(range(len(panels)), [_short(panel, 30) for panel in panels])
+    axis.set_xlim(-0.6, len(panels) - 0.4)
+    axis.set_ylabel("size of a weight of the last layer")
+    axis.grid(axis="y", color="#E5E5E5")
+    _legend(axis, [name for name, _ in parts], colours, 0.6)
     return figure
 
 
+@_styled
 def record_weights(
     values: np.ndarray, columns: Sequence[str], panels: Sequence[str], networks: Sequence[str]
 ) -> Figure:
     """Bars of the record's weights (P, N, M): a row of axes for each class, a column a network."""
     down, across, rows = values.shape
-    with mpl.rc_context(STYLE):
-        size = (max(1.7 * across + 3, 7.5), (0.22 * rows + 0.5) * down + 1.8)
-        figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle("Weights of the patient's record beside each network", fontsize=13)
-        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        for line, panel, axes in zip(values, panels, grid, strict=True):
-            for axis, row in zip(axes, line, strict=True):
-                _weight_bars(axis, row)
-            axes[0].set_yticks(range(rows), [_short(name, 40) for name in columns])
-            axes[0].set_ylabel(_short(panel, 30), weight="bold")
-        for axis, name in zip(grid[0], networks, strict=True):
-            axis.set_title(name.replace(" · ", "\n"), fontsize=10)
-        grid[0][0].invert_yaxis()
-        figure.supxlabel(f"{RECORD}\n{UNITS}", fontsize=9)
+    height = (0.22 * rows + 0.5) * down + 1.8
+    title = "Weights of the patient's record beside each network"
+    figure = _figure(max(1.7 * across + 3, 7.5), height, title, f"{RECORD}\n{UNITS}")
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for line, panel, axes in zip(values, panels, grid, strict=True):
+        for axis, row in zip(axes, line, strict=True):
+            _weight_bars(axis, row)
+        axes[0].set_yticks(range(rows), [_short(name, 40) for name in columns])
+        axes[0].set_ylabel(_short(panel, 30), weight="bold")
+    for axis, name in zip(grid[0], networks, strict=True):
+        axis.set_title(name.replace(" · ", "\n"), fontsize=10)
+    grid[0][0].invert_yaxis()
     return figure
 
 
-def importance(found: Sequence[tuple[str, Estimate]], *, metric: str, note: str) -> Figure:
-    """Loss of the headline metric when a column is shuffled; the last rows are wholes."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.5, 0.45 * len(found) + 2.2), layout="constrained")
-        axis = figure.subplots()
-        _bars(axis, found)
-        axis.set_title(f"What is lost when the test part's values are shuffled\n({metric})")
-        axis.set_xlabel("loss in percentage points; to the right of 0: the arm relies on it")
-        figure.supxlabel(note, fontsize=9)
-    return figure
-
-
+@_styled
 def classes(
     names: Sequence[str],
     arms: Sequence[tuple[str, np.ndarray]],
@@ -202,90 +189,79 @@ def classes(
     """Box plots over folds of each class's AUROC, an array (folds, classes) for each arm."""
     colours = (BLUE, ORANGE)
     width = 0.8 / len(arms)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(1.3 * len(names) + 2.5, 7.5), 5.4), layout="constrained")
-        axis = figure.subplots()
-        figure.suptitle(title, fontsize=12)
-        for k, (_, values) in enumerate(arms):
-            places = np.arange(len(names)) + (k - (len(arms) - 1) / 2) * width
-            axis.boxplot(
-                [column[~np.isnan(column)] for column in values.T],
-                positions=places.tolist(),
-                widths=0.8 * width,
-                patch_artist=True,
-                showfliers=False,
-                boxprops={"facecolor": colours[k], "alpha": 0.45, "edgecolor": DARK},
-                medianprops={"color": DARK, "linewidth": 2},
-                manage_ticks=False,
-            )
-            for place, column in zip(places, values.T, strict=True):
-                axis.plot(np.full(len(column), place), column, "o", ms=4, color=DARK, mfc="white")
-        tops = np.nanmax([np.nanmax(values, axis=0) for _, values in arms], axis=0)
-        low = min(float(np.nanmin([np.nanmin(values) for _, values in arms])), 0.5)
-        span = max(1.0, float(np.nanmax(tops))) - low
-        for x, (top, star) in enumerate(zip(tops, stars, strict=True)):
-            axis.text(x, top + 0.02 * span, star, ha="center", va="bottom", fontsize=13)
-        axis.axhline(0.5, color=GREY, linestyle="--", zorder=0)
-        axis.annotate(
-            "chance", (1, 0.5), xycoords=("axes fraction", "data"), va="center", ha="left"
-        )
-        axis.set_xticks(range(len(names)), [_short(name) for name in names])
-        axis.set_xlim(-0.6, len(names) - 0.4)
-        axis.set_ylim(low - 0.05 * span, low + 1.12 * span)
-        axis.set_ylabel("AUROC, this class against the rest")
-        patches = [
-            Patch(facecolor=c, alpha=0.45, edgecolor=DARK, label=arm)
-            for c, (arm, _) in zip(colours, arms, strict=False)
-        ]
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
-        axis.legend(handles=patches, ncols=2, frameon=False, **place)
-        figure.supxlabel(note, fontsize=9)
+    figure = _figure(max(1.3 * len(names) + 2.5, 7.5), 5.4, title, note, size=12)
+    axis = figure.subplots()
+    for k, (_, values) in enumerate(arms):
+        places = np.arange(len(names)) + (k - (len(arms) - 1) / 2) * width
+        known = [column[~np.isnan(column)] for column in values.T]
+        _boxes(axis, known, places, 0.8 * width, colours[k], 0.45, showfliers=False)
+        for place, column in zip(places, values.T, strict=True):
+            axis.plot(np.full(len(column), place), column, "o", ms=4, color=DARK, mfc="white")
+    tops = np.nanmax([np.nanmax(values, axis=0) for _, values in arms], axis=0)
+    low = min(float(np.nanmin([np.nanmin(values) for _, values in arms])), 0.5)
+    span = max(1.0, float(np.nanmax(tops))) - low
+    for x, (top, star) in enumerate(zip(tops, stars, strict=True)):
+        axis.text(x, top + 0.02 * span, star, ha="center", va="bottom", fontsize=13)
+    axis.axhline(0.5, color=GREY, linestyle="--", zorder=0)
+    axis.annotate("chance", (1, 0.5), xycoords=("axes fraction", "data"), va="center", ha="left")
+    axis.set_xticks(range(len(names)), [_short(name) for name in names])
+    axis.set_xlim(-0.6, len(names) - 0.4)
+    axis.set_ylim(low - 0.05 * span, low + 1.12 * span)
+    axis.set_ylabel("AUROC, this class against the rest")
+    _legend(axis, [arm for arm, _ in arms], colours, 0.45)
     return figure
 
 
-def gains(found: Sequence[tuple[str, Estimate]], *, title: str, note: str) -> Figure:
-    """The fused arm minus the image alone, metric by metric, in percentage points."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.5, 0.45 * len(found) + 2.2), layout="constrained")
-        axis = figure.subplots()
-        _bars(axis, found)
-        axis.set_title(title)
-        axis.set_xlabel("gain in percentage points; to the right of 0: the record helps")
-        figure.supxlabel(note, fontsize=9)
-    return figure
-
-
-def _bars(axis: Axes, found: Sequence[tuple[str, Estimate]]) -> None:
+@_styled
+def bars(found: Sequence[tuple[str, Estimate]], *, title: str, x_title: str, note: str) -> Figure:
     """Horizontal bars with intervals in percentage points; pale where zero is within."""
+    figure = _figure(8.5, 0.45 * len(found) + 2.2, "", note)
+    axis = figure.subplots()
+    axis.set_title(title)
+    axis.set_xlabel(x_title)
     y = np.arange(len(found))
     values = 100 * np.array([[e.value, e.low, e.high] for _, e in found])
     sure = (values[:, 1] > 0) | (values[:, 2] < 0)
     axis.barh(y, values[:, 0], color=[BLUE if s else GREY for s in sure], height=0.62)
     reach = np.clip(np.abs(values[:, 1:].T - values[:, 0]), 0, None)
-    axis.errorbar(
-        values[:, 0],
-        y,
-        xerr=reach,
-        fmt="none",
-        ecolor=DARK,
-        elinewidth=1.3,
-        capsize=3,
-    )
+    line: Any = {"ecolor": DARK, "elinewidth": 1.3, "capsize": 3}
+    axis.errorbar(values[:, 0], y, xerr=reach, fmt="none", **line)
     axis.axvline(0, color=DARK, linewidth=1)
     axis.set_yticks(y, [name for name, _ in found])
     axis.invert_yaxis()
     axis.grid(axis="x", color="#E5E5E5")
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
+    beside: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 9}
     for place, (value, low, high) in zip(y, values, strict=True):
         around = "no interval" if np.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
-        axis.annotate(
-            f"{value:+.1f} {around}",
-            (1.02, place),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=9,
-        )
+        axis.annotate(f"{value:+.1f} {around}", (1.02, place), **beside)
+    return figure
+
+
+def _boxes(
+    axis: Axes, values: Sequence[np.ndarray], places: np.ndarray, width: float, colour: str,
+    alpha: float | None = None, **more: Any,
+) -> None:  # fmt: skip
+    axis.boxplot(
+        values,
+        positions=places.tolist(),
+        widths=width,
+        patch_artist=True,
+        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": GREY},
+        boxprops={"facecolor": colour, "alpha": alpha, "edgecolor": DARK},
+        **{"medianprops": {"color": DARK, "linewidth": 2}, **more},
+        manage_ticks=False,
+    )
+
+
+def _legend(axis: Axes, names: Sequence[str], colours: Sequence[str], alpha: float) -> None:
+    patches = [
+        Patch(facecolor=colour, alpha=alpha, edgecolor=DARK, label=name)
+        for colour, name in zip(colours, names, strict=False)
+    ]
+    place: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+    axis.legend(handles=patches, ncols=3, frameon=False, **place)
 
 
 def _record_bars(
@@ -319,17 +295,8 @@ def _weight_bars(axis: Axes, values: np.ndarray) -> None:
 
 def _image_spread(axis: Axes, image: np.ndarray, panels: Sequence[str]) -> None:
     y = np.arange(len(panels))
-    axis.boxplot(
-        list(image),
-        positions=y.tolist(),
-        orientation="horizontal",
-        widths=0.55,
-        patch_artist=True,
-        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": GREY},
-        boxprops={"facecolor": GREY, "edgecolor": DARK},
-        medianprops={"color": DARK},
-        manage_ticks=False,
-    )
+    median = {"color": DARK}
+    _boxes(axis, list(image), y, 0.55, GREY, orientation="horizontal", medianprops=median)
     axis.axvline(0, color=DARK, linewidth=1)
     axis.set_yticks(y, [_short(panel, 30) for panel in panels] if len(panels) > 1 else [""])
     axis.set_ylim(len(panels) - 0.4, -0.6)

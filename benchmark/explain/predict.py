@@ -26,7 +26,6 @@ from benchmark.train.context import Memory, Work, device_of
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Endings of files taken for images; what else lies in the folder is passed over.
 CHUNK = 256  # images decoded at a time
 
 
