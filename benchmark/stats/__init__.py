@@ -21,7 +21,7 @@ from benchmark.stats.estimates import (
     paired_bootstrap,
     wilcoxon,
 )
-from benchmark.stats.ranks import simultaneous_ranks, tied_ranks
+from benchmark.stats.ranks import simultaneous_ranks
 
 __all__ = [
     "SOURCES",
@@ -41,7 +41,6 @@ __all__ = [
     "power_warning",
     "simultaneous_ranks",
     "static_baseline",
-    "tied_ranks",
     "weighted_tau_by_target",
     "wilcoxon",
 ]

@@ -5,38 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmark.stats.estimates import Array, paired_bootstrap
-
-
-def tied_ranks(
-    values: ArrayLike,
-    draws: Sequence[ArrayLike],
-    higher_is_better: bool = True,
-    *,
-    alpha: float = 0.05,
-) -> list[int | None]:
-    """One rank per row, shared by rows that cannot be told apart; None for a row without a value.
-
-    Sort the rows, best first. Rank 1 goes to the best row and to every row it does not beat
-    (paired bootstrap of the stored draws, two-sided p < alpha). The first row that is beaten
-    opens the next rank, which is its position in the sorted list, and shares it with every later
-    unranked row that it does not beat; and so on. The tests are not corrected for their number.
-    """
-    numbers = np.asarray(values, dtype=float)
-    defined = np.flatnonzero(~np.isnan(numbers))
-    sign = -1.0 if higher_is_better else 1.0
-    order = defined[np.argsort(sign * numbers[defined], kind="stable")]
-    ranks: list[int | None] = [None] * len(numbers)
-    for place, leader in enumerate(order, start=1):
-        if ranks[leader] is not None:
-            continue
-        ranks[leader] = place
-        for row in (row for row in order[place:] if ranks[row] is None):
-            values_of_both = float(numbers[leader]), float(numbers[row])
-            test = paired_bootstrap(draws[leader], draws[row], *values_of_both)
-            if not test.p < alpha:
-                ranks[row] = place
-    return ranks
+from benchmark.stats.estimates import Array
 
 
 def simultaneous_ranks(

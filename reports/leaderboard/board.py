@@ -31,7 +31,8 @@ class Row:
 
     identity: Identity
     setting: tuple[str, ...]  # how it differs from the board's usual recipe and options
-    rank: int | None
+    rank: int | None  # 1 and the rows that beat it
+    highest: int | None  # the rank it would have, were every undecided row before it
     why: tuple[str, ...]  # it has no rank
     done: int  # cells
     expected: int
@@ -54,6 +55,13 @@ class Row:
     def leaky(self) -> bool:
         """Whether its source has seen test images."""
         return any(text.startswith("LEAKY") for text in self.why)
+
+    @property
+    def ranks(self) -> str:
+        """`1–3`: the ranks that it may have; empty for a row without one."""
+        if self.rank is None:
+            return ""
+        return str(self.rank) if self.rank == self.highest else f"{self.rank}–{self.highest}"
 
     @property
     def name(self) -> str:
@@ -184,8 +192,11 @@ def ranked(rows: Sequence[Row], higher: bool = True) -> list[Row]:
     fair = [row for row in rows if not row.why and row.headline and row.draws is not None]
     values = [row.headline.value for row in fair if row.headline]
     draws = [row.draws for row in fair if row.draws is not None]
-    ranks = stats.tied_ranks(values, draws, higher)
-    placed = [replace(row, rank=rank) for row, rank in zip(fair, ranks, strict=True)]
+    lowest, highest = stats.simultaneous_ranks(values, draws, higher)
+    placed = [
+        replace(row, rank=low, highest=high)
+        for row, low, high in zip(fair, lowest, highest, strict=True)
+    ]
     return sorted([*placed, *(row for row in rows if row.why)], key=lambda row: _place(row, higher))
 
 
@@ -237,6 +248,7 @@ def _row(store: Store, arm: Arm, seeds: tuple[int, ...]) -> Row:
         identity=arm.identity,
         setting=arm.setting,
         rank=None,
+        highest=None,
         why=why,
         done=len(fine),
         expected=expected,

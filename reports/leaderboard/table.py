@@ -24,8 +24,9 @@ SPREAD = {"over_folds": "± folds", "over_classes": "± classes"}  # of the head
 #: The network of a run, where it was kept.
 KEPT = "weights.safetensors"
 FOOTER = (
-    "Rows that share a rank cannot be told apart (paired bootstrap over {units}, p ≥ 0.05). ±: "
-    "the headline's standard deviation (n − 1) over folds and over classes."
+    "Rank: 1 and the rows that are better for certain, to the last place that the others leave "
+    "(paired bootstrap over {units}, one 95 % bound for all pairs of rows). ±: the headline's "
+    "standard deviation (n − 1) over folds and over classes."
 )
 
 
@@ -234,7 +235,9 @@ def _table(made: Board) -> render.Table:
 def _columns(made: Board) -> Iterator[Column]:
     gains = gain_names(made)
     timed = any(row.extraction for row in made.rows)
-    yield Column("rank", "rank", field="rank")
+    yield Column("rank", "ranks")
+    yield told("rank")
+    yield told("rank_highest", "highest")
     yield told("source", "identity.source")
     yield Column("source", "identity.origin", field="origin", words=True)
     yield Column("fusion", "identity.fusion", field="fusion", words=True)
@@ -282,6 +285,7 @@ def _row(row: Row) -> dict[str, Any]:
     who = row.identity
     return {
         "rank": row.rank,
+        "rank_highest": row.highest,
         "why_no_rank": row.why,
         **_plain(who, "source origin fusion"),
         "options": dict(who.options),

@@ -292,7 +292,13 @@ def _facts(made: Board) -> Iterator[tuple[str, tuple[str, ...]]]:
             "of other metrics: combined from the intervals of the folds",
         ),
     )
-    yield "Ranks", ("a row shares the rank of the best row that it cannot be told from, p ≥ 0.05",)
+    yield (
+        "Ranks",
+        (
+            "1 and the rows that beat it, to the last place that the others leave; one 95 % bound for "
+            "all pairs of rows",
+        ),
+    )
     counts = [
         (title.format(units=made.units), [int(run.outcome.data.get(name, 0)) for run in fair])
         for name, title in COUNTS.items()

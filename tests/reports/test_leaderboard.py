@@ -544,4 +544,4 @@ def test_the_unit_is_the_cards_word(tmp_path: Path, unit: str, units: str):
     assert (unknown in facts["Split"][0]) == (not unit)
     assert (unknown[1:] in leaderboard.show(store)) == (not unit)
     assert (f"no {unit} on two sides" in facts["Split"][0]) == bool(unit)
-    assert f"(paired bootstrap over {units}, p" in leaderboard.show(store)
+    assert f"(paired bootstrap over {units}, one" in leaderboard.show(store)
