@@ -57,10 +57,10 @@ class Row:
         return any(text.startswith("LEAKY") for text in self.why)
 
     @property
-    def ranks(self) -> str:
-        """`1–3`: the ranks that it may have; empty for a row without one."""
+    def ranks(self) -> str | None:
+        """`1–3`: the ranks that it may have."""
         if self.rank is None:
-            return ""
+            return None
         return str(self.rank) if self.rank == self.highest else f"{self.rank}–{self.highest}"
 
     @property

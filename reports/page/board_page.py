@@ -295,8 +295,8 @@ def _facts(made: Board) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield (
         "Ranks",
         (
-            "1 and the rows that beat it, to the last place that the others leave; one 95 % bound for "
-            "all pairs of rows",
+            "1 and the rows that beat it, to the last place that the others leave; one 95 % bound "
+            "for all pairs of rows",
         ),
     )
     counts = [
