@@ -122,10 +122,10 @@ def weights(
     height = bars + 0.5 * len(panels) + 2.2
     title = "What the last layer adds to the log-odds"
     figure = _figure(max(3.0 * across + 2.4, 7.5), height, title, "")
-    part: Any
     below: Any
     if len(columns):
-        part, below = figure.subfigures(2, 1, height_ratios=[bars, 0.5 * len(panels) + 1.2])
+        parts: Any = figure.subfigures(2, 1, height_ratios=[bars, 0.5 * len(panels) + 1.2])
+        part, below = parts
         _record_bars(part, record, columns, panels, (down, across))
     else:
         below = figure.subfigures(1, 1)
