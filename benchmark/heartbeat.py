@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.errors import BenchError, Damaged
-from benchmark.files import read_json, write_json
-from benchmark.store import born
+from benchmark.files import born, read_json, write_json
 
 NAME = "running.json"
 

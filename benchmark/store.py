@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmark.errors import BenchError, Damaged
 from benchmark.files import (
+    born,
     broken,
     differing,
     is_whole,
@@ -218,17 +219,15 @@ class Store:
         draws: np.ndarray,
     ) -> None:
         """Scores, labels and an anonymous group per test image, and the headline's draws."""
-        with (
-            replacing(self.of(cell) / "predictions.npz") as temporary,
-            temporary.open("wb") as file,
-        ):
-            np.savez_compressed(
-                file,
-                labels=labels.astype(np.int32),
-                scores=scores.astype(np.float32),
-                groups=groups.astype(np.int32),
-                draws=draws.astype(np.float64),
-            )
+        arrays = {
+            "labels": labels.astype(np.int32),
+            "scores": scores.astype(np.float32),
+            "groups": groups.astype(np.int32),
+            "draws": draws.astype(np.float64),
+        }
+        path = self.of(cell) / "predictions.npz"
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
 
     def predictions(self, key: str, kind: str = "run") -> dict[str, np.ndarray]:
         """What `save_predictions` wrote; raises Damaged where it is not that any more."""
@@ -350,19 +349,6 @@ def _gone(name: str, kind: str, key: str) -> Damaged:
         f"{name} of the {kind} {key} is gone or damaged.",
         "Run `bench store verify --mend`, then the command that made it: it is made again.",
     )
-
-
-def born(pid: int) -> str:
-    """Names a process beyond its number: which boot, and its tick in it; empty where unknown.
-
-    No clock is asked: one that is set anew makes no living process look like another.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return f"{boot}/{facts[19]}"  # the name before the last bracket may hold anything
 
 
 def _shortened(text: bytes) -> bytes:

@@ -50,7 +50,7 @@ def figures(targets: int = 49) -> Iterator[Figure]:
 
 def planned(root: Path) -> Iterator[Figure]:
     """A dry-run of 10,000 cells on the store, and the parent's share of running them."""
-    from benchmark.engine import local
+    from benchmark.engine.pending import Queue, shared
     from benchmark.plan import plan, run
     from benchmark.spec import Outcome, Runtime
     from benchmark.store import Store
@@ -66,11 +66,11 @@ def planned(root: Path) -> Iterator[Figure]:
     yield Figure("seconds of a dry-run of 10,000 cells", time.process_time() - began, 4)
     cells = [one.cell for one in made.cells]
     with contextlib.redirect_stderr(io.StringIO()):
-        began, pending = time.process_time(), local._Queue(cells, store)
+        began, pending = time.process_time(), Queue(cells, store)
         with run.Progress(len(cells)) as progress:
             last = None
             while (cell := pending.take(last)) is not None:
-                last = local.shared(cell)
+                last = shared(cell)
                 store.outcome(cell.spec.kind, cell.key)
                 done = Outcome(key=cell.key, spec=cell.spec, status="skipped", reason="measured")
                 progress.listen("done", cell, {"outcome": done})

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark import heartbeat
-from benchmark.engine import local, schedule, worker
+from benchmark.engine import local, node, pending, schedule, worker
 from benchmark.engine.schedule import Batch
 from benchmark.errors import BenchError
 from benchmark.plan import plan
@@ -31,11 +31,11 @@ BROKEN = Path(__file__).parent / "components" / "broken.py"
 NODE = """
 import sys
 from pathlib import Path
-from benchmark.engine import schedule
+from benchmark.engine import node
 from benchmark.spec import Runtime
 file = Path(sys.argv[1])
-process = schedule.begin(file, Runtime.model_validate_json(sys.argv[2]))
-schedule.note_end(file, schedule.wait(process))
+process = node.begin(file, Runtime.model_validate_json(sys.argv[2]))
+node.note_end(file, node.wait(process))
 """
 
 
@@ -83,7 +83,7 @@ class Paper:
             if code is None:
                 self.lost[batch.id] = "The node is gone."
             else:
-                schedule.note_end(batch.file, code)
+                node.note_end(batch.file, code)
 
     def gone(self) -> Mapping[str, str]:
         return self.lost
@@ -125,8 +125,8 @@ def test_batches_hold_every_cell_once_and_few_groups(asked, size):
     found = list(schedule.cut(cells, size))
     assert sorted(c.key for batch in found for c in batch) == sorted(c.key for c in cells)
     assert all(1 <= len(batch) <= size for batch in found)
-    groups = {local.shared(c) for c in cells}
-    pieces = sum(len({local.shared(c) for c in batch}) for batch in found)
+    groups = {pending.shared(c) for c in cells}
+    pieces = sum(len({pending.shared(c) for c in batch}) for batch in found)
     assert pieces <= len(groups) + len(cells) // size  # a group is parted only where it must be
 
 
@@ -286,7 +286,7 @@ def test_outcomes_that_a_network_disk_shows_late_are_waited_for(runtime: Runtime
         for cell in list(batch.cells):
             store.begin(cell)
             store.finish(cell, ok(cell))
-        schedule.note_end(batch.file, -9)
+        node.note_end(batch.file, -9)
         monkeypatch.setattr(schedule, "settled", late)
         return 0
 
@@ -340,7 +340,7 @@ def test_jobs_of_a_killed_command_are_waited_for(runtime: Runtime):
         if len(looks) == 3:
             for cell in cells[:2]:
                 store.finish(cell, ok(cell))
-            schedule.note_end(runtime.store / "batches" / "alive.json", 0)
+            node.note_end(runtime.store / "batches" / "alive.json", 0)
         return {}
 
     cluster.gone = finish_later
@@ -443,8 +443,8 @@ class Processes:
         return set()
 
     def stop(self) -> None:
-        for node in self.nodes.values():
-            node.kill()
+        for one in self.nodes.values():
+            one.kill()
 
 
 @pytest.fixture
@@ -525,7 +525,7 @@ def test_a_batch_started_again_leaves_out_what_is_done(runtime: Runtime, tiny: l
     raw = [{**worker.encode(cell), "before": None} for cell in tiny[:2]]
     file = runtime.store / "batch.json"
     file.write_text(json.dumps({"cells": raw}))
-    assert schedule.wait(schedule.begin(file, runtime)) == 0
+    assert node.wait(node.begin(file, runtime)) == 0
     outcomes = {outcome.key: outcome for outcome in store.outcomes()}
     assert outcomes[tiny[1].key] == ok(tiny[1])
     failure = outcomes[tiny[0].key].failure

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.engine import local, schedule
+from benchmark.engine import local, node
 from benchmark.engine.worker import ORPHANED, decode, encode
 from benchmark.errors import BenchError
 from benchmark.files import write
@@ -249,7 +249,7 @@ def test_a_worker_leaves_with_its_parent(runtime: Runtime, endless: Cell):
 def test_the_worker_of_a_batch_leaves_with_its_parent(runtime: Runtime, endless: Cell):
     batch = runtime.store / "batch.json"
     write(batch, json.dumps({"cells": [{**encode(endless), "before": None}]}))
-    worker = schedule.begin(batch, runtime)
+    worker = node.begin(batch, runtime)
     assert worker.stdin is not None
     worker.stdin.close()
     try:

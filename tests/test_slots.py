@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import heartbeat
-from benchmark.engine import local
+from benchmark.engine import local, pending
 from benchmark.errors import BenchError
 from benchmark.plan import run
 from benchmark.spec import Cell, DistanceSpec, PretrainSpec, Recipe, RunSpec, Runtime
@@ -154,12 +154,12 @@ def test_a_queue_hands_out_each_cell_after_what_it_builds_on(tmp_path: Path):
         for fold in range(40)
         for first in weights
     ]
-    queue = local._Queue([*runs, *weights], Store(tmp_path))
+    queue = pending.Queue([*runs, *weights], Store(tmp_path))
     handed, done, last = [], set(), None
     while (cell := queue.take(last)) is not None:
         assert {key for _, key in cell.upstream()} <= done
         handed.append(cell.key)
         done.add(cell.key)
-        last = local.shared(cell)
+        last = pending.shared(cell)
         queue.done(cell)
     assert sorted(handed) == sorted(cell.key for cell in (*weights, *runs))

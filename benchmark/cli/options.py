@@ -12,6 +12,7 @@ from benchmark.errors import BenchError, did_you_mean
 if TYPE_CHECKING:
     from benchmark.plan.request import Named
     from benchmark.spec import Runtime
+    from benchmark.store import Store as Results
 
 
 def complete(kind: str):
@@ -23,7 +24,19 @@ def complete(kind: str):
     return matching
 
 
-Store = Annotated[Path, typer.Option("--store", envvar="BENCH_STORE", help="Where results live.")]
+def store_at(place: str) -> "Results":
+    """The store at a place."""
+    from benchmark.store import Store
+
+    return Store(Path(place))
+
+
+Store = Annotated[
+    Any,
+    typer.Option(
+        "--store", envvar="BENCH_STORE", help="Where results live.", parser=store_at, metavar="PATH"
+    ),
+]
 Data = Annotated[Path, typer.Option("--data", envvar="BENCH_DATA", help="Where data sets lie.")]
 Format = Annotated[str, typer.Option("--format", help="table, md, csv or json.")]
 Targets = Annotated[
@@ -153,4 +166,4 @@ def runtime_of(said: dict[str, Any], named: "Iterable[Named]" = ()) -> "Runtime"
     from benchmark.spec import Runtime
 
     how = {name: value for name, value in said.items() if name in Runtime.model_fields}
-    return Runtime(**how, **told(named))
+    return Runtime(**{**how, "store": said["store"].root}, **told(named))

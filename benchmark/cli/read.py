@@ -56,14 +56,13 @@ def leaderboard(
     seed: Seeds = None,
     baseline: Baseline = "scratch",
     format: Format = "table",
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Rank what was run, target by target; rows that cannot be compared have no rank."""
-    from benchmark.store import Store as Results
     from reports.leaderboard import table as boards
 
     text = boards.show(
-        Results(store), targets=target or (), sources=source or (), fusions=fusion or (),
+        store, targets=target or (), sources=source or (), fusions=fusion or (),
         protocols=protocol or (), archs=arch or (), modes=mode or (), seeds=seed or (),
         baseline=baseline, format=format,
     )  # fmt: skip
@@ -71,12 +70,11 @@ def leaderboard(
 
 
 @app.command()
-def status(format: Format = "table", store: Store = Path("store")) -> None:
+def status(format: Format = "table", store: Store = "store") -> None:
     """What runs where, what failed and why, what is left and when it will be done."""
-    from benchmark.store import Store as Results
     from reports import status as standing
 
-    sys.stdout.write(standing.show(Results(store), format=format))
+    sys.stdout.write(standing.show(store, format=format))
 
 
 @app.command()
@@ -89,14 +87,13 @@ def compare(
     fusion: Fusions = None,
     protocol: Protocols = None,
     format: Format = "table",
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Compare two sources, two fusions or two protocols, paired by patient: FIRST minus SECOND."""
-    from benchmark.store import Store as Results
     from reports import compare as pairs
 
     text = pairs.show(
-        Results(store), first, second, by=by, targets=target or (), sources=source or (),
+        store, first, second, by=by, targets=target or (), sources=source or (),
         fusions=fusion or (), protocols=protocol or (), format=format,
     )  # fmt: skip
     sys.stdout.write(text)
@@ -111,14 +108,13 @@ def transfer(
     baseline: Baseline = "scratch",
     plot: Annotated[Path | None, typer.Option(help="An SVG file for the scatter.")] = None,
     format: Format = "table",
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Did the distance foretell what each source gained, and better than plain baselines?"""
-    from benchmark.store import Store as Results
     from reports import transfer as gains
 
     text = gains.show(
-        Results(store), distances=distance or (), targets=target or (), modes=mode or (),
+        store, distances=distance or (), targets=target or (), modes=mode or (),
         fusion=fusion, baseline=baseline, plot=plot, format=format,
     )  # fmt: skip
     sys.stdout.write(text)
@@ -163,12 +159,11 @@ def recommend(
     offline: Offline = False,
     data: Data = Path("data"),
     format: Format = "table",
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Which source to run next on a target that has few runs or none; the candidates are those
     the store knows, if none is named."""
     said = dict(locals())
-    from benchmark.store import Store as Results
     from reports import render
     from reports.recommend import advice
 
@@ -186,21 +181,21 @@ def recommend(
     from benchmark.cli import advise
     from benchmark.plan.request import own_of
 
+    places = {"store": str(store.root), "data": str(data), "device": device}
     usual = {"store": "store", "data": "data", "device": "auto"}
-    other = [name for name, value in usual.items() if str(said[name]) != value]
     question = advise.Question(
         asked_by({**said, "source": None}),
         sources=source or (),
-        words=[word for name in other for word in (f"--{name}", str(said[name]))],
+        words=[w for k, v in places.items() if v != usual[k] for w in (f"--{k}", v)],
     )
-    made, code = Results(store), 0
+    code = 0
     if run:
 
         def execute(requests: "list[Request]", command: str) -> int:
             return carry_out(requests, runtime_of(said, own_of(requests)), said, command)
 
-        code = advise.spend(question, made, budget=budget or 0, run=execute)
-    found = question.answer(made, budget=1 if run else budget or 1)
+        code = advise.spend(question, store, budget=budget or 0, run=execute)
+    found = question.answer(store, budget=1 if run else budget or 1)
     sys.stdout.write(advice.text(found, format=format))
     if budget and not run:
         (sys.stdout if format == "table" else sys.stderr).write(advise.commands(question, found))
@@ -210,26 +205,24 @@ def recommend(
 @app.command()
 def report(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Write the results as HTML: an index and a page per target, each one self-contained file."""
-    from benchmark.store import Store as Results
     from reports.page import write
 
-    sys.stderr.write(f"Wrote {write.write(Results(store), out)}\n")
+    sys.stderr.write(f"Wrote {write.write(store, out)}\n")
 
 
 @app.command()
 def replay(
     name: Annotated[str, typer.Argument(help="cats, metanet, thomas, yang or medmnist.")],
     format: Format = "table",
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Show a paper's published numbers beside ours, and what would have to run for the rest."""
-    from benchmark.store import Store as Results
     from reports.replay import table as replays
 
-    sys.stdout.write(replays.show(name, format, store=Results(store)))
+    sys.stdout.write(replays.show(name, format, store=store))
 
 
 @app.command()
@@ -240,17 +233,15 @@ def predict(
     image: Annotated[str, typer.Option(help="Its column of file names; found if not given.")] = "",
     out: Annotated[Path | None, typer.Option(help="CSV to write, instead of stdout.")] = None,
     device: Device = "auto",
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Class probabilities of new images by a finished run, with its own preprocessing."""
+    said = dict(locals())
     from benchmark.explain import predict as predicting
     from benchmark.files import replacing
-    from benchmark.spec import Runtime
-    from benchmark.store import Store as Results
 
-    results = Results(store)
-    outcome = predicting.find(results, run)
-    trained = predicting.load(results, outcome, Runtime(store=store, device=device))
+    outcome = predicting.find(store, run)
+    trained = predicting.load(store, outcome, runtime_of(said))
     found = predicting.predict(trained, images, metadata=metadata, column=image)
     for note in found.warnings:
         sys.stderr.write(f"Note: {note}\n")
@@ -282,21 +273,19 @@ def explain(
     ] = False,
     device: Device = "auto",
     data: Data = Path("data"),
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Pictures of what a run looks at, relies on and gains from the record, as PNG and SVG."""
+    said = dict(locals())
     from benchmark.explain import explain as explaining
-    from benchmark.spec import Runtime
-    from benchmark.store import Store as Results
     from reports.leaderboard import table as boards
 
-    results = Results(store)
     if bool(run) == bool(target):
         raise BenchError("Which run?", "Give its key, or --target for the best run of a target.")
     if target:
-        run = boards.best_run(results, target)
-    runtime = Runtime(data=data, store=store, device=device, offline=True)
-    found = explaining.explain(results, run, runtime, out=out, images=images, figures=figures)
+        run = boards.best_run(store, target)
+    runtime = runtime_of({**said, "offline": True})
+    found = explaining.explain(store, run, runtime, out=out, images=images, figures=figures)
     for path in found.files:
         sys.stdout.write(f"{path}\n")
     for note in found.notes:

@@ -115,7 +115,7 @@ def run(
     workers: Workers = 0,
     offline: Offline = False,
     data: Data = Path("data"),
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Train and test every combination asked for; what is done is not done again."""
     said = dict(locals())
@@ -162,28 +162,26 @@ def distance(
     offline: Offline = False,
     format: Format = "table",
     data: Data = Path("data"),
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Measure how near sources and targets are, or how well a source's weights suit a target."""
     said = {**locals(), "type_": None}
     from benchmark.plan import plan, progress, request
-    from benchmark.store import Store as Results
     from benchmark.train import weights
     from reports import distances
 
     if answers is not None and "expert" not in (method or ()):
         raise BenchError("--answers are for the expert distance.", "Add --method expert.")
-    results = Results(store)
-    results.prepare()
-    asked = request.distances(asked_by(said), weights.probe(results, probe, arch))
+    store.prepare()
+    asked = request.distances(asked_by(said), weights.probe(store, probe, arch))
     runtime = runtime_of(said, request.own_of([asked]))
     code = carry_out([asked], runtime, said)
     if not dry_run:
         cells = [p.cell for p in plan.make(asked, runtime).of("done")]
-        found = [results.outcome(cell.spec.kind, cell.key) for cell in cells]
+        found = [store.outcome(cell.spec.kind, cell.key) for cell in cells]
         known = [one for one in found if one is not None and one.spec.kind == "distance"]
         if known:
-            progress.show(distances.show(results, known, format=format))
+            progress.show(distances.show(store, known, format=format))
     leave(code)
 
 
@@ -192,14 +190,13 @@ def carry_out(
 ) -> int:
     """Run what is asked for where the command said, and mirror what comes of it; the exit code."""
     from benchmark.plan import run as running
-    from benchmark.store import Store as Results
     from reports import mlflow as tracking
 
     settings = dict(pair(text, "--slurm") for text in said.get("slurm") or ())
     where = running.Executor(
         said.get("executor", "local"), said["slots"], said.get("address", "auto"), settings
     )
-    store, retry = Results(runtime.store), failure_kinds(said.get("retry", ""))
+    store, retry = said["store"], failure_kinds(said.get("retry", ""))
     with store.in_use(), tracking.mirrored(store, said["mlflow"], say=running.say) as mirror:
         return running.run(
             asked, runtime, retry=retry, dry=said.get("dry_run", False), executor=where,

@@ -46,7 +46,7 @@ def data_prepare(
     workers: Workers = 0,
     offline: Offline = False,
     data: Data = Path("data"),
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Decode a set once; the first run that needs it does the same."""
     said = dict(locals())
@@ -109,12 +109,11 @@ def data_slices(
 
 
 @weights_app.command("list")
-def weights_list(store: Store = Path("store")) -> None:
+def weights_list(store: Store = "store") -> None:
     """The weights in the store."""
-    from benchmark.store import Store as Results
     from benchmark.train import weights
 
-    for card in weights.cards(Results(store)):
+    for card in weights.cards(store):
         sys.stdout.write(
             f"{card['key']}  {card['sha256'][:8]}  {card['source']:20} {card['arch']:14} "
             f"{card.get('license', '')}\n"
@@ -128,18 +127,16 @@ def weights_add(
     arch: Annotated[str, typer.Option()] = "resnet50",
     license: Annotated[str, typer.Option()] = "",
     note: Annotated[str, typer.Option()] = "",
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Take a file of weights: `--name imagenet` serves `--source imagenet`, another name serves
     `--source weights:NAME`."""
-    from benchmark.store import Store as Results
     from benchmark.train import weights
 
     source = name if name == "imagenet" else f"weights:{name}"
-    results = Results(store)
-    results.prepare()
-    made = weights.add(results, source, arch, file, license=license, note=note)
-    digest = weights.sha256(results.of(made))[:8]
+    store.prepare()
+    made = weights.add(store, source, arch, file, license=license, note=note)
+    digest = weights.sha256(store.of(made))[:8]
     sys.stderr.write(
         f"Added. Use it with --source {source} --arch {arch}; where another file takes the name, "
         f"with --source {source}@{digest}.\n"
@@ -147,23 +144,20 @@ def weights_add(
 
 
 @weights_app.command("export")
-def weights_export(key: str, out: Path, store: Store = Path("store")) -> None:
+def weights_export(key: str, out: Path, store: Store = "store") -> None:
     """Copy weights with their card into a folder to hand on."""
-    from benchmark.store import Store as Results
     from benchmark.train import weights
 
-    sys.stderr.write(f"Wrote {weights.export(Results(store), key, out)}\n")
+    sys.stderr.write(f"Wrote {weights.export(store, key, out)}\n")
 
 
 @weights_app.command("import")
-def weights_import(folder: Path, store: Store = Path("store")) -> None:
+def weights_import(folder: Path, store: Store = "store") -> None:
     """Take in a folder that `weights export` wrote."""
-    from benchmark.store import Store as Results
     from benchmark.train import weights
 
-    results = Results(store)
-    results.prepare()
-    sys.stderr.write(f"Imported {weights.import_(results, folder)}\n")
+    store.prepare()
+    sys.stderr.write(f"Imported {weights.import_(store, folder)}\n")
 
 
 @results_app.command("export")
@@ -171,23 +165,21 @@ def results_export(
     out: Path,
     target: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
     key: Annotated[list[str] | None, typer.Option(help="Of a cell, or its beginning.")] = None,
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Write finished runs and distances into one file that names nobody."""
     from benchmark import bundle
-    from benchmark.store import Store as Results
 
-    path = bundle.export(Results(store), out, targets=target or (), keys=key or ())
+    path = bundle.export(store, out, targets=target or (), keys=key or ())
     sys.stderr.write(f"Wrote {path}\n")
 
 
 @results_app.command("import")
-def results_import(file: Path, store: Store = Path("store")) -> None:
+def results_import(file: Path, store: Store = "store") -> None:
     """Take in what `results export` wrote; what cannot be trusted is refused with the reason."""
     from benchmark import bundle
-    from benchmark.store import Store as Results
 
-    found = bundle.import_(Results(store), file)
+    found = bundle.import_(store, file)
     sys.stderr.write(
         f"{len(found.added)} cells added, {len(found.replaced)} put in place of failures, "
         f"{len(found.same)} were here already.\n"
@@ -203,17 +195,16 @@ def results_import(file: Path, store: Store = Path("store")) -> None:
 @mlflow_app.command("sync")
 def mlflow_sync(
     uri: Annotated[str | None, typer.Option(help="Before MLFLOW_TRACKING_URI.")] = None,
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Make MLflow show what the store holds; what it shows already is left alone."""
-    from benchmark.store import Store as Results
     from reports import mlflow
 
     def progress(done: int, total: int) -> None:
         if done % 50 == 0 or done == total:
             sys.stderr.write(f"{done} of {total} cells\n")
 
-    found = mlflow.sync(Results(store), uri=uri, progress=progress)
+    found = mlflow.sync(store, uri=uri, progress=progress)
     sys.stderr.write(f"{found.written} runs written, {found.unchanged} were there already.\n")
     for text in found.refused:
         sys.stderr.write(f"Refused: {text}\n")
@@ -228,7 +219,7 @@ def expert_sheet(
     seed: Annotated[int, typer.Option()] = 0,
     offline: Offline = False,
     data: Data = Path("data"),
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Nine random images of each set, and a CSV of questions for the observers to answer."""
     from benchmark.data import sheet
@@ -253,11 +244,10 @@ def expert_show(file: Path, format: Format = "table") -> None:
 
 
 @store_app.command("du")
-def store_du(store: Store = Path("store")) -> None:
+def store_du(store: Store = "store") -> None:
     """Files and megabytes by part of the store."""
-    from benchmark.store import Store as Results
 
-    for part, (files, size) in Results(store).usage().items():
+    for part, (files, size) in store.usage().items():
         sys.stdout.write(f"{part:12} {files:8} files {size / 1e6:12.1f} MB\n")
 
 
@@ -266,17 +256,15 @@ def store_gc(
     yes: Annotated[
         bool, typer.Option("--yes", help="Delete; else only say what would go.")
     ] = False,
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Drop caches and left-overs; no number, prediction or weight is lost."""
-    from benchmark.errors import BenchError
     from benchmark.files import remove
-    from benchmark.store import Store as Results
 
-    with Results(store).in_use(alone=True) as free:
+    with store.in_use(alone=True) as free:
         if yes and not free:
-            raise BenchError(f"A run is using {store}.", "Wait for it, or stop it.")
-        found = Results(store).garbage()
+            raise BenchError(f"A run is using {store.root}.", "Wait for it, or stop it.")
+        found = store.garbage()
         for path in found:
             sys.stdout.write(f"{path}\n")
         if yes:
@@ -289,14 +277,13 @@ def store_share(
     off: Annotated[
         bool, typer.Option("--off", help="Keep decoded sets to their owner again.")
     ] = False,
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Let the owner's group read and write the whole store, decoded patients' records included."""
-    from benchmark.store import Store as Results
 
-    Results(store).share(not off)
+    store.share(not off)
     who = "its owner alone reads decoded sets" if off else "its group reads and writes all of it"
-    sys.stderr.write(f"{store}: {who}.\n")
+    sys.stderr.write(f"{store.root}: {who}.\n")
 
 
 @store_app.command("verify")
@@ -305,17 +292,16 @@ def store_verify(
         bool,
         typer.Option("--mend", help="Set aside what is damaged: the next run makes it again."),
     ] = False,
-    store: Store = Path("store"),
+    store: Store = "store",
 ) -> None:
     """Check everything in the store against its checksums; exit code 2 where something differs."""
-    from benchmark.store import Store as Results
 
-    results, found = Results(store), 0
-    for path, why, outcome in results.verify():
+    found = 0
+    for path, why, outcome in store.verify():
         found += 1
         sys.stdout.write(f"{path}: {why}\n")
         if mend:
-            results.mend(path, outcome)
+            store.mend(path, outcome)
     done = "set aside" if mend else "damaged; set it aside with --mend, and run again"
     sys.stderr.write(f"{found} {done}\n" if found else "Everything is as it was written.\n")
     raise typer.Exit(2 if found and not mend else 0)

@@ -1,1 +1,5 @@
-"""One file per place cells run."""
+"""Where cells run.
+
+worker: the process that runs them. pending: which is next. local: a worker per slot of this
+machine. schedule: batches for a cluster; slurm, ray: the clusters; node: a batch on its node.
+"""

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,82 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmark.engine.pending import Queue, shared, without_upstream
 from benchmark.engine.worker import CANNOT_WRITE, encode, stopped
 from benchmark.errors import BenchError, cannot_write
-from benchmark.spec import Cell, Failure, Outcome, RunSpec, Runtime
+from benchmark.spec import Cell, Failure, Runtime
 from benchmark.store import Store
 
 Listener = Callable[[str, Cell, dict[str, Any]], None]
 
 #: What a worker gets to stop by itself before it is killed.
 GRACE = 20.0  # seconds
-
-
-class _Queue:
-    """Cells to run, handed out so that none starts before its weights are there."""
-
-    def __init__(self, cells: Sequence[Cell], store: Store) -> None:
-        self.store = store
-        self.lock = threading.Condition()
-        self.running: dict[str, Cell] = {}
-        self.warm: set[tuple] = set()  # whose features are extracted
-        self.stopping = False
-        self.ready: dict[tuple, deque[Cell]] = {}  # by what they share, in the plan's order
-        self.waiting: dict[str, set[str]] = {}  # key -> what must end before it
-        self.after: dict[str, list[Cell]] = {}  # key -> who waits for it
-        here = {cell.key for cell in cells}
-        for cell in cells:
-            first = {key for _, key in cell.upstream() if key in here}
-            for key in first:
-                self.after.setdefault(key, []).append(cell)
-            if first:
-                self.waiting[cell.key] = first
-            else:
-                self._offer(cell)
-
-    def _offer(self, cell: Cell) -> None:
-        self.ready.setdefault(shared(cell), deque()).append(cell)
-
-    def take(self, last: tuple | None) -> Cell | None:
-        """The next cell that can start, best one that shares data and weights with the last;
-        waits while others must finish first; None when nothing is left."""
-        with self.lock:
-            while not self.stopping and (self.ready or self.waiting):
-                # One slot at a time extracts features, else two would extract the same.
-                busy = {shared(c) for c in self.running.values() if _frozen(c)} - self.warm
-                if last in self.ready and last not in busy:
-                    return self._hand_out(last)
-                free = next((group for group in self.ready if group not in busy), None)
-                if free is not None:
-                    return self._hand_out(free)
-                self.lock.wait(1.0)
-            return None
-
-    def _hand_out(self, group: tuple) -> Cell:
-        cell = self.ready[group].popleft()
-        if not self.ready[group]:
-            del self.ready[group]
-        self.running[cell.key] = cell
-        return cell
-
-    def done(self, cell: Cell) -> None:
-        """A cell has its outcome: those that wait for it may go on."""
-        with self.lock:
-            self.running.pop(cell.key, None)
-            if _frozen(cell):
-                self.warm.add(shared(cell))
-            for other in self.after.pop(cell.key, ()):
-                self.waiting[other.key].discard(cell.key)
-                if not self.waiting[other.key]:
-                    del self.waiting[other.key]
-                    self._offer(other)
-            self.lock.notify_all()
-
-    def stop(self) -> None:
-        """Hand out nothing more."""
-        with self.lock:
-            self.stopping = True
-            self.lock.notify_all()
 
 
 def run(
@@ -110,7 +43,7 @@ def run(
     """
     if slots == 0:
         return _run_here(cells, runtime, listener)
-    pending = _Queue(cells, Store(runtime.store))
+    pending = Queue(cells, Store(runtime.store))
     places = [gpu for gpu in gpus or ("",) for _ in range(slots)]
     slotted = [_Slot(pending, runtime, gpu, listener) for gpu in places[: max(1, len(cells))]]
     # Not joined: a join that Ctrl-C interrupts takes a running thread for ended (Python 3.11).
@@ -147,7 +80,7 @@ def _wind_up(slotted: Sequence["_Slot"], ends: "queue.SimpleQueue") -> None:
 class _Slot:
     """A place for one worker; a worker that dies costs its cell and is replaced."""
 
-    pending: _Queue
+    pending: Queue
     runtime: Runtime
     gpu: str
     listener: Listener
@@ -318,17 +251,6 @@ def _run_here(cells: Sequence[Cell], runtime: Runtime, listener: Listener) -> bo
     return True
 
 
-def without_upstream(store: Store, cell: Cell) -> Outcome | None:
-    """The failure of a cell whose pretraining or image-only run is not there."""
-    for kind, key in cell.upstream():
-        found = store.outcome(kind, key)
-        if found is None or found.status != "ok":
-            cause = found.failure.message if found and found.failure else "no outcome"
-            message = f"The {kind} {key} it builds on failed: {cause}"
-            return store.fail(cell, Failure(kind="upstream", message=message))
-    return None
-
-
 def visible_gpus() -> list[str]:
     """The GPUs of this machine, asked of the driver so that the parent needs no torch."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -345,15 +267,3 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return found.stdout.split()
-
-
-def _frozen(cell: Cell) -> bool:
-    return isinstance(cell.spec, RunSpec) and cell.spec.mode != "finetune"
-
-
-def shared(cell: Cell) -> tuple:
-    """What cells have in common that makes the second one cheaper in the same process."""
-    spec = cell.spec
-    target = spec.target if isinstance(spec, RunSpec) else ""
-    weights = spec.weights if isinstance(spec, RunSpec) else None
-    return (spec.kind, target, spec.arch, weights)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine import schedule
+from benchmark.engine import node, schedule
 from benchmark.engine.local import GRACE, Listener
 from benchmark.engine.schedule import Batch
 from benchmark.errors import BenchError
@@ -127,12 +127,12 @@ def _task(file: str, runtime: str) -> str:
         return socket.gethostname()
     if not path.is_file():  # called off while it waited for room
         return ""
-    process = schedule.begin(path, Runtime.model_validate_json(runtime))
+    process = node.begin(path, Runtime.model_validate_json(runtime))
     try:
-        code = schedule.wait(process)
+        code = node.wait(process)
     finally:  # cancelled
-        schedule.halt(process)
-    schedule.note_end(path, code)
+        node.halt(process)
+    node.note_end(path, code)
     return ""
 
 

@@ -7,8 +7,6 @@ how often its batch was started again, or whether whoever asked for it still wai
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +16,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmark import heartbeat
-from benchmark.engine.local import GRACE, Listener, shared, without_upstream
+from benchmark.engine.local import Listener
+from benchmark.engine.pending import shared, without_upstream
 from benchmark.engine.worker import decode, encode, settled, stamp, stopped
 from benchmark.errors import BenchError, Damaged
-from benchmark.files import read_json, remove, write, write_json
+from benchmark.files import born, read_json, remove, write_json
 from benchmark.spec import Cell, Failure, Runtime
-from benchmark.store import Store, born
+from benchmark.store import Store
 
 #: Cells of a batch at most: what a lost node can hold up.
 MOST = 50
@@ -95,18 +94,18 @@ def run(
     size: int | None = None,
 ) -> bool:
     """Run every cell; the store tells what came of each. False when the user stopped it."""
-    grid = _Grid(list(cells), Store(absolute(runtime).store), executor, listener, size)
+    command = _Command(list(cells), Store(absolute(runtime).store), executor, listener, size)
     try:
-        grid.take_over()
-        while grid.waiting or grid.batches:
-            grid.send()
+        command.take_over()
+        while command.waiting or command.batches:
+            command.send()
             time.sleep(executor.every)
-            grid.look()
+            command.look()
     except KeyboardInterrupt:
-        grid.call_off()
+        command.call_off()
         return False
     except BenchError:
-        grid.call_off()
+        command.call_off()
         raise
     return True
 
@@ -148,60 +147,8 @@ def cut(cells: Sequence[Cell], size: int) -> Iterator[list[Cell]]:
         yield batch
 
 
-def begin(file: Path, runtime: Runtime) -> subprocess.Popen[bytes]:
-    """Start the worker command on a batch, on the node that is to run it.
-
-    It ends when its standard input does: it cannot outlive the process that called this.
-    """
-    command = [sys.executable, "-m", "benchmark.cli", "cell", runtime.model_dump_json()]
-    with file.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(
-            [*command, "--batch", str(file)], stdin=subprocess.PIPE, stdout=log, stderr=log
-        )
-
-
-def wait(process: subprocess.Popen[bytes]) -> int:
-    """The worker's exit code; looks up often, for Ray cannot interrupt a process that sleeps."""
-    while (code := process.poll()) is None:
-        time.sleep(0.2)
-    return code
-
-
-def halt(process: subprocess.Popen[bytes]) -> int:
-    """Let the worker note where it is, and see that it is gone."""
-    process.terminate()
-    until = time.monotonic() + GRACE + 10  # it gives its own worker that grace
-    while (code := process.poll()) is None and time.monotonic() < until:
-        time.sleep(0.1)
-    if code is None:
-        process.kill()
-        code = process.wait()
-    return code
-
-
-def note_end(file: Path, code: int) -> None:
-    """Tell whoever waits that the worker is gone, and which cells it left.
-
-    This node knows what its worker wrote; on a network file system others may see it later. Nobody
-    waits once the batch was called off.
-    """
-    try:
-        raw = read_json(file)["cells"]
-    except (FileNotFoundError, Damaged):
-        return
-    store, left, at = Store(file.parent.parent), [], []
-    for one in raw:
-        cell = decode(one)
-        if settled(store, cell, one["before"]) is None:
-            left.append(cell.key)
-            if heartbeat.stamp(store.of(cell)) not in (None, one["mark"]):
-                at.append(cell.key)
-    facts = {"code": code, "host": socket.gethostname(), "left": left, "at": at}
-    write(file.with_suffix(".end"), json.dumps(facts), durable=False)
-
-
 @dataclass
-class _Grid:
+class _Command:
     """The cells of a command: some wait for others, some are in batches under way."""
 
     waiting: list[Cell]
@@ -376,7 +323,7 @@ class _Grid:
 
 
 def _note(batch: Batch) -> dict[str, Any] | None:
-    """What `note_end` wrote."""
+    """What `node.note_end` wrote."""
     with suppress(OSError, ValueError):
         return json.loads(batch.end.read_text())
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.engine import schedule
+from benchmark.engine import node, schedule
 from benchmark.engine.local import Listener
 from benchmark.engine.schedule import Batch
 from benchmark.engine.worker import stopped
@@ -141,22 +141,22 @@ class Job:
         """Run the batch to its end."""
         if not self.file.is_file():  # called off while it waited in the queue
             return
-        self.process = schedule.begin(self.file, Runtime.model_validate_json(self.runtime))
+        self.process = node.begin(self.file, Runtime.model_validate_json(self.runtime))
         try:
-            code = schedule.wait(self.process)
+            code = node.wait(self.process)
         finally:
-            schedule.halt(self.process)
+            node.halt(self.process)
         until = time.monotonic() + PATIENCE
         while stopped(code) and self.file.is_file() and time.monotonic() < until:
             time.sleep(0.5)  # a preempted job that ended now would not be requeued
-        schedule.note_end(self.file, code)
+        node.note_end(self.file, code)
 
     def checkpoint(self) -> Any:
         """What submitit runs after the requeue; the worker must be gone before."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
-            schedule.halt(self.process)
+            node.halt(self.process)
         return DelayedSubmission(Job(str(self.file), self.runtime))
 
 

@@ -97,31 +97,28 @@ def estimate(plan: Plan, store: Store, foresight: "Foresight | None" = None) -> 
 
     Where none is, and they are worth it, `foresight` tells.
     """
-    times: dict[tuple, list[float]] = defaultdict(list)
-    on_gpu: dict[tuple, list[float]] = defaultdict(list)
-    sizes: dict[tuple, list[float]] = defaultdict(list)
+    past: dict[tuple, list[Summary]] = defaultdict(list)
     for done in (row for kind in PARTS for row in store.summaries(kind) if row.status == "ok"):
         for like in _likes(done.spec):
-            times[like].append(done.seconds)
-            on_gpu[like].append(done.seconds if done.device.startswith("cuda") else 0.0)
-            sizes[like].append(done.bytes)
-    seconds, gpu_seconds, disk, unlike, known = 0.0, 0.0, 0.0, list[Cell](), 0
-    for planned in plan.of("to run"):
-        like = next((like for like in _likes(_asked(planned.cell)) if like in times), None)
-        if like is None:
-            unlike.append(planned.cell)
+            past[like].append(done)
+    seconds, gpu_seconds, disk, unlike = 0.0, 0.0, 0.0, list[Cell]()
+    waiting = [planned.cell for planned in plan.of("to run")]
+    for cell in waiting:
+        alike = next((past[like] for like in _likes(_asked(cell)) if like in past), [])
+        if not alike:
+            unlike.append(cell)
             continue
-        known += 1
-        seconds += sum(times[like]) / len(times[like])
-        gpu_seconds += sum(on_gpu[like]) / len(on_gpu[like])
-        disk += sum(sizes[like]) / len(sizes[like])
+        seconds += sum(one.seconds for one in alike) / len(alike)
+        on_gpu = (one.seconds for one in alike if one.device.startswith("cuda"))
+        gpu_seconds += sum(on_gpu) / len(alike)
+        disk += sum(one.bytes for one in alike) / len(alike)
     told = []
     if foresight is not None and foresight.worth(unlike):
         told = [one for one in map(foresight.of, unlike) if one is not None]
     seconds += sum(took for took, _ in told)
     disk += sum(size for _, size in told)
     frozen = foresight.frozen if foresight else 0.0
-    if not known and not seconds:
+    if len(unlike) == len(waiting) and not seconds:
         return Estimated(None, None, len(unlike))
     left = len(unlike) - len(told)
     return Estimated(seconds, disk, left, gpu_seconds, bool(told), frozen)
