@@ -18,10 +18,10 @@ from benchmark.files import write
 from benchmark.stats import Correlation, Estimate, Pairs
 from benchmark.store import Store
 from reports import overlaps, plots, render
+from reports.distances import Measure, measured
 from reports.leaderboard import table as leaderboard
 from reports.leaderboard.board import Array, Baseline, Board
 from reports.leaderboard.gains import OVER, Pair, Place, gather
-from reports.measures import Measure, measured
 from reports.recommend.matrix import images_of
 from reports.render import Column, Table, told
 

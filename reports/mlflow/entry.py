@@ -23,8 +23,8 @@ from benchmark.store import CARD, FILE, Store
 from reports import plots
 
 if TYPE_CHECKING:
+    from reports.distances import Measure
     from reports.leaderboard.gains import Pair, Place
-    from reports.measures import Measure
 
 FORMAT = 3  # raise it when runs are to hold other things: the next sync makes them anew
 PRETRAINING = "pretraining"  # the experiment of the sources

@@ -16,8 +16,8 @@ from reports.mlflow.server import client_of, gist, of_all, own_uri, troubles
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from reports.distances import Measure
     from reports.leaderboard.gains import Pair, Place
-    from reports.measures import Measure
 
 KINDS = ("pretrain", "run", "distance")
 KEY, GRID, CORRELATION = "bench.key", "bench.grid", "bench.correlation"
@@ -118,7 +118,7 @@ class Writer:
 
     def _correlations(self, targets: set[str], *, pooled: bool) -> None:
         """A run for each distance and each protocol, mode and network: by target, and pooled."""
-        from reports import measures, own
+        from reports import own
         from reports.leaderboard import gains, table
 
         if not targets:
@@ -133,7 +133,7 @@ class Writer:
         for where, part in [*parts, (entries.POOLED, boards)] if pooled else parts:
             many = where == entries.POOLED
             for place, group in gains.gather(part, "none", "scratch").items():
-                hows, _ = measures.measured(self.store, outcomes, place.arch, group.weights, ())
+                hows, _ = distances.measured(self.store, outcomes, place.arch, group.weights, ())
                 for how in hows:
                     pairs = [
                         pair

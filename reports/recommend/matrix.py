@@ -13,11 +13,11 @@ from benchmark import registry
 from benchmark.errors import BenchError, DataMissing
 from benchmark.registry import names, plugins
 from benchmark.store import Store
+from reports.distances import measured
 from reports.leaderboard import gains
 from reports.leaderboard import table as leaderboard
 from reports.leaderboard.board import Array, higher_is_better
 from reports.leaderboard.gains import Place
-from reports.measures import measured
 
 PUBLISHED = Path(__file__).parent.parent / "published"
 MISSING = ("", "na", "n/a", "nan", "null", "none")
