@@ -118,7 +118,7 @@ class Writer:
 
     def _correlations(self, targets: set[str], *, pooled: bool) -> None:
         """A run for each distance and each protocol, mode and network: by target, and pooled."""
-        from reports import own
+        from reports import distances, own
         from reports.leaderboard import gains, table
 
         if not targets:
