@@ -200,8 +200,8 @@ def _table(first: _Labelled, second: _Labelled, inner: Inner) -> torch.Tensor:
 
     if inner not in ("gaussian", "exact"):
         raise BenchError(f"No inner distance named '{inner}'.", "Use gaussian or exact.")
-    prepare: Callable[[torch.Tensor], Any] = _moments if inner == "gaussian" else torch.clone
-    between: Callable[..., Any] = _gaussian if inner == "gaussian" else _emd
+    prepare: Callable[[torch.Tensor], Any] = moments if inner == "gaussian" else torch.clone
+    between: Callable[..., Any] = between_gaussians if inner == "gaussian" else _emd
     same = first is second
     a = [prepare(first.features[first.codes == c]) for c in range(first.classes)]
     b = a if same else [prepare(second.features[second.codes == c]) for c in range(second.classes)]
@@ -212,13 +212,16 @@ def _table(first: _Labelled, second: _Labelled, inner: Inner) -> torch.Tensor:
     return table + table.T if same else table
 
 
-class _Moments(NamedTuple):
+class Moments(NamedTuple):
+    """Mean and covariance of some samples."""
+
     mean: torch.Tensor
     factor: torch.Tensor  # (≤ min(n, d), d), factorᵀ factor is the covariance
     trace: torch.Tensor
 
 
-def _moments(samples: torch.Tensor) -> _Moments:
+def moments(samples: torch.Tensor) -> Moments:
+    """Of samples (n, d) float64, ddof 1; one sample has no spread."""
     import torch
 
     n, d = samples.shape
@@ -226,10 +229,10 @@ def _moments(samples: torch.Tensor) -> _Moments:
     factor = (samples - mean) / max(n - 1, 1) ** 0.5
     if n > d:
         factor = torch.linalg.qr(factor, mode="r").R
-    return _Moments(mean, factor, (factor * factor).sum())
+    return Moments(mean, factor, (factor * factor).sum())
 
 
-def _gaussian(a: _Moments, b: _Moments) -> torch.Tensor:
+def between_gaussians(a: Moments, b: Moments) -> torch.Tensor:
     """W₂² of two Gaussians from factors of their covariances; no d × d matrix where n < d."""
     import torch
 

@@ -33,13 +33,12 @@ def frechet(x1: Any, x2: Any) -> float:
 
     Exact for n < d and without a d × d matrix there; one sample has no spread.
     """
-    a, b = _pair(x1, x2)
-    mean_a, factor_a = _moments(a)
-    mean_b, factor_b = _moments(b)
-    spread = float((factor_a**2).sum() + (factor_b**2).sum())
-    fidelity = float(np.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum())
-    rest = spread - 2 * fidelity
-    return float(((mean_a - mean_b) ** 2).sum()) + (rest if rest > 1e-12 * spread else 0.0)
+    import torch
+
+    from similarity.otdd import between_gaussians, moments
+
+    a, b = (moments(torch.from_numpy(x)) for x in _pair(x1, x2))
+    return float(between_gaussians(a, b))
 
 
 def mmd(x1: Any, x2: Any, *, bandwidth: float | None = None) -> float:
@@ -64,15 +63,6 @@ def mmd(x1: Any, x2: Any, *, bandwidth: float | None = None) -> float:
     return value if value > 1e-12 else 0.0  # of equal sets only rounding is left
 
 
-def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and a factor F (≤ min(n, d), d) with FᵀF the covariance."""
-    mean = x.mean(axis=0)
-    factor = (x - mean) / math.sqrt(max(len(x) - 1, 1))
-    if len(x) > x.shape[1]:
-        factor = np.linalg.qr(factor, mode="r")
-    return mean, np.asarray(factor)
-
-
 def _pair(x1: Any, x2: Any) -> tuple[np.ndarray, np.ndarray]:
     a, b = _features(x1), _features(x2)
     if a.shape[1] != b.shape[1]:
@@ -82,7 +72,7 @@ def _pair(x1: Any, x2: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _features(values: Any) -> np.ndarray:
-    x = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
+    x = np.array(values.detach().cpu() if hasattr(values, "detach") else values, dtype=np.float64)
     if x.ndim != 2 or not len(x):
         raise BenchError(f"Features of shape {x.shape} are no table.", "Give features (n, d).")
     if not np.isfinite(x).all():

@@ -6,10 +6,10 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,9 @@ def prepare(
     final = store.root / "prepared" / f"{label}-{height}x{width}-{mark}"
 
     def build(folder: Path) -> None:
-        _decode_all(
-            folder, component, root, (height, width), runtime, name, made, constancy, progress
-        )
+        workers = runtime.workers or os.cpu_count() or 1
+        how = folder, (height, width), constancy, drawn, workers
+        _decode_all(_Job(name, runtime.where(name), *how), component, root, made, progress)
 
     return load(cached_folder(final, build, private=not store.shared), name)
 
@@ -155,45 +155,46 @@ def describe(prepared: Prepared) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Job:
+    """How the images of one set are decoded; processes that do it open the set anew by this."""
+
+    name: str
+    where: Mapping[str, Any]  # a file or folder of the user's own, as the registry takes them
+    folder: Path  # of images.npy
+    size: tuple[int, int]
+    constancy: bool
+    drawn: str
+    workers: int
+    white: int = WHITE
+
+
 def _decode_all(
-    folder: Path,
-    component: Source,
-    root: Path,
-    size: tuple[int, int],
-    runtime: Runtime,
-    name: str,
-    made: dict[str, Any],
-    constancy: bool,
-    progress: Progress | None,
+    job: _Job, component: Source, root: Path, made: dict[str, Any], progress: Progress | None
 ) -> None:
     records = list(component.records(root))
-    _check(records, name)
+    _check(records, job.name)
     component.white = _white(component, records)
+    job = replace(job, white=component.white)
     named = any(record.group for record in records)
     unit = getattr(component.card, "group", "") if named else ""
     made = {**made, "white": component.white, "unit": unit}
-    pixels = np.lib.format.open_memmap(
-        folder / "images.npy", "w+", np.uint8, (len(records), *size, 3)
-    )
+    path = job.folder / "images.npy"
+    pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (len(records), *job.size, 3))
     if hasattr(os, "posix_fallocate"):
         # A mapped file is sparse: on a full disk, writing to a page would end the process.
-        with (folder / "images.npy").open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, (folder / "images.npy").stat().st_size)
-    hashes = [""] * len(records)
-    chunks = [range(i, min(i + CHUNK, len(records))) for i in range(0, len(records), CHUNK)]
-    done = 0
-    for chunk, found in _decode_chunks(
-        folder, component, records, chunks, size, runtime, name, constancy
-    ):
-        for i, text in zip(chunk, found, strict=True):
-            hashes[i] = text
-        done += len(chunk)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    hashes, done = [""] * len(records), 0
+    for start, found in _decode_chunks(job, component, records):
+        hashes[start : start + len(found)] = found
+        done += len(found)
         if progress:
             progress(done, len(records))
     pixels.flush()
-    _write_table(folder, component, records, hashes, made)
+    _write_table(job.folder, component, records, hashes, made)
     if component.card.show:
-        _write_samples(folder, component, name, pixels)
+        _write_samples(job.folder, component, job.name, pixels)
 
 
 def _white(component: Source, records: list[Sample]) -> int:
@@ -217,32 +218,24 @@ def _write_samples(folder: Path, component: Source, name: str, pixels: np.ndarra
     write(folder / "samples.json", json.dumps(facts))
 
 
-def _decode_chunks(folder, component, records, chunks, size, runtime, name, constancy):
-    path = folder / "images.npy"
-    workers = runtime.workers or os.cpu_count() or 1
-    if len(records) < FEW or workers == 1:
-        for chunk in chunks:
-            batch = [records[i] for i in chunk]
-            yield chunk, _decode_chunk(path, component, batch, chunk.start, size, constancy)
+def _decode_chunks(
+    job: _Job, component: Source, records: list[Sample]
+) -> Iterator[tuple[int, list[str]]]:
+    """The first row and the hashes of each chunk, as they are done."""
+    starts = range(0, len(records), CHUNK)
+    if len(records) < FEW or job.workers == 1:
+        for i in starts:
+            yield i, _decode_chunk(job, component, records[i : i + CHUNK], i)
         return
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=get_context("spawn"),
-        initializer=_open_component,
-        initargs=(name, runtime.where(name), component.white, component.drawn),
-    ) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(job.workers, spawn, initializer=_open, initargs=(job,)) as pool:
         try:
-            jobs = {
-                pool.submit(
-                    _decode_chunk, path, None, [records[i] for i in c], c.start, size, constancy
-                ): c
-                for c in chunks
-            }
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
+            chunks = {pool.submit(_decode_here, records[i : i + CHUNK], i): i for i in starts}
+            for chunk in as_completed(chunks):
+                yield chunks[chunk], chunk.result()
         except BrokenProcessPool as error:
             raise Died(
-                f"A process that decodes the images of {name} was killed.",
+                f"A process that decodes the images of {job.name} was killed.",
                 "Where memory was short, take fewer: --workers 1. The same command tries again.",
             ) from error
         except BaseException:
@@ -250,15 +243,20 @@ def _decode_chunks(folder, component, records, chunks, size, runtime, name, cons
             raise
 
 
-_component: Source | None = None  # of this decoding process
+_here: tuple[_Job, Source] | None = None  # of this decoding process
 
 
-def _open_component(name: str, where: dict[str, Any], white: int, drawn: str) -> None:
-    global _component
+def _open(job: _Job) -> None:
+    global _here
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    component = registry.load("source", name, **where)
-    component.white, component.drawn = white, drawn
-    _component = component
+    component = registry.load("source", job.name, **job.where)
+    component.white, component.drawn = job.white, job.drawn
+    _here = job, component
+
+
+def _decode_here(records: list[Sample], start: int) -> list[str]:
+    assert _here is not None
+    return _decode_chunk(*_here, records, start)
 
 
 def _leave_with_parent() -> None:
@@ -269,21 +267,12 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _decode_chunk(
-    path: Path,
-    component: Source | None,
-    records: list[Sample],
-    start: int,
-    size: tuple[int, int],
-    constancy: bool,
-) -> list[str]:
-    component = component or _component
-    assert component is not None
-    pixels = np.load(path, mmap_mode="r+")
+def _decode_chunk(job: _Job, component: Source, records: list[Sample], start: int) -> list[str]:
+    pixels = np.load(job.folder / "images.npy", mmap_mode="r+")
     hashes = []
     for i, record in enumerate(records, start):
         try:
-            pixels[i], text = component.decode(record, size, constancy=constancy)
+            pixels[i], text = component.decode(record, job.size, constancy=job.constancy)
         except BenchError as error:
             raise type(error)(f"Image {i + 1} of the set: {error.what}", error.todo) from error
         except Exception as error:

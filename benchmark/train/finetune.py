@@ -4,8 +4,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,11 +141,13 @@ def _trained(work: Work, fold: Fold) -> Answer:
 
 def _network(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inputs]:
     """A maker of the arm with its image network, and what that is fed with."""
+    from benchmark.train.network import seeded
+
     spec, init = fold.spec, fold.init
     backbone = features.Extractor.of(spec)._replace(seed=init).build(work)
 
     def make() -> nn.Module:
-        with _drawn(init):
+        with seeded(seed_of("head", init)):
             model = fold.arm.network(backbone, fold.width, len(fold.prepared.classes), **fold.how)
         return work.put(model)
 
@@ -155,7 +156,7 @@ def _network(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inpu
 
 def _head(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inputs]:
     """A maker of the arm's head, and the features it is fed with."""
-    from benchmark.train.network import Standardised
+    from benchmark.train.network import Standardised, seeded
 
     values = features.pooled(work, fold.prepared, fold.spec.recipe)
     seen = values[torch.as_tensor(fold.parts.train)].double()
@@ -163,21 +164,13 @@ def _head(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inputs]
     raw = fold.spec.recipe.head == "trained"
 
     def make() -> nn.Module:
-        with _drawn(fold.init):
+        with seeded(seed_of("head", fold.init)):
             width, classes = values.shape[1], len(fold.prepared.classes)
             head = fold.arm.head(width, fold.width, classes, **fold.how)
         # To a mean of one: a gate that multiplies tells nothing by features around zero.
         return work.put(head if raw else Standardised(head, mean - deviation, deviation))
 
     return make, loop.Features(values, work.tensor(fold.record))
-
-
-@contextmanager
-def _drawn(init: int) -> Iterator[None]:
-    """Draw a head from its seed, and leave the global generators as they were."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("head", init))
-        yield
 
 
 def _solved(work: Work, fold: Fold) -> Answer:
