@@ -22,6 +22,7 @@ from benchmark.cards import (
     Sample,
     SourceCard,
     TargetCard,
+    cats_recipe,
 )
 from benchmark.data import dicom, leaks
 from benchmark.data.contents import digests, plain_file
@@ -65,6 +66,7 @@ __all__ = [
     "SourceCard",
     "Target",
     "TargetCard",
+    "cats_recipe",
     "check_pairs",
     "class_folders",
     "column_types",

@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.api import (
-    Augment,
     BenchError,
     DataMissing,
     Experts,
     File,
-    Recipe,
     Sample,
     Source,
     SourceCard,
+    cats_recipe,
     class_folders,
     locate,
     synthetic,
@@ -45,15 +44,8 @@ class CIFAR10(Source):
         license="none stated; for research",
         reference="https://www.cs.toronto.edu/~kriz/cifar.html",
         experts=Experts("natural", "colour", "objects", "animals and vehicles", "high", "many"),
-        pretrain=Recipe(
-            size=32,
-            batch=128,
-            lr=1e-3,
-            epochs=50,
-            schedule="step",
-            milestones=(30,),
-            augment=Augment(rotation=10, shift=0.1, horizontal=True),
-            select="last",
+        pretrain=cats_recipe(
+            size=32, batch=128, lr=1e-3, epochs=50, schedule="step", milestones=(30,)
         ),
         folders=("cifar10", "cifar-10-batches-bin"),
         files=(

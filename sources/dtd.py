@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmark.api import (
-    Augment,
     Experts,
     File,
-    Recipe,
     Sample,
     Source,
     SourceCard,
+    cats_recipe,
     class_folders,
     locate,
     synthetic,
@@ -26,14 +25,7 @@ class DTD(Source):
         license="for research",
         reference="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
         experts=Experts("natural", "colour", "textures", "patterns", "high", "many"),
-        pretrain=Recipe(
-            size=(300, 300),
-            batch=12,
-            lr=1e-3,
-            epochs=60,
-            augment=Augment(rotation=10, shift=0.1, horizontal=True),
-            select="last",
-        ),
+        pretrain=cats_recipe(size=(300, 300), batch=12, lr=1e-3, epochs=60),
         folders=("dtd",),
         files=(
             File(

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmark.api import (
-    Augment,
     DataMissing,
     Experts,
-    Recipe,
     Sample,
     Source,
     SourceCard,
+    cats_recipe,
     synthetic,
 )
 
@@ -29,13 +28,11 @@ class Kimia(Source):
         # PCam's answers: the published distance of the two is 0. By that table the distance to the
         # chest X-rays should be 3, but PCam's is 4, and one set of answers cannot give both.
         experts=Experts("medical", "colour", "textures", "tissue", "high", "binary"),
-        pretrain=Recipe(
+        pretrain=cats_recipe(
             size=(168, 308),  # the paper says 308 × 168: width × height
             batch=12,
             lr=1e-5,
             epochs=100,
-            augment=Augment(rotation=10, shift=0.1, horizontal=True),
-            select="last",
         ),
         folders=("kimia", "KimiaPath960", "KIMIA_Path_960", "kimia-path-960"),
         steps="Get KIMIA_Path_960 from https://www.kaggle.com/ambarish/kimia-path-960 with an "

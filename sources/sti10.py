@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmark.api import (
-    Augment,
     DataMissing,
     Experts,
-    Recipe,
     Sample,
     Source,
     SourceCard,
+    cats_recipe,
     synthetic,
 )
 
@@ -40,15 +39,8 @@ class STI10(Source):
         license="for non-commercial research, as ImageNet",
         reference="https://arxiv.org/abs/2107.05940",
         experts=Experts("natural", "colour", "textures", "surfaces", "high", "many"),
-        pretrain=Recipe(
-            size=112,
-            batch=128,
-            lr=1e-4,
-            epochs=70,
-            schedule="step",
-            milestones=(50,),
-            augment=Augment(rotation=10, shift=0.1, horizontal=True),
-            select="last",
+        pretrain=cats_recipe(
+            size=112, batch=128, lr=1e-4, epochs=70, schedule="step", milestones=(50,)
         ),
         folders=("sti10", "imagenet21k", "imagenet22k", "imagenet"),
         steps="Get the synsets n02897820 n04326547 n11669921 n03530642 n07840804 n09416076 "

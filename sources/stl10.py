@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.api import (
-    Augment,
     BenchError,
     Experts,
     File,
-    Recipe,
     Sample,
     Source,
     SourceCard,
+    cats_recipe,
     locate,
     synthetic,
 )
@@ -31,15 +30,8 @@ class STL10(Source):
         license="none stated; images of ImageNet, for research",
         reference="https://cs.stanford.edu/~acoates/stl10/",
         experts=Experts("natural", "colour", "objects", "animals and vehicles", "high", "many"),
-        pretrain=Recipe(
-            size=96,
-            batch=128,
-            lr=1e-3,
-            epochs=50,
-            schedule="step",
-            milestones=(30,),
-            augment=Augment(rotation=10, shift=0.1, horizontal=True),
-            select="last",
+        pretrain=cats_recipe(
+            size=96, batch=128, lr=1e-3, epochs=50, schedule="step", milestones=(30,)
         ),
         folders=("stl10", "stl10_binary"),
         files=(

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmark.api import (
-    Augment,
     DataMissing,
     Experts,
     File,
-    Recipe,
     Sample,
     Target,
     TargetCard,
+    cats_recipe,
     class_folders,
     locate,
     synthetic,
@@ -36,14 +35,7 @@ class ChestXray(Target):
         license="CC BY 4.0",
         reference="https://doi.org/10.17632/rscbjbr9sj.2",
         experts=Experts("medical", "grey", "both", "chest", "low", "binary"),
-        pretrain=Recipe(
-            size=112,
-            batch=128,
-            lr=1e-6,
-            epochs=70,
-            augment=Augment(rotation=10, shift=0.1, horizontal=True),
-            select="last",
-        ),
+        pretrain=cats_recipe(size=112, batch=128, lr=1e-6, epochs=70),
         folders=("chest_xray", "ChestXRay2017"),
         files=(
             File(

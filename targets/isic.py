@@ -6,14 +6,13 @@ from pathlib import Path
 
 from benchmark.api import (
     FORBIDDEN,
-    Augment,
     BenchError,
     Experts,
     File,
-    Recipe,
     Sample,
     Target,
     TargetCard,
+    cats_recipe,
     check_pairs,
     locate,
     private,
@@ -42,14 +41,7 @@ class ISIC(Target):
         reference="https://doi.org/10.1038/sdata.2018.161",
         # As the published distances have it: nine images look like two classes to an observer.
         experts=Experts("medical", "colour", "both", "skin lesion", "low", "binary"),
-        pretrain=Recipe(
-            size=112,
-            batch=128,
-            lr=1e-5,
-            epochs=70,
-            augment=Augment(rotation=10, shift=0.1, horizontal=True),
-            select="last",
-        ),
+        pretrain=cats_recipe(size=112, batch=128, lr=1e-5, epochs=70),
         folders=("isic2018", "isic", "HAM10000"),
         files=(
             File(f"{IMAGES}.zip", f"{SERVER}{IMAGES}.zip", unpack=True, note="no hash published"),

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from benchmark.api import (
-    Augment,
     BenchError,
     Experts,
     File,
     Input,
-    Recipe,
     Sample,
     Size,
     Target,
     TargetCard,
+    cats_recipe,
     images,
     locate,
     read_table,
@@ -58,14 +57,7 @@ class PCam(Target):
         license="CC0 1.0",
         reference="https://doi.org/10.5281/zenodo.2546921",
         experts=Experts("medical", "colour", "textures", "tissue", "high", "binary"),
-        pretrain=Recipe(
-            size=96,
-            batch=128,
-            lr=1e-6,
-            epochs=50,
-            augment=Augment(rotation=10, shift=0.1, horizontal=True),
-            select="last",
-        ),
+        pretrain=cats_recipe(size=96, batch=128, lr=1e-6, epochs=50),
         folders=("pcam", "patchcamelyon"),
         files=tuple(
             File(
