@@ -329,7 +329,7 @@ class Store:
     def usage(self) -> dict[str, tuple[int, int]]:
         """Files and bytes by part of the store."""
         sizes: dict[str, tuple[int, int]] = {}
-        for part in sorted(path for path in self.root.iterdir() if path.is_dir()):
+        for part in sorted(path for path in self.root.glob("*") if path.is_dir()):
             files = [path.stat().st_size for path in part.rglob("*") if path.is_file()]
             sizes[part.name] = (len(files), sum(files))
         return sizes

@@ -371,6 +371,7 @@ def test_the_store_tells_its_size_and_drops_only_caches(tmp_path: Path):
     store = tmp_path / "store"
     assert bench("run", "--target", TINY, "--store", store, *SMALL).returncode == 0
     assert "runs" in bench("store", "du", "--store", store).stdout
+    assert bench("store", "du", "--store", tmp_path / "nowhere").returncode == 0
     outcomes = list(store.glob("runs/*/*/outcome.json"))
     assert "features" in bench("store", "gc", "--store", store).stdout
     assert (store / "features").exists()
