@@ -1,6 +1,7 @@
 """`bench compare A B`: two sources, two fusions or two protocols, paired where both were tested."""
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -240,6 +241,13 @@ def _pair(store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm) -> Pa
     notes = list(_notes(a, b, len(sides[0]), kind, names))
     classes: tuple[ClassPair, ...] = ()
     x, y = (None, None) if unpaired else (draws_of(store, side) for side in sides)
+    for drawn, name in ((x, names[0]), (y, names[1])) if not unpaired else ():
+        if drawn is None:
+            warnings.warn(
+                f"Predictions are gone or damaged of {name}, so it is not paired: see `bench store "
+                "verify`.",
+                stacklevel=2,
+            )
     if x is not None and y is not None and len(x) == len(y):
         first_value, second_value = _within(first_value, x), _within(second_value, y)
         values = first_value.value, second_value.value

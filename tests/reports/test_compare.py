@@ -33,17 +33,6 @@ def arm(store: Store, value: float, *, folds: int = 3, **cell) -> None:
 # --- class by class ---------------------------------------------------------------------------
 
 
-def test_with_one_image_per_patient_it_is_delongs_test():
-    rng = np.random.default_rng(0)
-    labels = rng.random(600) < 0.3
-    first, second = labels + rng.normal(0, 1.5, (2, 600))
-    second = np.round(second, 1)  # ties count half
-    difference, variance = clustered(labels, first, second, np.arange(600))
-    known = stats.delong(labels, first, second)
-    assert difference == pytest.approx(known.auc_a - known.auc_b, abs=1e-12)
-    assert variance == pytest.approx(known.variance, rel=0.01)
-
-
 def test_copies_of_an_image_within_a_patient_are_no_new_evidence():
     rng = np.random.default_rng(1)
     labels = rng.random(200) < 0.4
@@ -127,6 +116,19 @@ def test_the_sentence_claims_no_more_than_the_interval(store: Store):
     assert "stl10 is worse than dtd" in compare.compare(store, "stl10", "dtd").conclusion
     same = compare.compare(store, "dtd", "imagenet").conclusion
     assert "dtd and imagenet cannot be told apart" in same
+
+
+def test_damaged_predictions_are_no_silent_want_of_pairs(store: Store):
+    arm(store, 0.80)
+    arm(store, 0.75, source="stl10")
+    for path in (store.root / "runs").glob("*/*/predictions.npz"):
+        if json.loads((path.parent / "spec.json").read_text())["spec"]["source"] == "dtd":
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"gone or damaged.*of dtd.*not paired"):
+        (pair,) = compare.compare(store, "dtd", "stl10").pairs
+    assert not pair.paired
 
 
 def test_less_of_an_error_is_better(store: Store):
