@@ -365,6 +365,7 @@ def test_a_run_for_each_distance_has_the_numbers_of_the_transfer_report(store: S
     for line in analysis.lines:
         if line.kind == "distance" and line.pairs == "without_self":
             expected = line.correlation._asdict()
+            del expected["p"], expected["low"], expected["high"]  # four sources are too few
             assert found[line.name].data.metrics == pytest.approx(expected)
     numbers = found["task2vec"].data.metrics
     assert numbers["spearman"] == pytest.approx(-0.8)
@@ -411,6 +412,7 @@ def test_the_pooled_correlation_has_a_run_of_its_own_with_every_pair(store: Stor
         for line in analysis.lines
         if line.kind == "distance"
         for name, value in line.correlation._asdict().items()
+        if not math.isnan(value)  # four sources are too few for p and interval
     }
     assert pooled.data.metrics == pytest.approx(expected)
     assert pooled.data.metrics["all/n"] == 8
@@ -743,7 +745,7 @@ def test_a_server_killed_in_the_middle_ends_with_each_cell_once(
         where, "params.distance = 'task2vec' and tags.`bench.kind` = 'correlation'"
     )
     assert line.data.metrics["n"] == 4
-    assert {"spearman", "pearson", "p", "low", "high"} <= set(line.data.metrics)
+    assert {"spearman", "pearson", "kendall"} <= set(line.data.metrics)
     (version,) = at.search_model_versions("name = 'dtd-resnet50'")
     assert version.tags["bench.key"] == weights.key
     some = runs(store, "run", uri)[0].info.run_id
