@@ -77,10 +77,10 @@ class Analysis:
     @property
     def ceiling(self) -> float:
         """How large |ρ| within targets can be at most, for the gains are estimates themselves."""
-        gains = [pair.gain for pair in self.pairs if pair.source != pair.target]
-        errors = [(gain.high - gain.low) / (2 * 1.96) for gain in gains]
-        targets = [pair.target for pair in self.pairs if pair.source != pair.target]
-        return stats.ceiling([gain.value for gain in gains], errors, targets)
+        pairs = [pair for pair in self.pairs if pair.source != pair.target]
+        errors = [(pair.gain.high - pair.gain.low) / (2 * 1.96) for pair in pairs]
+        targets = [pair.target for pair in pairs]
+        return stats.ceiling([pair.gain.value for pair in pairs], errors, targets)
 
     @property
     def about(self) -> str:
@@ -306,10 +306,10 @@ def table_of(analysis: Analysis) -> Table:
         return line.name in turned or (line.kind == "baseline" and line.name != "imagenet first")
 
     notes = [verdict(analysis)]
-    if not math.isnan(analysis.ceiling):
+    if not math.isnan(highest := analysis.ceiling):
         notes.append(
             "The gains are estimates: within targets not even a perfect distance could be "
-            f"expected above |ρ| = {analysis.ceiling:.2f}."
+            f"expected above |ρ| = {highest:.2f}."
         )
     notes += [measure.about for measure in analysis.measures if measure.about]
     # Of one pair set only: a page of warnings is read by nobody.

@@ -77,7 +77,8 @@ def correlate(
     enough = in_source.shape[1] >= SOURCES
     p, low, high = np.nan, np.nan, np.nan
     if enough and permutations:
-        p = _joint_p(x, y, targets[keep], sources[keep], blocks, permutations, rng)
+        pairs_of = sources[keep], targets[keep]
+        p = _joint_p((x, y), (flat_x, flat_y), pairs_of, blocks, permutations, rng)
     if enough and draws:
         weights = _resampled(in_source, draws, rng) * _resampled(in_target, draws, rng)
         weights = weights[np.count_nonzero(weights, axis=1) >= 3]
@@ -217,15 +218,18 @@ def _pearson(x: Array, y: Array, weights: Array) -> Array:
 
 
 def _joint_p(
-    x: Array,
-    y: Array,
-    targets: Any,
-    sources: Any,
+    given: tuple[Array, Array],
+    flat: tuple[Array, Array],
+    pairs: tuple[NDArray[np.str_], NDArray[np.str_]],
     blocks: Array | None,
     drawn: int,
     rng: np.random.Generator,
 ) -> float:
-    """Two-sided p of Spearman's rho when the sources change places, on all targets at once."""
+    """Two-sided p of Spearman's rho when the sources change places, on all targets at once.
+
+    `flat` are the numbers given, centred as the pairs ask; `pairs` name source and target.
+    """
+    (x, y), (sources, targets) = given, pairs
     _, row = np.unique(sources, return_inverse=True)
     count, seen = int(row.max()) + 1, dict[tuple, int]()
     columns = []
@@ -245,17 +249,16 @@ def _joint_p(
     here = np.isfinite(moved)
     once = np.ones((1, len(x)))
     if here.all():  # ranks move with their sources, so they need not be taken again
-        flat = _weighted_ranks(_centred(x, once, blocks), once)[0]
-        other = _weighted_ranks(_centred(y, once, blocks), once)[0]
-        table[row, column] = flat - flat.mean()
-        norm = np.sqrt(flat.var() * other.var()) * len(x)
+        ranks, other = (_weighted_ranks(part[None], once)[0] for part in flat)
+        table[row, column] = ranks - ranks.mean()
+        norm = np.sqrt(ranks.var() * other.var()) * len(x)
         rho = table[orders[:, row], column] @ (other - other.mean()) / norm
     else:
-        weights = here.astype(float)[here.sum(axis=1) >= 3]
-        moved = np.nan_to_num(moved[here.sum(axis=1) >= 3])
+        enough = here.sum(axis=1) >= 3
+        weights, moved = here[enough].astype(float), np.nan_to_num(moved[enough])
         rho = _spearman(_centred(moved, weights, blocks), _centred(y, weights, blocks), weights)
         rho = rho[~np.isnan(rho)]
-    found = _spearman(_centred(x, once, blocks), _centred(y, once, blocks), once)[0]
+    found = _spearman(flat[0][None], flat[1][None], once)[0]
     extreme = np.abs(rho - rho.mean()) >= abs(found - rho.mean()) - 1e-9
     hits, tried = int(np.count_nonzero(extreme)), len(rho)
     return hits / tried if every else (hits + 1) / (tried + 1)
@@ -268,13 +271,12 @@ def ceiling(gains: ArrayLike, errors: ArrayLike, target: ArrayLike | None = None
     """
     values, error = np.asarray(gains, dtype=float), np.asarray(errors, dtype=float)
     known = np.isfinite(values) & np.isfinite(error)
-    if target is None:
-        spread = np.var(values[known], ddof=1) if known.sum() > 1 else np.nan
-    else:
-        blocks = _one_hot(np.asarray(target).astype(str)[known])
-        apart = values[known] - (values[known] @ blocks / blocks.sum(axis=0)) @ blocks.T
-        free = len(apart) - blocks.shape[1]
-        spread = (apart**2).sum() / free if free > 0 else np.nan
+    values, error = values[known], error[known]
+    names = np.zeros(len(values)) if target is None else np.asarray(target)[known]
+    blocks = _one_hot(names.astype(str))
+    apart = values - (values @ blocks / blocks.sum(axis=0)) @ blocks.T
+    free = len(apart) - blocks.shape[1]
+    spread = (apart**2).sum() / free if free > 0 else 0.0
     if not spread > 0:
         return np.nan
-    return float(np.sqrt(max(0.0, 1 - np.mean(error[known] ** 2) / spread)))
+    return float(np.sqrt(max(0.0, 1 - np.mean(error**2) / spread)))
