@@ -270,7 +270,7 @@ class Fusion(Component):
         options: Mapping[str, Scalar],
     ) -> "torch.nn.Module":
         """A module (pooled (N, channels), record (N, record)) -> logits (N, classes)."""
-        from benchmark.train.network import Head
+        from benchmark.train.classifier import Head
 
         if self.needs == "blocks":
             raise BenchError(f"{self.card.title} has no head on features.", "Use mode finetune.")
@@ -287,7 +287,7 @@ class Fusion(Component):
         options: Mapping[str, Scalar],
     ) -> "torch.nn.Module":
         """A module (images (N, 3, H, W), record (N, record)) -> logits (N, classes)."""
-        from benchmark.train.network import Classifier, Head
+        from benchmark.train.classifier import Classifier, Head
 
         if self.needs == "blocks" or (self.needs == "maps" and not backbone.maps_commute):
             inside = backbone.last_norm() if self.needs == "blocks" else ""
@@ -302,7 +302,7 @@ class Fusion(Component):
         self, module: "torch.nn.Module", options: Mapping[str, Scalar]
     ) -> "torch.nn.Module":
         """The module, its records replaced by zeros in training as `modality_dropout` asks."""
-        from benchmark.train.network import forget_records
+        from benchmark.train.classifier import forget_records
 
         return forget_records(module, float(self.option(options, "modality_dropout") or 0.0))
 

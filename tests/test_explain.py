@@ -18,6 +18,7 @@ from benchmark.plan import plan
 from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
 from benchmark.train import job, network
+from benchmark.train.classifier import Classifier, Head
 
 
 def finished(runtime: Runtime, request_tiny: Any, **changes: Any) -> dict[tuple[str, int], Outcome]:
@@ -104,8 +105,8 @@ def test_what_an_arm_cannot_show_is_said(runtime: Runtime, request_tiny: Any, tm
 
 
 def test_the_map_of_a_linear_head_is_its_weights_times_the_maps():
-    backbone, head = network.build("resnet18", seed=1), network.Head(512, 3, dropout=0.5)
-    model = network.Classifier(backbone, head).eval()
+    backbone, head = network.build("resnet18", seed=1), Head(512, 3, dropout=0.5)
+    model = Classifier(backbone, head).eval()
     images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     wanted = torch.tensor([2, 0])
     assert explain.layer_of(model, images, None) == ""

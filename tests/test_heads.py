@@ -14,9 +14,9 @@ from benchmark.spec import Outcome, Recipe, Runtime
 from benchmark.store import Store
 from benchmark.train import heads, loop
 from benchmark.train import job as cells
+from benchmark.train.classifier import Standardised
 from benchmark.train.context import Memory
 from benchmark.train.heads import PENALTIES, Rows
-from benchmark.train.network import Standardised
 from benchmark.train.softmax import softmax_path
 
 RECIPE = Recipe(epochs=40, batch=32, lr=1e-3, optimizer="adamw", dropout=0.0, threads=1)

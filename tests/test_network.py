@@ -11,7 +11,8 @@ from torch import nn
 
 from benchmark.errors import BenchError, DataMissing
 from benchmark.train import archs, network
-from benchmark.train.network import Classifier, Head, build, he_init, load_backbone
+from benchmark.train.classifier import Classifier, Head
+from benchmark.train.network import build, he_init, load_backbone
 
 SLOW = pytest.mark.slow
 PAPERS = {

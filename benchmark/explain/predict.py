@@ -21,6 +21,7 @@ from benchmark.metadata import Encoder
 from benchmark.spec import Cell, Outcome, Recipe, RunSpec, Runtime
 from benchmark.store import Store
 from benchmark.train import features, finetune, loop, network, weights
+from benchmark.train.classifier import Classifier, Standardised
 from benchmark.train.context import Memory, Work, device_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Trained:
     def head(self) -> nn.Module | None:
         """What decides on pooled features, where the record changes nothing before them."""
         model = self.model
-        return model.head if isinstance(model, network.Classifier) and not model.gate else None
+        return model.head if isinstance(model, Classifier) and not model.gate else None
 
     def record(self, frame: "pd.DataFrame") -> np.ndarray | None:
         """The record float32 (n, M) as the arm was trained on it."""
@@ -149,9 +150,9 @@ def load(store: Store, outcome: Outcome, runtime: Runtime) -> Trained:
         backbone = features.Extractor.of(spec).build(work)
         head = arm.head(backbone.channels, width, classes, **how)
         if "deviation" in kept:
-            head = network.Standardised(head, kept["mean"], kept["deviation"])
+            head = Standardised(head, kept["mean"], kept["deviation"])
         head.load_state_dict(kept)
-        model = network.Classifier(backbone, head)
+        model = Classifier(backbone, head)
     return Trained(outcome, spec, work, work.put(model).eval(), encoder, scale)
 
 

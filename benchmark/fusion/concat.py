@@ -15,7 +15,7 @@ class Concat(Fusion):
         import torch
         from torch import nn
 
-        from benchmark.train.network import record_layers
+        from benchmark.train.classifier import record_layers
 
         layers = int(self.option(options, "layers"))
 

@@ -17,7 +17,7 @@ class MetaNet(Fusion):
         import torch
         from torch import nn
 
-        from benchmark.train.network import record_layers
+        from benchmark.train.classifier import record_layers
 
         class Gate(nn.Module):
             def __init__(self, layers: int) -> None:

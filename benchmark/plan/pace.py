@@ -196,6 +196,7 @@ def measure(arch: str, recipe: Recipe, runtime: Runtime) -> Pace:
     import torch
 
     from benchmark.train import loop, network
+    from benchmark.train.classifier import Classifier, Head
     from benchmark.train.context import device_of
 
     device = device_of(runtime)
@@ -204,8 +205,8 @@ def measure(arch: str, recipe: Recipe, runtime: Runtime) -> Pace:
     height, width = (recipe.size, recipe.size) if isinstance(recipe.size, int) else recipe.size
     noise = np.random.default_rng(0).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
     backbone = network.build(arch, seed=0)
-    head = network.Head(backbone.channels, 2, dropout=recipe.dropout)
-    model = network.Classifier(backbone, head).to(device)
+    head = Head(backbone.channels, 2, dropout=recipe.dropout)
+    model = Classifier(backbone, head).to(device)
     how = recipe.model_copy(update={"epochs": 2, "select": "last"})
     inputs = loop.Pixels(
         images=loop.on_device(noise, device), record=None, recipe=how,

@@ -156,7 +156,8 @@ def _network(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inpu
 
 def _head(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inputs]:
     """A maker of the arm's head, and the features it is fed with."""
-    from benchmark.train.network import Standardised, seeded
+    from benchmark.train.classifier import Standardised
+    from benchmark.train.network import seeded
 
     values = features.pooled(work, fold.prepared, fold.spec.recipe)
     seen = values[torch.as_tensor(fold.parts.train)].double()

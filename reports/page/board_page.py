@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import Damaged
-from benchmark.metrics import BINS
+from benchmark.metrics.rates import BINS
 from benchmark.spec import RANDOM
 from benchmark.stats import Comparison
 from benchmark.store import Store

@@ -1,0 +1,149 @@
+"""Every metric of a test set under weights: all one for the point, times drawn for the bootstrap.
+
+weights: (n, draws), how often each sample was drawn; rates: (classes, draws).
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Rows = NDArray[np.intp]
+BINS = 15
+ALL = -1  # in the place of a class: the whole test set
+
+
+def metrics_of(labels: Rows, scores: Array, weights: NDArray[Any]) -> dict[tuple[str, int], Array]:
+    """Each metric's (draws,) by name and class, or name and ALL."""
+    rates, tp, actual = rates_of(labels, scores, weights)
+    total = actual.sum(axis=0)
+    binary = len(actual) == 2
+    auroc = rates["auroc"][1] if binary else mean_of(rates["auroc"])
+    recall = rates["sensitivity"]
+    overall = {
+        "auroc": auroc,
+        "auroc_weighted": auroc if binary else mean_of(rates["auroc"], actual),
+        "mcr": mean_of(recall),
+        "accuracy": tp.sum(axis=0) / total,
+        "accuracy_ovr": mean_of(rates["accuracy"]),
+        **{name: mean_of(rates[name]) for name in list(rates)[1:9]},
+        "auprc": rates["auprc"][1] if binary else mean_of(rates["auprc"]),
+        "worst_class_recall": np.fmin.reduce(recall, axis=0),
+        **_calibration(labels, scores, weights, total),
+    }
+    if binary:
+        for name in ("sensitivity", "specificity", "precision", "npv"):
+            overall[f"positive_{name}"] = rates[name][1]
+    by_class = {"auroc": rates["auroc"], "recall": recall}
+    return {(name, ALL): values for name, values in overall.items()} | {
+        (name, k): row for name, rows in by_class.items() for k, row in enumerate(rows)
+    }
+
+
+def mean_of(rates: Array, weights: Array | float = 1.0) -> Array:
+    """The mean over the classes (first axis) that are defined, NaN where none is."""
+    counted = np.where(np.isnan(rates), 0.0, weights)
+    sums, total = (np.nan_to_num(rates) * counted).sum(axis=0), counted.sum(axis=0)
+    return np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
+
+
+def rates_of(
+    labels: Rows, scores: Array, weights: NDArray[Any]
+) -> tuple[dict[str, Array], Array, Array]:
+    """All rates (classes, draws) by name, the true positives and the class sizes."""
+    classes = np.arange(scores.shape[1])
+    truth = labels[:, None] == classes
+    guess = scores.argmax(axis=1)[:, None] == classes
+    # Counts below 2^24 are exact in float32.
+    indicators = np.concatenate([truth & guess, truth, guess], axis=1).astype(weights.dtype)
+    counts = (indicators.T @ weights).astype(float)
+    tp, actual, predicted = np.split(counts, 3)
+    rates = _rates(tp, actual, predicted)
+    ranking = [_ranking(truth[:, k], scores[:, k], weights) for k in classes]
+    rates["auroc"], rates["auprc"] = (np.stack(column) for column in zip(*ranking, strict=True))
+    return rates, tp, actual
+
+
+def _rates(tp: Array, actual: Array, predicted: Array) -> dict[str, Array]:
+    """The rates of the predictions; undefined is NaN, never predicting a class there is 0."""
+    total = actual.sum(axis=0)
+    fp, fn = predicted - tp, actual - tp
+    tn = total - actual - fp
+    absent, everyone = actual == 0, actual == total
+    never, always = predicted == 0, predicted == total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sensitivity = tp / actual
+        specificity = tn / (tn + fp)
+        precision = np.where(never & ~absent, 0.0, tp / predicted)
+        npv = tn / (tn + fn)
+        markedness = np.where(never | always, 0.0, precision + npv - 1)
+        spread = np.sqrt(actual * (total - actual)) * np.sqrt(predicted * (total - predicted))
+        mcc = np.where(never | always, 0.0, (tp * tn - fp * fn) / spread)
+        return {
+            "accuracy": (tp + tn) / total,
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "precision": precision,
+            "npv": npv,
+            "f1": np.where(absent, np.nan, 2 * tp / (actual + predicted)),
+            "informedness": sensitivity + specificity - 1,
+            "markedness": np.where(never & absent, np.nan, markedness),
+            "mcc": np.where(absent | everyone, np.nan, mcc),
+        }
+
+
+def _ranking(
+    positive: NDArray[np.bool_], scores: Array, weights: NDArray[Any]
+) -> tuple[Array, Array]:
+    """AUROC (ties by mid-rank) and average precision (ties as one step) of each draw.
+
+    One sort for all draws: going down the scores, only thresholds that catch a positive count.
+    """
+    nothing = np.full(weights.shape[1], np.nan)
+    if not positive.any():
+        return nothing, nothing
+    order = np.argsort(-scores, kind="stable")
+    hit = np.flatnonzero(positive[order])
+    tie = np.cumsum(np.diff(scores[order], prepend=np.inf) != 0)  # 1, 1, 2, … from the top
+    steps, first = np.unique(tie[hit], return_index=True)
+    begin = np.searchsorted(tie, steps, side="left")
+    end = np.searchsorted(tie, steps, side="right")
+    heavy = weights[order]
+    passed = np.cumsum(heavy, axis=0)
+    above = np.where(begin[:, None] > 0, passed[begin - 1], 0).astype(float)
+    until = passed[end - 1].astype(float)
+    caught = np.add.reduceat(heavy[hit], first, axis=0).astype(float)
+    true = np.cumsum(caught, axis=0)
+    positives, negatives = true[-1], passed[-1] - true[-1]
+    # Negatives passed so far, those tied with this step by half.
+    false = (above + until + caught) / 2 - true
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lost = np.einsum("sd,sd->d", caught, false)
+        auroc = 1 - lost / (positives * negatives)
+        gained = caught * np.divide(true, until, out=np.zeros_like(true), where=until > 0)
+        return np.where(negatives > 0, auroc, np.nan), gained.sum(axis=0) / positives
+
+
+def _calibration(
+    labels: Rows, scores: Array, weights: NDArray[Any], total: Array
+) -> dict[str, Array]:
+    """Top-label ECE over 15 equal-width bins (a, b], Brier and log loss of each draw.
+
+    The Brier score of two classes is that of class 1 (0 to 1), of more the sum over classes
+    (0 to 2). A probability of 0 counts as 2.2e-16 in the log loss.
+    """
+    if (scores < 0).any() or not np.allclose(scores.sum(axis=1), 1, rtol=0, atol=1e-3):
+        return {name: np.full(weights.shape[1], np.nan) for name in ("ece", "brier", "log_loss")}
+    rows = np.arange(len(labels))
+    top = scores.max(axis=1)
+    gap = (scores.argmax(axis=1) == labels) - top
+    bins = np.clip(np.ceil(top * BINS).astype(int) - 1, 0, BINS - 1)
+    squares = (scores - (labels[:, None] == np.arange(scores.shape[1]))) ** 2
+    brier = squares[:, 1] if scores.shape[1] == 2 else squares.sum(axis=1)
+    surprise = -np.log(np.clip(scores[rows, labels], np.finfo(float).eps, 1))
+    columns = np.zeros((BINS + 2, len(labels)))
+    columns[bins, rows], columns[BINS], columns[BINS + 1] = gap, brier, surprise
+    sums = columns @ weights.astype(float)
+    ece, brier, log_loss = np.abs(sums[:BINS]).sum(axis=0), *sums[BINS:]
+    return {"ece": ece / total, "brier": brier / total, "log_loss": log_loss / total}
