@@ -6,15 +6,17 @@ a page or a table was meant to change.
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+
+from typer.testing import CliRunner
+
+from benchmark.cli import app
 
 KEPT = Path(__file__).parent / "floor"
 SIZE = "--arch test_resnet --device cpu --slots 0 --offline --no-mlflow --set pretrain.epochs=1"
@@ -73,12 +75,11 @@ QUICK = (
 )
 
 
-def bench(words: str, store: Path, *more: str, fails: bool = False) -> str:
-    """What a command prints on a store."""
-    command = [str(Path(sys.executable).parent / "bench"), *words.split(), *more]
-    env = os.environ | {"BENCH_STORE": str(store), "COLUMNS": "200"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert (done.returncode != 0) == fails, (words, done.stdout, done.stderr)
+def bench(words: str, store: Path, *more: str, fails: bool = False, width: int = 200) -> str:
+    """What a command prints on a store, run in this process, which need import torch only once."""
+    env = {"BENCH_STORE": str(store), "COLUMNS": str(width)}
+    done = CliRunner().invoke(app, [*words.split(), *more], env=env)
+    assert (done.exit_code != 0) == fails, (words, done.output, done.exception)
     return done.stdout
 
 

@@ -8,9 +8,6 @@ import pytest
 import torch
 from floor import FORMS, KEPT, MADE, QUICK, READ, bench, numbers, pages, unpack
 from rich.cells import cell_len
-from typer.testing import CliRunner
-
-from benchmark.cli import app
 
 #: Readers quick enough for every run of the tests.
 OFTEN = ("leaderboard", "compare-fusions", "transfer", "distance")
@@ -61,22 +58,15 @@ NARROW = ["leaderboard", "leaderboard-one", "compare-fusions", "compare-sources"
 
 
 @pytest.mark.parametrize("name", ["status", *NARROW])
-def test_tables_fit_the_terminal_and_name_what_was_left_out(
-    name: str, store: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("BENCH_STORE", str(store))
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def told(*more: str) -> str:
-        found = CliRunner().invoke(app, [*READ.get(name, name).split(), *more])
-        assert found.exit_code == 0, found.output
-        return found.stdout
-
-    text = told()
+def test_tables_fit_the_terminal_and_name_what_was_left_out(name: str, store: Path):
+    words = READ.get(name, name)
+    text = bench(words, store, width=100)
     assert max(map(cell_len, text.splitlines())) <= 100
-    head = next(line for line in told("--format", "md").splitlines() if line.startswith("| "))
-    words = head.replace("|", "").replace("\\", "").split()  # a heading may be folded
-    assert [word for word in words if word not in text] == []
+    head = next(
+        line for line in bench(words, store, "--format", "md").splitlines() if line.startswith("| ")
+    )
+    headings = head.replace("|", "").replace("\\", "").split()  # one may be folded
+    assert [heading for heading in headings if heading not in text] == []
     assert ("--format md has every column" in text) == (
         name not in ("status", "distance", "recommend")
     )
