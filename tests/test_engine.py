@@ -182,12 +182,20 @@ def test_a_finished_grid_does_nothing_quickly(whole: Path):
 
 
 def test_one_failure_costs_one_cell(runtime: Runtime, request_tiny, features: Path):
-    """An arm that breaks in four ways, between cells that do not."""
+    """An arm that breaks in four ways, between cells that do not; a worker's log may be gone."""
     shutil.copytree(features, runtime.store)
     arms = [f"broken:{how}" for how in ("explode", "die", "nan", "memory")]
     runtime = runtime.model_copy(update={"paths": {**runtime.paths, **dict.fromkeys(arms, BROKEN)}})
     made = plan.make(request_tiny(fusions=(*arms, "none"), folds=(0,)), runtime)
-    assert local.run([planned.cell for planned in made.of("to run")], runtime)
+
+    def listen(event: str, cell: Cell, facts: dict) -> None:
+        if event == "start" and cell.spec == dies:
+            logs = [log.unlink() for log in (runtime.store / "workers").iterdir()]
+            gone.append(len(logs))
+
+    dies, gone = next(p.cell.spec for p in made.cells if p.cell.spec.fusion == "broken:die"), []
+    assert local.run([planned.cell for planned in made.of("to run")], runtime, listener=listen)
+    assert gone == [1]
     outcomes = {o.spec.fusion: o for o in Store(runtime.store).outcomes()}
     assert outcomes.pop("none").status == "ok"
     assert {name: o.failure.kind for name, o in outcomes.items() if o.failure} == {

@@ -39,11 +39,11 @@ def fused(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runtime, dict[str, 
     request = plan.Request(
         targets=("both",),
         fusions=("none", "metadata:boosting", "metadata:logistic", *FUSED),
-        archs=("resnet18",),
+        archs=("test_resnet",),
         modes=("frozen",),
         protocols=("demo",),
         folds=(0,),
-        recipe={"threads": 1, "epochs": 40},
+        recipe={"threads": 1, "epochs": 20},
     )
     found = {o.spec.fusion: o for o in run_all(request, runtime) if isinstance(o.spec, RunSpec)}
     return runtime, found

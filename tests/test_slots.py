@@ -89,24 +89,6 @@ def test_a_store_whose_workers_cannot_be_logged_is_told(tmp_path: Path):
         local.run(EXPERT, runtime)
 
 
-def test_a_log_that_is_gone_costs_no_more_than_the_cell(tmp_path: Path):
-    runtime = runtime_of(tmp_path)
-
-    def listen(event: str, cell: Cell, facts: dict) -> None:
-        mark = heartbeat.read(Store(runtime.store).of(cell)) if event == "epoch" else None
-        if mark is not None:
-            for log in (runtime.store / "workers").iterdir():
-                log.unlink()
-            os.kill(mark.pid, signal.SIGKILL)
-
-    long = training()
-    assert local.run([long], runtime, listener=listen)
-    failed = Store(runtime.store).outcome("run", long.key)
-    assert failed is not None
-    assert failed.failure is not None
-    assert failed.failure.kind == "killed"
-
-
 @contextlib.contextmanager
 def ctrl_c_is_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
