@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
+import stores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,12 +54,11 @@ with worker.alone(cell, Path(sys.argv[1]), threading.Event()) as free:
 """
 
 
+ok = partial(stores.ok, seconds={"total": 1.0})
+
+
 def cell_of(fold: int = 0, **changes) -> Cell:
     return Cell.of(RunSpec(source="a", target="b", fold=fold, **changes))
-
-
-def ok(cell: Cell) -> Outcome:
-    return Outcome(key=cell.key, spec=cell.spec, status="ok", seconds={"total": 1.0})
 
 
 @dataclass

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import run_all
 
 from benchmark.plan import plan
 from benchmark.spec import Cell, Failure, Outcome, Runtime
 from benchmark.store import Store
 from benchmark.train import job as cells
-from benchmark.train.context import Memory
 
 COMPONENTS = Path(__file__).parent / "components"
 BLIND, TINY, OFFICIAL = (COMPONENTS / name for name in ("blind.py", "tiny.py", "official.yaml"))
@@ -33,10 +33,7 @@ def run(store: Path, target: Path = BLIND, *, recipe: dict | None = None, **aske
         targets=("blind",), archs=("test_resnet",), protocols=(str(OFFICIAL),), recipe=recipe or {},
         **asked,
     )  # fmt: skip
-    memory, planned = Memory(), plan.make(request, runtime).of("to run")
-    found = [cells.run(one.cell, runtime, memory=memory) for one in planned]
-    assert [outcome.failure for outcome in found] == [None] * len(planned)
-    return found
+    return run_all(request, runtime)
 
 
 def scores(store: Path, outcome: Outcome) -> np.ndarray:

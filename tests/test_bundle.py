@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stores import ok
 
 from benchmark import bundle, metrics
 from benchmark.errors import BenchError
@@ -64,7 +65,7 @@ def finish(store: Store, cell: Cell, *, seed: int = 0, classes: int = 3, **more:
         "seconds": {"train": 1.5, "total": 2.0},
         "environment": {"device": "cuda (A100/SXM)", "python": "3.11.7"},
     }  # fmt: skip
-    outcome = Outcome(key=cell.key, spec=cell.spec, versions=cell.versions, status="ok", **{**facts, **more})  # fmt: skip # noqa: E501
+    outcome = ok(cell, **{**facts, **more})
     store.finish(cell, outcome)
     return outcome
 
@@ -78,10 +79,8 @@ def ours(tmp_path: Path) -> Store:
         finish(store, cell, seed=cell.spec.fold if isinstance(cell.spec, RunSpec) else 0)
     store.fail(a_run(2), Failure(kind="bug", message=SECRET, log_tail=SECRET))
     number = {"distance": Estimate(3.0, float("nan"), float("nan"), 0)}
-    finished = Outcome(key=APART.key, spec=APART.spec, versions=APART.versions, status="ok", metrics=number)  # fmt: skip # noqa: E501
-    store.finish(APART, finished)
-    source = Outcome(key=MADE.key, spec=MADE.spec, versions=MADE.versions, status="ok", chosen=f"added from {SECRET}")  # fmt: skip # noqa: E501
-    store.finish(MADE, source)
+    store.finish(APART, ok(APART, metrics=number))
+    store.finish(MADE, ok(MADE, chosen=f"added from {SECRET}"))
     return store
 
 

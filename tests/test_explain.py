@@ -9,27 +9,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stores import run_all
 
 from benchmark.data import prepare
 from benchmark.errors import BenchError
 from benchmark.explain import explain, last_layer, record_gain
 from benchmark.metadata import OneHotEncoder, OrdinalEncoder
-from benchmark.plan import plan
 from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
-from benchmark.train import job, network
+from benchmark.train import network
 from benchmark.train.classifier import Classifier, Head
 
 
 def finished(runtime: Runtime, request_tiny: Any, **changes: Any) -> dict[tuple[str, int], Outcome]:
     """Every run asked for, by arm and fold."""
-    found = {}
-    for planned in plan.make(request_tiny(**changes), runtime).cells:
-        outcome = job.run(planned.cell, runtime)
-        assert outcome.status == "ok", outcome.failure
-        if isinstance(outcome.spec, RunSpec):
-            found[outcome.spec.fusion, outcome.spec.fold] = outcome
-    return found
+    found = run_all(request_tiny(**changes), runtime)
+    return {(o.spec.fusion, o.spec.fold): o for o in found if isinstance(o.spec, RunSpec)}
 
 
 def test_a_fused_run_is_explained_beside_the_image_alone(

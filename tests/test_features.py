@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stores import ok, run_all
 
 from benchmark.explain import explain
 from benchmark.plan import plan
@@ -12,29 +13,15 @@ from benchmark.plan.request import DistanceRequest
 from benchmark.spec import Cell, DistanceSpec, Outcome, Recipe, Runtime
 from benchmark.store import Store
 from benchmark.train import features, network, weights
-from benchmark.train import job as cells
 from benchmark.train.context import Memory, Work
 from benchmark.train.loop import Callbacks
 from tests.conftest import TINY
 
 
-def done(made: plan.Plan, runtime: Runtime) -> list[Outcome]:
-    """Run what a plan has left, in this process."""
-    memory = Memory()
-    found = [cells.run(planned.cell, runtime, memory=memory) for planned in made.of("to run")]
-    for outcome in found:
-        assert outcome.status == "ok", outcome.failure
-    return found
-
-
 def scores(runtime: Runtime, request_tiny: Any, **changes: Any) -> np.ndarray:
     """Test probabilities of one frozen cell on the tiny target."""
-    found = done(plan.make(request_tiny(folds=(0,), **changes), runtime), runtime)
+    found = run_all(request_tiny(folds=(0,), **changes), runtime)
     return Store(runtime.store).predictions(found[-1].key)["scores"]
-
-
-def finished(cell: Cell) -> Outcome:
-    return Outcome(key=cell.key, spec=cell.spec, versions=cell.versions, status="ok")
 
 
 def measured(runtime: Runtime, **changes: Any) -> Outcome:
@@ -46,7 +33,7 @@ def measured(runtime: Runtime, **changes: Any) -> Outcome:
         "size": 32,
     }
     request = DistanceRequest(**{**asked, "sources": ("copy",), "targets": ("tiny",), **changes})
-    return done(plan.make(request, runtime), runtime)[-1]
+    return run_all(request, runtime)[-1]
 
 
 @pytest.fixture
@@ -76,11 +63,11 @@ def test_features_follow_the_weights_behind_a_key(runtime, request_tiny):
     for seed in (1, 2):  # one pretraining, as two machines made it
         state = network.build("test_resnet", seed=seed).state_dict()
         weights.save(store.of(first), state, {"source": "tiny", "arch": "test_resnet"})
-        store.finish(first, finished(first))
+        store.finish(first, ok(first))
         found.append(scores(runtime, request_tiny, sources=("tiny",), recipe={"lr": seed / 100}))
     alone = elsewhere(runtime)
     weights.save(Store(alone.store).of(first), state, {"source": "tiny", "arch": "test_resnet"})
-    Store(alone.store).finish(first, finished(first))
+    Store(alone.store).finish(first, ok(first))
     assert np.array_equal(
         found[1], scores(alone, request_tiny, sources=("tiny",), recipe={"lr": 0.02})
     )
@@ -123,7 +110,7 @@ def test_a_copy_under_another_name_has_labels_that_fit_its_features(twice):
 
 def test_explain_reads_the_features_of_the_run(runtime, request_tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(explain, "SHUFFLES", 1)
-    (outcome,) = done(plan.make(request_tiny(fusions=("concat",), folds=(0,)), runtime), runtime)
+    (outcome,) = run_all(request_tiny(fusions=("concat",), folds=(0,)), runtime)
     before = pooled(runtime)
     explain.explain(Store(runtime.store), outcome.key, runtime, out=tmp_path / "pictures")
     assert pooled(runtime) == before

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stores import run_all
 
 from benchmark import registry
 from benchmark.data import prepare, split
@@ -18,15 +19,6 @@ from benchmark.train.context import Memory, Work
 
 BOTH = Path(__file__).parent / "components" / "both.py"
 FUSED = ("concat", "metanet", "metablock", "film", "late:product")
-
-
-def run_all(request: plan.Request, runtime: Runtime) -> list[Outcome]:
-    """Run a plan in this process, in its order."""
-    made, memory = plan.make(request, runtime), Memory()
-    found = [cells.run(planned.cell, runtime, memory=memory) for planned in made.of("to run")]
-    for outcome in found:
-        assert outcome.status == "ok", outcome.failure
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stores import run_all
 from torch import nn
 
 from benchmark.data.prepare import Prepared
 from benchmark.data.split import Parts
-from benchmark.plan import plan
-from benchmark.spec import Outcome, Recipe, Runtime
+from benchmark.spec import Recipe
 from benchmark.store import Store
 from benchmark.train import heads, loop
-from benchmark.train import job as cells
 from benchmark.train.classifier import Standardised
-from benchmark.train.context import Memory
 from benchmark.train.heads import PENALTIES, Rows
 from benchmark.train.softmax import softmax_path
 
@@ -140,22 +138,12 @@ def test_a_trained_head_chooses_its_rate_and_decay(problem, val: bool):
     assert loop.auroc(labels[120:], scores) > alone - 0.1
 
 
-def run_all(request: plan.Request, runtime: Runtime) -> dict[str, Outcome]:
-    made, memory = plan.make(request, runtime), Memory()
-    found = [cells.run(one.cell, runtime, memory=memory) for one in made.of("to run")]
-    assert [o.failure for o in found if o.status != "ok"] == []
-    return {o.spec.fusion: o for o in found}  # pyright: ignore[reportAttributeAccessIssue]
-
-
 def test_no_arm_falls_below_the_image_on_few_images(runtime, request_tiny):
     """Brightness alone tells the classes; gates on raw features lose it."""
     arms = ("none", "concat", "metanet", "metablock")
-    found = run_all(
-        request_tiny(
-            fusions=arms, folds=(0,), recipe={"epochs": 60, "limit": 60, "head": "chosen"}
-        ),
-        runtime,
-    )
+    recipe = {"epochs": 60, "limit": 60, "head": "chosen"}
+    outcomes = run_all(request_tiny(fusions=arms, folds=(0,), recipe=recipe), runtime)
+    found = {outcome.spec.fusion: outcome for outcome in outcomes}
     alone = found["none"].metrics["auroc"].value
     assert alone > 0.8
     for arm in arms:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import ok
 
 from benchmark import cli, registry, synthetic
 from benchmark.api import Input, Target, read_table
@@ -17,7 +18,7 @@ from benchmark.errors import BenchError, DataMissing
 from benchmark.plan import plan, run
 from benchmark.plan.plan import Plan, Request
 from benchmark.plan.request import DistanceRequest
-from benchmark.spec import Outcome, RunSpec, Runtime
+from benchmark.spec import RunSpec, Runtime
 from benchmark.store import Store
 
 ROWS = [{"image": "a", "age": "3.5", "note": "x, y"}, {"image": "b", "age": "", "note": "1"}]
@@ -291,10 +292,7 @@ def test_a_set_that_is_broken_costs_its_own_cells(
     asked = request_tiny(targets=("folder:set", "tiny"), fusions=("none", "concat"), folds=(0,))
     store = Store(runtime.store)
     for planned in plan.make(request_tiny(fusions=asked.fusions, folds=(0,)), runtime).cells:
-        cell = planned.cell
-        store.finish(
-            cell, Outcome(key=cell.key, spec=cell.spec, versions=cell.versions, status="ok")
-        )
+        store.finish(planned.cell, ok(planned.cell))
     assert run.run(asked, runtime) == 2
     said = capsys.readouterr().err
     assert cause in said and "2 cells are done, 2 failed" in said

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from stores import ok
 
 from benchmark import protocols, registry
 from benchmark.cli.options import failure_kinds
@@ -20,7 +21,6 @@ from benchmark.spec import (
     Cell,
     DistanceSpec,
     Failure,
-    Outcome,
     PretrainSpec,
     RunSpec,
     Runtime,
@@ -30,9 +30,7 @@ from benchmark.train import archs, network
 
 
 def finish(runtime: Runtime, planned: plan.Planned, **changes) -> None:
-    cell = planned.cell
-    base = {"key": cell.key, "spec": cell.spec, "versions": cell.versions, "status": "ok"}
-    Store(runtime.store).finish(cell, Outcome(**{**base, **changes}))
+    Store(runtime.store).finish(planned.cell, ok(planned.cell, **changes))
 
 
 def runs(made: plan.Plan) -> list[RunSpec]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from stores import run_all
 from typer.testing import CliRunner
 
 from benchmark import registry
@@ -15,20 +16,13 @@ from benchmark.cli import app
 from benchmark.data import prepare
 from benchmark.errors import BenchError, Damaged
 from benchmark.explain import predict
-from benchmark.plan import plan
 from benchmark.spec import Runtime
 from benchmark.store import Store
-from benchmark.train import job
 
 
 def finished(runtime: Runtime, request_tiny: Any, **changes: Any) -> predict.Trained:
     """The last cell asked for, run with all it rests on."""
-    outcome = None
-    for planned in plan.make(request_tiny(folds=(0,), **changes), runtime).cells:
-        outcome = job.run(planned.cell, runtime)
-        assert outcome.status == "ok", outcome.failure
-    assert outcome is not None
-    store = Store(runtime.store)
+    outcome, store = run_all(request_tiny(folds=(0,), **changes), runtime)[-1], Store(runtime.store)
     return predict.load(store, predict.find(store, outcome.key[:10]), runtime)
 
 

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from stores import ok
 
 from benchmark.errors import BenchError
 from benchmark.heartbeat import NAME, read, tell
-from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, Recipe, RunSpec
+from benchmark.spec import Cell, DistanceSpec, Failure, PretrainSpec, Recipe, RunSpec
 from benchmark.store import Store
 from reports import status
 
@@ -31,8 +32,7 @@ def run_of(fold: int) -> Cell:
 
 
 def finish(store: Store, cell: Cell, seconds: float) -> None:
-    outcome = Outcome(key=cell.key, spec=cell.spec, status="ok", seconds={"total": seconds})
-    store.finish(cell, outcome)
+    store.finish(cell, ok(cell, seconds={"total": seconds}))
 
 
 def begin(store: Store, cell: Cell, **facts) -> None:
@@ -49,8 +49,7 @@ def mixed(store: Store) -> Store:
     finish(store, weights, 100)
     finish(store, cells[0], 10)
     finish(store, cells[1], 30)
-    skip = Outcome(key=cells[2].key, spec=cells[2].spec, status="skipped", reason="no record")
-    store.finish(cells[2], skip)
+    store.finish(cells[2], ok(cells[2], status="skipped", reason="no record"))
     for cell in cells[3:5]:
         store.fail(cell, Failure(kind="oom", message="Out of memory."))
     begin(store, cells[5], epoch=3, epochs=60)

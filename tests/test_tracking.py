@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from stores import ok
 
 from benchmark import cli
 from benchmark.errors import BenchError
@@ -71,7 +72,7 @@ def finish(store: Store, spec: Any, *, version: str = "1", **facts: Any) -> Outc
     """Store one outcome."""
     cell = Cell.of(spec, {**VERSIONS, "target": version})
     store.begin(cell)
-    outcome = Outcome(key=cell.key, spec=spec, versions=cell.versions, **{"status": "ok", **facts})
+    outcome = ok(cell, **facts)
     store.finish(cell, outcome)
     return outcome
 
@@ -488,7 +489,7 @@ def test_the_mirror_of_a_grid_takes_outcomes_as_they_come(store: Store):
     store.record_grid(cells, "bench run")
     with mlflow.Mirror(store, say=said.append) as mirror:
         for cell in cells[:2]:
-            outcome = Outcome(key=cell.key, spec=cell.spec, status="ok")
+            outcome = ok(cell)
             store.finish(cell, outcome)
             mirror.add(outcome)
     assert [text for text in said if "Warning" in text] == []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save as serialise
+from stores import ok
 
 from benchmark.errors import BenchError, Damaged, DataMissing
 from benchmark.files import read_json, write_json
@@ -59,14 +60,10 @@ def planned(runtime: Runtime, request_tiny: Any, source: str = "weights:mine") -
     return found
 
 
-def finish(store: Store, cell: Cell) -> None:
-    store.finish(cell, Outcome(key=cell.key, spec=cell.spec, versions=cell.versions, status="ok"))
-
-
 def test_another_file_under_a_name_is_another_version(runtime, request_tiny, file):
     first = add(runtime, file(1))
     old = planned(runtime, request_tiny)
-    finish(Store(runtime.store), old)
+    Store(runtime.store).finish(old, ok(old))
     second = add(runtime, file(2))
     new = planned(runtime, request_tiny)
     assert new.key != old.key
@@ -173,7 +170,7 @@ def test_two_trainings_of_one_pretraining_do_not_take_each_others_place(runtime,
         )
         state = network.build("test_resnet", seed=seed).state_dict()
         weights.save(store.of(made), state, {"source": "copies", "arch": "test_resnet"})
-        finish(store, made)
+        store.finish(made, ok(made))
         weights.export(store, made.key, tmp_path / f"out-{name}")
         keys.append(made.key)
     assert keys[0] == keys[1]

@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from stores import ok
 
 from benchmark import metrics
 from benchmark.data.split import partition_seed
@@ -50,11 +51,8 @@ def pretrain(store: Store, source: str, *, seed: int = 0, recipe: Recipe | None 
     }
     with quick():
         store.begin(cell)
-        outcome = Outcome(
-            key=cell.key,
-            spec=spec,
-            versions=cell.versions,
-            status="ok",
+        outcome = ok(
+            cell,
             metrics=found,
             history=_history(spec.recipe.epochs, level),
             chosen="last epoch of 8",
@@ -111,20 +109,15 @@ def run(
         if failure is not None:
             return store.fail(cell, failure, seconds={"total": 12.5})
         if skip:
-            outcome = Outcome(
-                key=cell.key, spec=made, versions=cell.versions, status="skipped", reason=skip
-            )
+            outcome = ok(cell, status="skipped", reason=skip)
             store.finish(cell, outcome)
             return outcome
         if predictions is not None:
             found = _evaluated(store, cell, made, predictions)
         else:
             found = _invented(store, cell, made, value, draws, classes)
-        outcome = Outcome(
-            key=cell.key,
-            spec=made,
-            versions=cell.versions,
-            status="ok",
+        outcome = ok(
+            cell,
             classes=tuple(classes),
             chosen="epoch 21 of 30 by validation AUROC",
             **{

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from boards import pretrain, run
 from PIL import Image
+from stores import ok
 
 from benchmark import registry
 from benchmark.cli.advise import Question
 from benchmark.errors import BenchError
-from benchmark.spec import UNREAD, Cell, DistanceSpec, Failure, Input, Outcome
+from benchmark.spec import UNREAD, Cell, DistanceSpec, Failure, Input
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import compare, transfer
@@ -94,8 +95,7 @@ def test_a_distance_to_one_set_is_none_to_the_other(store: Store):
     cell = Cell.of(spec, {"core": "1", "method": "1", "target": ONE})
     store.begin(cell)
     metrics = {"distance": Estimate(1.0, 0.9, 1.1, 50)}
-    facts = {"spec": spec, "versions": cell.versions, "metrics": metrics}
-    store.finish(cell, Outcome(key=cell.key, status="ok", **facts))
+    store.finish(cell, ok(cell, metrics=metrics))
     (found,) = transfer.analyse(store, leaderboard.boards(store))
     assert {pair.target for pair in found.pairs} == {*NAMES}
     assert {*found.measures[0].values} == {("dtd", NAMES[0])}

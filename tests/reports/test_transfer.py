@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from boards import fill, pretrain, quick, run, shared_draws
+from stores import ok
 
 from benchmark import stats
 from benchmark.errors import BenchError
-from benchmark.spec import Cell, DistanceSpec, Outcome, Recipe
+from benchmark.spec import Cell, DistanceSpec, Recipe
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import distances, transfer
@@ -48,8 +49,7 @@ def measure(
     with quick():
         store.begin(cell)
         found = {"distance": Estimate(value, low, high, 500)}
-        done = Outcome(key=cell.key, spec=spec, versions=cell.versions, status="ok", metrics=found)
-        store.finish(cell, done)
+        store.finish(cell, ok(cell, metrics=found))
 
 
 def level(source: str, target: str) -> float:
