@@ -18,7 +18,7 @@ from benchmark.files import read_json, sealed, write
 from benchmark.spec import Outcome, canonical
 
 FILE = "index.json"
-FORMAT = 1  # raise it when a summary is to hold other things
+FORMAT = 2  # raise it when a summary is to hold other things
 #: Changes that are not worth writing the file for: reading them again takes a moment.
 FEW = 100
 
@@ -36,6 +36,7 @@ class Asked(NamedTuple):
     protocol: str
     fold: int
     partition: int
+    train_size: str
     seed: int
     pretrain_seed: int
     recipe: str  # JSON

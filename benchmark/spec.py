@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -47,6 +48,34 @@ class Frozen(BaseModel):
     """A value that cannot change and knows all its fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+def amount(size: str) -> tuple[float, str]:
+    """A size of the training part as number and unit: images (empty), `%` or `/class`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(%|/class)?", size.replace(" ", "").lower())
+    number, unit = (float(found[1]), found[2] or "") if found else (0.0, "")
+    if not number > 0 or (number > 100 if unit == "%" else number % 1):
+        raise ValueError("write 100 (images), 5% or 10/class")
+    return number, unit
+
+
+def _spelled(size: str) -> str:
+    number, unit = amount(size) if size else (100, "%")
+    return "" if (number, unit) == (100, "%") else f"{number:.15g}{unit}"
+
+
+def trained_on(size: str) -> str:
+    """`100 training images`: what of the training part was used; empty for the whole."""
+    if not size:
+        return ""
+    number, unit = amount(size)
+    images = "image" if number == 1 and unit != "%" else "images"
+    each = {"%": "% of the", "/class": ""}.get(unit, "")
+    return f"{number:,.15g}{each} training {images}{' per class' if unit == '/class' else ''}"
+
+
+#: How much of the training part is used, with one spelling for equal sizes; empty: all of it.
+TrainSize = Annotated[str, AfterValidator(_spelled)]
 
 
 class Augment(Frozen):
@@ -158,6 +187,7 @@ class RunSpec(Frozen):
     protocol: str = "standard"
     fold: int = 0
     partition: Annotated[int, NEUTRAL] = 0  # which way the patients are cut
+    train_size: Annotated[TrainSize, NEUTRAL] = ""  # validation and test parts stay whole
     seed: int = 0  # of the training: head, order, augmentation, dropout
     pretrain_seed: Annotated[int, NEUTRAL] = 0  # of the source's weights; 0 where others made them
     columns: tuple[str, ...] = ()  # of the patient's record; empty where the arm reads none

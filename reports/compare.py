@@ -13,7 +13,7 @@ import numpy as np
 from benchmark import stats
 from benchmark.errors import BenchError, did_you_mean, units
 from benchmark.index import Summary
-from benchmark.spec import origin
+from benchmark.spec import origin, trained_on
 from benchmark.stats import Comparison, Estimate
 from benchmark.stats.delong import normal_p
 from benchmark.store import Store
@@ -326,6 +326,7 @@ def _shared(kind: str, a: Arm, b: Arm) -> str:
         "protocol": spec.protocol,
         "source": f"source {who.origin}",
         "fusion": f"fusion {who.fusion}",
+        "size": trained_on(spec.train_size),
     }
     parts.pop(kind)
     if bare:

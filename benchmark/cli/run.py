@@ -74,6 +74,10 @@ def run(
     partition: Annotated[
         list[int] | None, typer.Option(help="Another cut of the patients; repeatable, 0.")
     ] = None,
+    train_size: Annotated[
+        list[str] | None,
+        typer.Option(help="Training images: 100, 5% or 10/class; repeatable, all. The rest stays."),
+    ] = None,
     seed: Seeds = None,
     pretrain_seed: WeightSeeds = None,
     size: Annotated[int | None, typer.Option(help="Pixels of a side.")] = None,

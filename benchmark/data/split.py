@@ -8,7 +8,7 @@ import numpy as np
 from benchmark.data.prepare import Prepared
 from benchmark.errors import BenchError
 from benchmark.errors import units as counted
-from benchmark.spec import Split, canonical, seed_of
+from benchmark.spec import Split, amount, canonical, seed_of, trained_on
 
 #: What official parts are called in the sets' own files.
 OFFICIAL = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -32,10 +32,17 @@ def partition_seed(target: str, how: Split, partition: int) -> int:
 
 
 def split(
-    data: Prepared, how: Split, *, fold: int, partition: int = 0, limit: int | None = None
+    data: Prepared,
+    how: Split,
+    *,
+    fold: int,
+    partition: int = 0,
+    limit: int | None = None,
+    train_size: str = "",
 ) -> Parts:
     """One fold of a partition; a grouped split never parts a group or copies of one image."""
-    seed = partition_seed(data.name, how, partition) % 2**32
+    named = partition_seed(data.name, how, partition)
+    seed = named % 2**32
     units = linked_groups(data)
     rows = np.arange(len(data.labels)) if limit is None else limited(data, limit, seed)
     labels, units = data.labels[rows], units[rows]
@@ -48,6 +55,9 @@ def split(
         parts = tuple(rows[part] for part in parts)
     train, val, test = parts
     both = linked_groups(data)
+    if train_size:
+        units = np.arange(len(both)) if how.kind == "image" else both
+        train = fewer(data, train, units[train], train_size, seed_of("train size", named, fold))
     siblings = float(np.isin(both[test], both[train]).mean()) if len(test) else 0.0
     if how.kind != "image" and (siblings > 0 or np.isin(both[val], both[train]).any()):
         raise BenchError(
@@ -57,6 +67,68 @@ def split(
         )
     _check_classes(data, train, test)
     return Parts(train, val, test, siblings)
+
+
+def fewer(data: Prepared, train: np.ndarray, units: np.ndarray, size: str, seed: int) -> np.ndarray:
+    """About so many rows of a training part, the smaller size inside the larger.
+
+    Units (n,) number the groups of its rows, which enter whole and count for the rarest class they
+    hold. The first of every class comes first, the others so that all classes grow in proportion.
+    """
+    number, kind = amount(size)
+    _, units = np.unique(units, return_inverse=True)
+    table = np.zeros((units.max() + 1, len(data.classes)), int)  # images by group and class
+    np.add.at(table, (units, data.labels[train]), 1)
+    have = table.sum(0)
+    _check_size(data, have, number, kind)
+    wanted = number / 100 * len(train) if kind == "%" else number
+    rarest = np.where(table > 0, have, np.inf).argmin(1)
+    order = np.random.default_rng(seed).permutation(len(table))
+    by_class = {k: order[rarest[order] == k] for k in np.argsort(have) if k in rarest}
+    if kind == "/class":
+        chosen = _of_each(table, by_class, int(number))
+    else:
+        counts = [table[part].sum(1) for part in by_class.values()]
+        places = [(n.cumsum() - n / 2) / n.sum() for n in counts]
+        for place in places:
+            place[0] = -1
+        line = np.concatenate([*by_class.values()])[
+            np.argsort(np.concatenate(places), kind="stable")
+        ]
+        total = table[line].sum(1)
+        chosen = line[: int(np.abs(total.cumsum() - wanted).argmin()) + 1]
+        if len(chosen) < len(by_class):
+            raise BenchError(
+                f"{trained_on(size)} of {data.name} would leave a class out: with every class it "
+                f"needs about {total[: len(by_class)].sum():,}.",
+                "Give a larger --train-size.",
+            )
+    return train[np.isin(units, chosen)]
+
+
+def _of_each(table: np.ndarray, by_class: dict[int, np.ndarray], number: int) -> list[int]:
+    """Groups with about so many images of each class, grown by one image a class at a time."""
+    chosen, held = list[int](), np.zeros(table.shape[1])
+    waiting = {k: list(part[::-1]) for k, part in by_class.items()}
+    for wanted in range(1, number + 1):
+        for k, part in waiting.items():
+            while part and (not held[k] or held[k] + table[part[-1], k] / 2 < wanted):
+                held += table[part[-1]]
+                chosen.append(part.pop())
+    return chosen
+
+
+def _check_size(data: Prepared, have: np.ndarray, number: float, kind: str) -> None:
+    k = int(np.where(have > 0, have, have.max()).argmin())
+    most = {"": have.sum(), "/class": have[k]}.get(kind, np.inf)
+    if number <= most:
+        return
+    of_class = f" of the class '{data.classes[k]}'" if kind else ""
+    raise BenchError(
+        f"The training part of {data.name} has {most:,} images{of_class}, fewer than the "
+        f"{number:,.0f} asked for.",
+        "Give a smaller --train-size.",
+    )
 
 
 def inner(data: Prepared, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

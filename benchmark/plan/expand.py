@@ -11,7 +11,7 @@ from benchmark import protocols
 from benchmark.api import Fusion, TargetCard
 from benchmark.errors import BenchError, did_you_mean
 from benchmark.plan.parts import Why, load, options_of, pretrain_cell, read_version, version_of
-from benchmark.plan.record import check_classes, columns_of
+from benchmark.plan.record import check_classes, check_sizes, columns_of
 from benchmark.plan.request import MODES, Request
 from benchmark.spec import CORE_VERSION, Cell, Mode, Protocol, Recipe, RunSpec, Runtime, canonical
 from benchmark.train import archs
@@ -41,6 +41,7 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
             notes.extend(said)
             for name in request.protocols:
                 check_classes(component, protocols.load(name).split, target, notes)
+            check_sizes(component, request.train_sizes, target)
         reading = any(load("fusion", f, runtime).card.record for f in request.fusions)
         if reading and (types or left_out):
             shown = ", ".join(f"{column} ({kind or 'inferred'})" for column, kind in types.items())
@@ -85,9 +86,10 @@ class _Arm:
 
 
 class _Drawn(NamedTuple):
-    """One cell of a line: its test patients, its training and the training of its weights."""
+    """One cell of a line: its patients, its training and the training of its weights."""
 
     partition: int
+    train_size: str
     seed: int
     pretrain_seed: int
     fold: int
@@ -131,7 +133,7 @@ def _cells(
             else None
             for seed in ((0,) if given else request.pretrain_seeds)
         }
-        for drawn in product(request.partitions, request.seeds, made, folds):
+        for drawn in product(request.partitions, request.train_sizes, request.seeds, made, folds):
             one_cell = _Drawn(*drawn)
             yield from _chain(request, runtime, one, one_cell, made[one_cell.pretrain_seed], why)
 

@@ -25,6 +25,7 @@ from benchmark.spec import (
     Recipe,
     RunSpec,
     Runtime,
+    amount,
     canonical,
     seed_of,
 )
@@ -107,8 +108,18 @@ class Foresight:
             return Passes(0, self._features(spec), keeps=False)
         test = 1 / spec.split.folds if spec.split.folds > 1 else spec.split.test or 0.2
         val = (1 - test) * spec.split.validation
-        trained = n * (1 - test - val) * spec.recipe.epochs
+        share = self._share(spec, n * (1 - test - val))
+        trained = n * (1 - test - val) * share * spec.recipe.epochs
         return Passes(trained, n * (val * spec.recipe.epochs + test), keeps=self.runtime.keep)
+
+    def _share(self, spec: RunSpec, n: float) -> float:
+        """How much of the training part is used."""
+        if not spec.train_size:
+            return 1.0
+        number, unit = amount(spec.train_size)
+        classes = prepare.source_of(spec.target, self.runtime).card.classes or 2
+        images = {"%": n * number / 100, "/class": number * classes}.get(unit, number)
+        return min(1.0, images / n)
 
     def _features(self, spec: RunSpec) -> int:
         """Images whose features nobody has extracted yet."""

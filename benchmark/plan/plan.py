@@ -175,7 +175,7 @@ def _order(planned: Planned) -> tuple:
             spec.weights or "",
             spec.mode,
         )
-        own = (spec.protocol, spec.fusion, spec.partition, spec.seed, spec.fold)
+        own = (spec.protocol, spec.fusion, spec.partition, spec.train_size, spec.seed, spec.fold)
         return (2 if spec.base else 1, *shared, *own)
     if isinstance(spec, DistanceSpec):
         return (3, spec.target, spec.arch, spec.weights or "", spec.method, spec.source, spec.seed)
@@ -192,9 +192,10 @@ def _likes(spec: index.Asked) -> Iterator[tuple]:
         yield ("pretrain", spec.source, spec.arch, spec.recipe)
         yield ("pretrain", spec.source, spec.arch)
     elif spec.kind == "run":
-        yield ("run", spec.target, spec.arch, spec.mode, spec.fusion, spec.recipe)
-        yield ("run", spec.target, spec.arch, spec.mode, spec.recipe)
-        yield ("run", spec.target, spec.arch, spec.mode)
+        alike = ("run", spec.target, spec.arch, spec.mode, spec.train_size)
+        yield (*alike, spec.fusion, spec.recipe)
+        yield (*alike, spec.recipe)
+        yield alike
     else:
         yield ("distance", spec.method, spec.arch, json.loads(spec.rest)["limit"])
 

@@ -13,7 +13,7 @@ from benchmark.data.download import find_root
 from benchmark.errors import BenchError, DataMissing, did_you_mean
 from benchmark.metadata import FORBIDDEN, WARN, check_columns, matches
 from benchmark.plan.request import Request
-from benchmark.spec import Runtime, Split
+from benchmark.spec import Runtime, Split, amount
 
 
 class Columns(NamedTuple):
@@ -81,6 +81,18 @@ def _named(
             )
         found += fits
     return list(dict.fromkeys(found))
+
+
+def check_sizes(component: Source, sizes: Sequence[str], target: str) -> None:
+    """Refuse a training part as large as the whole set, where that is known before it is read."""
+    have = component.card.images or len(component.look().labels)
+    for size in filter(None, sizes):
+        number, unit = amount(size)
+        if 0 < have <= number and not unit:
+            raise BenchError(
+                f"{target} has {have:,} images in all, so no training part of {number:,.0f}.",
+                "Give a smaller --train-size.",
+            )
 
 
 def check_classes(component: Source, how: Split, target: str, notes: list[str]) -> None:

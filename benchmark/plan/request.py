@@ -24,14 +24,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from benchmark.errors import BenchError, did_you_mean
 from benchmark.metadata import KINDS
 from benchmark.protocols import first_line
-from benchmark.spec import Frozen, Input, Mode, Scalar
+from benchmark.spec import Frozen, Input, Mode, Scalar, TrainSize, amount
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 #: Options whose values are crossed.
 LISTS = (
     "source", "target", "fusion", "arch", "mode", "protocol",
-    "fold", "partition", "seed", "pretrain_seed",
+    "fold", "partition", "train_size", "seed", "pretrain_seed",
 )  # fmt: skip
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
 OWN = ("name", "metadata", "label", "group", "image")  # of a folder of the user's own
@@ -123,6 +123,16 @@ def _modes(value: Any) -> list[Any]:
     return listed(value)
 
 
+def _sizes(value: Any) -> list[str]:
+    found = ["" if one in (None, PROTOCOL) else str(one).strip() for one in listed(value)]
+    for size in filter(None, found):
+        try:
+            amount(size)
+        except ValueError as error:
+            raise BenchError(f"'{size}' is no --train-size.", f"{error}.".capitalize()) from error
+    return found
+
+
 def _types(asked: dict[str, str]) -> dict[str, str]:
     """Each type by its full word."""
     for kind in asked.values():
@@ -157,6 +167,7 @@ class Request(Asked):
     protocols: Texts = ("standard",)
     folds: Numbers = ()  # empty: all of the protocol's
     partitions: Numbers = (0,)
+    train_sizes: Annotated[tuple[TrainSize, ...], BeforeValidator(_sizes)] = ("",)
     columns: Texts = ()  # names or patterns; empty: the inputs on the target's card
     types: Annotated[dict[str, str], AfterValidator(_types)] = Field(
         default_factory=dict

@@ -314,6 +314,7 @@ def parts_of(work: Work, prepared: prepare.Prepared, spec: RunSpec) -> split.Par
         "split": spec.split.model_dump(mode="json"),
         "partition": spec.partition,
         "fold": spec.fold,
+        "train_size": spec.train_size,
         "limit": spec.recipe.limit,
     }
     name = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
@@ -326,6 +327,7 @@ def parts_of(work: Work, prepared: prepare.Prepared, spec: RunSpec) -> split.Par
             fold=spec.fold,
             partition=spec.partition,
             limit=spec.recipe.limit,
+            train_size=spec.train_size,
         )
         np.savez(folder / path.name, **found._asdict())
 

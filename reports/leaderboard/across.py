@@ -69,9 +69,7 @@ def _gains(made: Board) -> Iterator[Gain]:
         classes = tuple(_by_class(row, base))
         apart = [value for _, value in classes]
         who = row.identity
-        label = ", ".join(
-            (f"{row.network} · {made.protocol}", who.origin, who.fusion, *row.setting)
-        )
+        label = ", ".join((f"{row.network} · {made.under}", who.origin, who.fusion, *row.setting))
         yield Gain(label, tuple(_by_metric(row, base)), classes, stats.wilcoxon(apart))
 
 

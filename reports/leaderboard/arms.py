@@ -20,6 +20,7 @@ from benchmark.spec import (
     RunSpec,
     Scalar,
     Split,
+    amount,
     origin,
 )
 from benchmark.store import Store
@@ -70,6 +71,13 @@ class Place(NamedTuple):
     target: str
     protocol: str
     partition: int
+    train_size: str
+
+    @property
+    def order(self) -> tuple:
+        """By name, the whole training part first, then from the smallest size."""
+        size = amount(self.train_size) if self.train_size else (0.0, "")
+        return (*self[:3], size[1], size[0])
 
 
 class Run(NamedTuple):
@@ -81,7 +89,7 @@ class Run(NamedTuple):
 
 def place_of(run: Run | Summary) -> Place:
     """The board that a run belongs on."""
-    return Place(run.spec.target, run.spec.protocol, run.spec.partition)
+    return Place(*(getattr(run.spec, name) for name in Place._fields))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmark import metrics, stats
 from benchmark.errors import Damaged, units
-from benchmark.spec import RunSpec, Split
+from benchmark.spec import RunSpec, Split, trained_on
 from benchmark.stats import Comparison, Estimate
 from benchmark.store import UNREADABLE, Store
 from reports import overlaps
@@ -84,11 +84,12 @@ UNKNOWN = "patients unknown, images taken as independent: intervals are too narr
 
 @dataclass(frozen=True)
 class Board:
-    """The rows of one target under one protocol and partition: by rank, then those without one."""
+    """The rows of one target, protocol, partition and size: by rank, then those without one."""
 
     target: str
     protocol: str
     partition: int
+    train_size: str  # of the training part; empty: whole
     headline: str
     leaky: bool  # one patient may be on both sides of the split
     siblings: float  # mean share of test images with a sibling in train
@@ -107,8 +108,9 @@ class Board:
 
     @property
     def under(self) -> str:
-        """The protocol, and the partition where it is not the first."""
-        return f"{self.protocol}, partition {self.partition}" if self.partition else self.protocol
+        """The protocol; the partition where it is not the first; the size where it is not whole."""
+        cut = f"partition {self.partition}" if self.partition else ""
+        return ", ".join(filter(None, (self.protocol, cut, trained_on(self.train_size))))
 
     @property
     def unit(self) -> str:
@@ -163,6 +165,7 @@ def make(
         target=spec.target,
         protocol=spec.protocol,
         partition=spec.partition,
+        train_size=spec.train_size,
         headline=reference.headline,
         leaky=reference.split.kind == "image" or any(rates),
         siblings=float(np.mean(rates)) if rates else 0.0,

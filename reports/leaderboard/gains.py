@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmark import stats
-from benchmark.spec import RANDOM
+from benchmark.spec import RANDOM, trained_on
 from benchmark.stats import Estimate
 from reports.leaderboard.board import Array, Baseline, Board, Row, higher_is_better, paired
 
@@ -66,17 +66,21 @@ def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Pla
 
 
 def of_one_partition(boards: Sequence[Board]) -> list[tuple[Board, list[str]]]:
-    """The first partition of each target and protocol, as a pair enters once; what stays out."""
-    cuts: dict[tuple[str, str], list[int]] = defaultdict(list)
+    """The whole training part of the first partition of each target and protocol, as a pair enters
+    once; what stays out."""
+    cuts: dict[tuple[str, str], list[Board]] = defaultdict(list)
     for made in boards:
-        cuts[made.target, made.protocol].append(made.partition)
+        cuts[made.target, made.protocol].append(made)
     found = []
-    for made in boards:
-        first, *others = sorted(cuts[made.target, made.protocol])
-        which = f"partition{'s' * (len(others) > 1)} {', '.join(map(str, others))}"
-        why = f"Left out: {which} of {made.target} under {made.protocol}: partition {first} stands."
-        if made.partition == first:
-            found.append((made, [why] if others else []))
+    for (target, protocol), part in cuts.items():
+        whole = [made for made in part if not made.train_size]
+        for first in sorted(whole, key=lambda made: made.partition)[:1]:
+            cut = [made.partition for made in whole if made is not first]
+            others = [f"partition{'s' * (len(cut) > 1)} {', '.join(map(str, cut))}"] if cut else []
+            others += sorted({trained_on(made.train_size) for made in part} - {""})
+            stands = f"partition {first.partition}" if cut else "the whole training part"
+            why = f"Left out: {'; '.join(others)} of {target} under {protocol}: {stands} stands."
+            found.append((first, [why] if others else []))
     return found
 
 

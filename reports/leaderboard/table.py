@@ -65,7 +65,7 @@ def each(
     for row in rows:
         if keeps(row.spec, "target", "protocol", "seed"):
             groups[place_of(row)].append(row.key)
-    for place in sorted(groups):
+    for place in sorted(groups, key=lambda place: place.order):
         runs = read(store, groups[place], brief=brief)
         if not runs:
             continue
@@ -101,7 +101,7 @@ def best_run(store: Store, target: str) -> str:
             "Give one of these names, or the key of a run.",
         )
     kept = [
-        (made.leaky or row.leaky, made.protocol != "standard", key)
+        (made.leaky or row.leaky, made.train_size != "", made.protocol != "standard", key)
         for made in found
         for row in made.rows
         for key in (run.outcome.key for run in row.runs)
@@ -109,7 +109,7 @@ def best_run(store: Store, target: str) -> str:
     ]
     if not kept:
         raise BenchError(f"No network of {target} was kept.", "Run one without --no-keep.")
-    return min(kept, key=lambda found: found[:2])[2]
+    return min(kept, key=lambda found: found[:3])[3]
 
 
 def show(store: Store, *, format: str = "table", **filters: Any) -> str:
@@ -228,7 +228,7 @@ def _table(made: Board) -> render.Table:
             *made.overlaps,
             *([] if made.unit or made.leaky else [f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}."]),
         ],
-        facts=_plain(made, "target protocol partition leaky siblings"),
+        facts=_plain(made, "target protocol partition train_size leaky siblings"),
     )
 
 
@@ -272,7 +272,7 @@ def _columns(made: Board) -> Iterator[Column]:
 
 def _board(made: Board) -> dict[str, Any]:
     return {
-        **_plain(made, "target protocol partition headline"),
+        **_plain(made, "target protocol partition train_size headline"),
         "higher_is_better": board.higher_is_better(made.headline),
         **_plain(made, "leaky siblings overlaps versions"),
         "split": made.split.model_dump(mode="json"),

@@ -119,7 +119,8 @@ def _may_show(target: str) -> bool:
 
 def _title(outcome: Outcome) -> str:
     spec = outcome.spec
-    drawn = {name: getattr(spec, name, 0) for name in ("partition", "seed", "pretrain_seed")}
+    names = ("partition", "train_size", "seed", "pretrain_seed")
+    drawn = {name: getattr(spec, name, 0) for name in names}
     seed = "".join(f" {name.replace('_', ' ')} {n}" for name, n in drawn.items() if n)
     if isinstance(spec, RunSpec):
         return f"{spec.source} {spec.fusion} {spec.mode} fold {spec.fold}{seed}"

@@ -39,7 +39,9 @@ def write(store: Store, out: Path) -> Path:
     """Write `index.html` and a page per target into `out`; the index's path."""
     boards = table.boards(store, brief=False)
     by_target: dict[str, list[Board]] = defaultdict(list)
-    for made in sorted(boards, key=lambda made: (made.target, made.leaky, -len(made.rows))):
+    for made in sorted(
+        boards, key=lambda made: (made.target, made.leaky, made.train_size != "", -len(made.rows))
+    ):
         by_target[made.target].append(made)
     about = registry.names("target")
     pages = [
