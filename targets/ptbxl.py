@@ -172,24 +172,18 @@ class PTBXL(Target):
 
 def _write_record(root: Path, i: int, rate: int, label: int, rng: np.random.Generator) -> str:
     """Ten seconds of twelve leads in format 16; gives the record's name below `root`."""
-    import wfdb
-
     folder = root / f"records{rate}" / "00000"
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{i:05d}_{'lr' if rate == 100 else 'hr'}"
     beat = np.sin(2 * np.pi * (2 + 3 * label) * np.arange(10 * rate) / rate)
     signal = beat[:, None] * rng.uniform(0.5, 1, 12) + rng.normal(0, 0.05, (10 * rate, 12))
-    wfdb.wrsamp(
-        name,
-        rate,
-        ["mV"] * 12,
-        [lead.upper() for lead in ecg.STANDARD_LEADS],
-        signal,
-        fmt=["16"] * 12,
-        adc_gain=[1000.0] * 12,
-        baseline=[0] * 12,
-        write_dir=str(folder),
-    )
+    samples = np.rint(1000 * signal).astype("<i2")
+    (folder / f"{name}.dat").write_bytes(samples.tobytes())
+    lines = [f"{name} 12 {rate} {len(samples)}"]
+    for lead, column in zip(ecg.STANDARD_LEADS, samples.T, strict=True):
+        checksum = column.sum(dtype=np.int64) % 65536
+        lines.append(f"{name}.dat 16 1000.0(0)/mV 16 0 {column[0]} {checksum} 0 {lead.upper()}")
+    (folder / f"{name}.hea").write_text("\n".join(lines) + "\n")
     return f"records{rate}/00000/{name}"
 
 

@@ -306,9 +306,9 @@ def transport() -> Iterator[Measured]:
 
 def task2vec() -> Iterator[Measured]:
     """Seconds to an embedding within 1e-3 of the exact one, beside the reference's estimator."""
-    import speed_similarity2
+    import speed_similarity
 
-    found = speed_similarity2.bench_task2vec()
+    found = speed_similarity.bench_task2vec()
     yield Measured("the reference's seconds over ours to the exact Fisher", found["task2vec"], 5)
 
 

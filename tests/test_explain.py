@@ -32,7 +32,7 @@ def test_a_fused_run_is_explained_beside_the_image_alone(
 ):
     monkeypatch.setattr(explain, "SHUFFLES", 2)
     store = Store(runtime.store)
-    runs = finished(runtime, request_tiny, fusions=("none", "concat"), recipe={"epochs": 30})
+    runs = finished(runtime, request_tiny, fusions=("none", "concat"))
     outcome = runs["concat", 1]
     found = explain.explain(store, outcome.key[:8], runtime, images=4, figures=True)
     folder = store.folder("run", outcome.key) / "explain"
@@ -71,7 +71,10 @@ def test_the_pixels_are_those_of_the_runs_own_colours(
     assert not np.array_equal(expected.images, other.images)
 
 
-def test_what_an_arm_cannot_show_is_said(runtime: Runtime, request_tiny: Any, tmp_path: Path):
+def test_what_an_arm_cannot_show_is_said(
+    runtime: Runtime, request_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(explain, "SHUFFLES", 1)
     store = Store(runtime.store)
     runs = finished(
         runtime, request_tiny, fusions=("none", "metablock", "metadata:logistic"), folds=(0,)

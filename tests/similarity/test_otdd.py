@@ -14,6 +14,7 @@ from similarity.otdd import OTDD, label_distances, otdd, stratified_subset, subs
 PAIR_A = Path(__file__).parents[1] / "data" / "otdd_pair_a.npz"
 
 # (inner, epsilon, debiased, half_cost); made by an independent implementation
+SLOW = pytest.mark.slow  # exact label distances are another table under the same transport
 VALUES_A = [
     ("gaussian", 0.0, False, 5.225027167794349),
     ("gaussian", 1.0, False, 7.118810918644491),
@@ -23,12 +24,12 @@ VALUES_A = [
     ("gaussian", 0.01, False, 5.285955788266231),
     ("gaussian", 0.01, True, 5.221986491728034),
     ("exact", 0.0, False, 5.999437447426166),
-    ("exact", 1.0, False, 7.888744926767689),
-    ("exact", 1.0, True, 4.15859791259914),
+    pytest.param("exact", 1.0, False, 7.888744926767689, marks=SLOW),
+    pytest.param("exact", 1.0, True, 4.15859791259914, marks=SLOW),
     ("exact", 0.1, False, 6.507111825186605),
     ("exact", 0.1, True, 5.870450209846954),
-    ("exact", 0.01, False, 6.060375623477386),
-    ("exact", 0.01, True, 5.996406326939188),
+    pytest.param("exact", 0.01, False, 6.060375623477386, marks=SLOW),
+    pytest.param("exact", 0.01, True, 5.996406326939188, marks=SLOW),
 ]
 
 
