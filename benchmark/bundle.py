@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from benchmark import trust
-from benchmark.data.download import RATIO, SMALL
+from benchmark.data.unpack import RATIO, SMALL
 from benchmark.errors import BenchError, Damaged
 from benchmark.files import remove, replacing
 from benchmark.spec import (

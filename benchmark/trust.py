@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmark import metrics, protocols, registry
-from benchmark.data.download import RATIO, SMALL
+from benchmark.data.unpack import RATIO, SMALL
 from benchmark.errors import BenchError
 from benchmark.spec import (
     CORE_VERSION,

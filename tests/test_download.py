@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmark.api import Input, Sample, Source, SourceCard
-from benchmark.data.download import SMALL, File, fetch, find_root, locate, unpack
+from benchmark.data.download import File, fetch, find_root, locate
+from benchmark.data.unpack import SMALL, unpack
 from benchmark.errors import BenchError, DataMissing
 
 BODY = bytes(range(256)) * 300  # 76,800 bytes
@@ -434,7 +435,7 @@ def test_every_member_is_held_against_the_list_that_came_along(tmp_path: Path) -
 def test_an_archive_of_too_many_members_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmark.data.download.MEMBERS", 2)
+    monkeypatch.setattr("benchmark.data.unpack.MEMBERS", 2)
     with pytest.raises(BenchError, match="one of more than 2"):
         unpack(summed_zip(tmp_path / "a.zip"), tmp_path / "a")
     assert not (tmp_path / "a").exists()

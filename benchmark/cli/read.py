@@ -166,11 +166,11 @@ def recommend(
     said = dict(locals())
     from reports import render
     from reports.recommend import advice
+    from reports.recommend.evaluate import show
 
     render.check(format)
     if evaluate:
-        text = advice.show_evaluation(results=results, distances=distances, format=format)
-        sys.stdout.write(text)
+        sys.stdout.write(show(results=results, distances=distances, format=format))
         return
     if results or distances:
         raise BenchError("--results and --distances are for --evaluate.", "Add --evaluate.")

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,13 @@ from reports.leaderboard.board import Array, higher_is_better
 from reports.leaderboard.gains import Place
 from reports.recommend import evaluate, learning, matrix
 from reports.recommend.belief import Belief, Evidence, Prior, believe, next_run
-from reports.recommend.evaluate import METRICS, OURS, Trial
 from reports.recommend.matrix import Matrix
 from reports.render import Column, Table, told
 
-STUDY = "MedMNIST study (arXiv:2412.20172)"
 FOOTER = (
     "Expected scores come from how a source did on other targets, corrected by distances as far as "
     "they foretold the others, and by the runs on this one. Regret is what is lost against the "
     "best source if this one were the only one run; best is the probability that it is the best."
-)
-EVALUATION = (
-    "One target left out at a time, nothing of it used but the runs chosen. hit@k: the best source "
-    "is among the first k. Regret k: best minus best tried after k runs, in units of best minus "
-    "median. Intervals resample targets. How every constant was chosen: reports/learning.py."
 )
 NAN = math.nan
 UNKNOWN = Estimate(NAN, NAN, NAN, 0)
@@ -219,19 +211,6 @@ def _reasons(prior: Prior, known: Matrix) -> list[str]:
     return lines
 
 
-def _trust(known: Matrix) -> list[str]:
-    """How the recommendation does on the targets that are known, as far as they can tell."""
-    count = len(learning.usable(known.scores))
-    if count < 3:
-        return [
-            f"{count} targets are too few to test the recommendation on; "
-            f"`bench recommend --evaluate` tests it on the {STUDY}."
-        ]
-    found = evaluate.trials(known)
-    lines = [*evaluate.verdict(found), *_about(found[0])]
-    return [f"Tested on {count} targets by leaving each out: {line}" for line in lines]
-
-
 def advise(
     store: Store,
     target: str,
@@ -250,7 +229,7 @@ def advise(
     about = " · ".join([place.protocol, place.mode, place.arch, *more])
     higher = higher_is_better(place.metric)
     found = recommend(known, target, higher=higher, about=about, budget=budget, without=without)
-    trust = _trust(known) if tested and found.evidence.targets else []
+    trust = evaluate.trust(known) if tested and found.evidence.targets else []
     return replace(found, notes=(*found.notes, *trust, *left), place=place)
 
 
@@ -301,61 +280,3 @@ def _called(found: Recommendation, source: str) -> str:
 
 def _sign(found: Recommendation) -> int:
     return 1 if found.place is None or higher_is_better(found.place.metric) else -1
-
-
-# --- evaluation -------------------------------------------------------------------------------
-
-
-def show_evaluation(
-    *, results: Path | None = None, distances: Path | None = None, format: str = "table"
-) -> str:
-    """How the recommendation and plain rules do, target by target left out."""
-    render.check(format)
-    if results is None and distances is not None:
-        raise BenchError("--distances needs the scores that go with them.", "Add --results FILE.")
-    known = matrix.published() if results is None else matrix.of_files(results, distances)
-    name = STUDY if results is None else results.name
-    found = evaluate.trials(known)
-    lines = evaluate.verdict(found)
-    if known.methods:
-        bare = evaluate.ours(replace(known, near=known.near[:0], methods=()))
-        lines += [f"Without distances: {x}" for x in evaluate.verdict([bare, *found[1:]])]
-        found.insert(1, replace(bare, rule=f"{OURS} without distances"))
-    lines += _about(found[0])
-    rows = [(trial.rule, evaluate.summary(trial)) for trial in found]
-    fields = [
-        {"rule": rule, "metric": metric, **render.numbers(value), "targets": value.n}
-        for rule, numbers in rows
-        for metric, value in numbers.items()
-    ]
-    columns = [
-        Column("rule", lambda row: row[0], words=True),
-        Column("targets", lambda row: row[1]["tau"].n),
-        *(Column(t, lambda row, k=k: row[1][k], ".2f") for k, t in METRICS.items()),
-    ]
-    table = Table(
-        f"Leave one target out · {name} · {len(known.sources)} sources",
-        columns,
-        rows,
-        style=lambda row: "bold" if row[0].startswith(OURS) else "",
-        notes=lines,
-    )
-    said = {"results": name, "rules": fields, "verdict": lines}
-    return render.write(format, [table], EVALUATION, fields=fields, json=lambda _: said)
-
-
-def _about(ours: Trial) -> list[str]:
-    """What else a reader should know of how the recommendation did."""
-    lines = []
-    if ours.blocks < len(ours.numbers):
-        lines.append(
-            f"The matrix is large: the recommendation learns with {ours.blocks} blocks of targets "
-            "left out at a time, the other rules with one target."
-        )
-    if ours.covered is not None and np.isfinite(ours.covered).any():
-        share = evaluate.mean(ours.covered)
-        lines.append(
-            f"After 3 runs, its 95 % intervals held {share.value:.0%} [{share.low:.0%}, "
-            f"{share.high:.0%}] of the scores that were not run."
-        )
-    return lines

@@ -2,18 +2,27 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from benchmark import stats
 from benchmark.errors import BenchError
 from benchmark.stats import Estimate
+from reports import render
 from reports.leaderboard.board import Array
 from reports.recommend.belief import RUNS, Prior, believe, order, regrets, tau
 from reports.recommend.learning import learn, usable
-from reports.recommend.matrix import Matrix
+from reports.recommend.matrix import Matrix, of_files, published
+from reports.render import Column, Table
 
+STUDY = "MedMNIST study (arXiv:2412.20172)"
+EVALUATION = (
+    "One target left out at a time, nothing of it used but the runs chosen. hit@k: the best source "
+    "is among the first k. Regret k: best minus best tried after k runs, in units of best minus "
+    "median. Intervals resample targets. How every constant was chosen: reports/learning.py."
+)
 DRAWS = 2000
 METRICS = {
     "tau": "weighted τ", "hit1": "hit@1", "hit3": "hit@3",
@@ -173,4 +182,72 @@ def verdict(found: list[Trial]) -> list[str]:
     ]
     if words["same"]:
         lines.append(f"It equals the static baseline in {len(words['same'])} numbers.")
+    return lines
+
+
+def trust(known: Matrix) -> list[str]:
+    """How the recommendation does on the targets that are known, as far as they can tell."""
+    count = len(usable(known.scores))
+    if count < 3:
+        return [
+            f"{count} targets are too few to test the recommendation on; "
+            f"`bench recommend --evaluate` tests it on the {STUDY}."
+        ]
+    found = trials(known)
+    lines = [*verdict(found), *_about(found[0])]
+    return [f"Tested on {count} targets by leaving each out: {line}" for line in lines]
+
+
+def show(
+    *, results: Path | None = None, distances: Path | None = None, format: str = "table"
+) -> str:
+    """How the recommendation and plain rules do, target by target left out."""
+    render.check(format)
+    if results is None and distances is not None:
+        raise BenchError("--distances needs the scores that go with them.", "Add --results FILE.")
+    known = published() if results is None else of_files(results, distances)
+    name = STUDY if results is None else results.name
+    found = trials(known)
+    lines = verdict(found)
+    if known.methods:
+        bare = ours(replace(known, near=known.near[:0], methods=()))
+        lines += [f"Without distances: {x}" for x in verdict([bare, *found[1:]])]
+        found.insert(1, replace(bare, rule=f"{OURS} without distances"))
+    lines += _about(found[0])
+    rows = [(trial.rule, summary(trial)) for trial in found]
+    fields = [
+        {"rule": rule, "metric": metric, **render.numbers(value), "targets": value.n}
+        for rule, numbers in rows
+        for metric, value in numbers.items()
+    ]
+    columns = [
+        Column("rule", lambda row: row[0], words=True),
+        Column("targets", lambda row: row[1]["tau"].n),
+        *(Column(t, lambda row, k=k: row[1][k], ".2f") for k, t in METRICS.items()),
+    ]
+    table = Table(
+        f"Leave one target out · {name} · {len(known.sources)} sources",
+        columns,
+        rows,
+        style=lambda row: "bold" if row[0].startswith(OURS) else "",
+        notes=lines,
+    )
+    said = {"results": name, "rules": fields, "verdict": lines}
+    return render.write(format, [table], EVALUATION, fields=fields, json=lambda _: said)
+
+
+def _about(ours: Trial) -> list[str]:
+    """What else a reader should know of how the recommendation did."""
+    lines = []
+    if ours.blocks < len(ours.numbers):
+        lines.append(
+            f"The matrix is large: the recommendation learns with {ours.blocks} blocks of targets "
+            "left out at a time, the other rules with one target."
+        )
+    if ours.covered is not None and np.isfinite(ours.covered).any():
+        share = mean(ours.covered)
+        lines.append(
+            f"After 3 runs, its 95 % intervals held {share.value:.0%} [{share.low:.0%}, "
+            f"{share.high:.0%}] of the scores that were not run."
+        )
     return lines

@@ -249,7 +249,7 @@ def test_a_large_matrix_is_learnt_from_in_blocks(monkeypatch: pytest.MonkeyPatch
     # The first order leaves out one target either way.
     np.testing.assert_allclose(blocks.numbers[:, :3], one_by_one.numbers[:, :3])
     assert blocks.numbers[:, 5].mean() == pytest.approx(one_by_one.numbers[:, 5].mean(), abs=0.05)
-    assert "5 blocks of targets" in advice._about(blocks)[0]
+    assert "5 blocks of targets" in evaluate._about(blocks)[0]
 
 
 def test_regret_and_hits_worked_by_hand():
@@ -357,7 +357,7 @@ def test_a_users_matrix_and_distances(tmp_path: Path):
     read = matrix.of_files(results, distances)
     np.testing.assert_allclose(read.scores, known.scores)
     np.testing.assert_allclose(read.near, known.near)
-    text = advice.show_evaluation(results=results, distances=distances, format="csv")
+    text = evaluate.show(results=results, distances=distances, format="csv")
     rules = {row["rule"] for row in csv.DictReader(io.StringIO(text))}
     assert {"recommend", "recommend without distances", "static", "distance x"} <= rules
 
@@ -380,7 +380,7 @@ def test_files_that_cannot_be_used(tmp_path: Path):
         rows = [("source", "target", "score"), ("a", "b", 1), ("a", "b", 2)]
         matrix.of_files(written(tmp_path / "c.csv", rows))
     with pytest.raises(BenchError, match="--results"):
-        advice.show_evaluation(distances=tmp_path / "d.csv")
+        evaluate.show(distances=tmp_path / "d.csv")
 
 
 # --- store --------------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ def test_with_no_other_target_distance_place_and_size_give_an_order(tmp_path: Pa
 
 
 def test_the_stores_own_targets_can_be_left_out_too(store: Store):
-    found = json.loads(advice.show_evaluation(results=store.root, format="json"))
+    found = json.loads(evaluate.show(results=store.root, format="json"))
     assert {row["targets"] for row in found["rules"] if row["rule"] == "recommend"} == {3}
 
 
