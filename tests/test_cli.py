@@ -20,7 +20,9 @@ from PIL import Image
 from benchmark import cli, contract
 from benchmark.engine import local
 from benchmark.errors import BenchError
-from benchmark.plan import run
+from benchmark.plan import plan, run
+from benchmark.spec import Failure
+from benchmark.store import Store
 
 TINY = Path(__file__).parent / "components" / "tiny.py"
 
@@ -276,6 +278,19 @@ def test_cells_without_an_outcome_are_not_counted_as_done(runtime, request_tiny,
     assert code == 2
     assert "0 cells done" in said
     assert "1 cells ended without an outcome" in said
+
+
+def test_what_failed_before_is_named_and_is_no_success(runtime, request_tiny, capsys):
+    asked = request_tiny(fusions=("metadata:logistic",), folds=(0, 1))
+    first, store = plan.make(asked, runtime).cells[0].cell, Store(runtime.store)
+    store.fail(first, Failure(kind="oom", message="Out of memory."))
+    here = run.Executor(slots=0)
+    for done in ("1 cells done", "Nothing to do: 1 cells are done, 1 failed"):
+        assert run.run(asked, runtime, executor=here) == 2
+        said = capsys.readouterr().err
+        assert done in said and "failed before (oom" in said and "--retry all" in said
+    assert run.run(asked, runtime, executor=here, retry=("oom",)) == 0
+    assert "failed before" not in capsys.readouterr().err
 
 
 @pytest.mark.skipif(bool(local.visible_gpus()), reason="needs a machine without a GPU")

@@ -6,37 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmark.cli.options import (
-    Archs,
-    Arm,
-    Baseline,
-    Columns,
-    Data,
-    Device,
-    Distances,
-    Format,
-    Fusions,
-    Group,
-    Image,
-    Label,
-    Metadata,
-    Mlflow,
-    Modes,
-    Name,
-    Offline,
-    Protocols,
-    Seeds,
-    Settings,
-    Slots,
-    Sources,
-    Store,
-    Targets,
-    Types,
-    asked_by,
-    complete,
-    runtime_of,
-)  # fmt: skip
-from benchmark.cli.run import carry_out, leave
+from benchmark.cli import options
+from benchmark.cli.run import leave
 from benchmark.errors import BenchError
 
 if TYPE_CHECKING:
@@ -47,16 +18,16 @@ app = typer.Typer()
 
 @app.command()
 def leaderboard(
-    target: Targets = None,
-    source: Sources = None,
-    fusion: Fusions = None,
-    protocol: Protocols = None,
-    arch: Archs = None,
-    mode: Modes = None,
-    seed: Seeds = None,
-    baseline: Baseline = "scratch",
-    format: Format = "table",
-    store: Store = "store",
+    target: options.Targets = None,
+    source: options.Sources = None,
+    fusion: options.Fusions = None,
+    protocol: options.Protocols = None,
+    arch: options.Archs = None,
+    mode: options.Modes = None,
+    seed: options.Seeds = None,
+    baseline: options.Baseline = "scratch",
+    format: options.Format = "table",
+    store: options.Store = "store",
 ) -> None:
     """Rank what was run, target by target; rows that cannot be compared have no rank."""
     from reports.leaderboard import table as boards
@@ -70,7 +41,7 @@ def leaderboard(
 
 
 @app.command()
-def status(format: Format = "table", store: Store = "store") -> None:
+def status(format: options.Format = "table", store: options.Store = "store") -> None:
     """What runs where, what failed and why, what is left and when it will be done."""
     from reports import status as standing
 
@@ -82,12 +53,12 @@ def compare(
     first: str,
     second: str,
     by: Annotated[str, typer.Option(help="source, fusion or protocol, if not plain.")] = "",
-    target: Targets = None,
-    source: Sources = None,
-    fusion: Fusions = None,
-    protocol: Protocols = None,
-    format: Format = "table",
-    store: Store = "store",
+    target: options.Targets = None,
+    source: options.Sources = None,
+    fusion: options.Fusions = None,
+    protocol: options.Protocols = None,
+    format: options.Format = "table",
+    store: options.Store = "store",
 ) -> None:
     """Compare two sources, two fusions or two protocols, paired by patient: FIRST minus SECOND."""
     from reports import compare as pairs
@@ -101,14 +72,14 @@ def compare(
 
 @app.command()
 def transfer(
-    distance: Distances = None,
-    target: Targets = None,
-    mode: Modes = None,
-    fusion: Arm = "none",
-    baseline: Baseline = "scratch",
+    distance: options.Distances = None,
+    target: options.Targets = None,
+    mode: options.Modes = None,
+    fusion: options.Arm = "none",
+    baseline: options.Baseline = "scratch",
     plot: Annotated[Path | None, typer.Option(help="An SVG file for the scatter.")] = None,
-    format: Format = "table",
-    store: Store = "store",
+    format: options.Format = "table",
+    store: options.Store = "store",
 ) -> None:
     """Did the distance foretell what each source gained, and better than plain baselines?"""
     from reports import transfer as gains
@@ -123,27 +94,27 @@ def transfer(
 @app.command()
 def recommend(
     target: Annotated[
-        str, typer.Option(help="A name or a folder.", autocompletion=complete("target"))
+        str, typer.Option(help="A name or a folder.", autocompletion=options.complete("target"))
     ] = "",
-    source: Sources = None,
-    fusion: Arm = "none",
-    protocol: Protocols = None,
-    arch: Archs = None,
-    mode: Modes = None,
+    source: options.Sources = None,
+    fusion: options.Arm = "none",
+    protocol: options.Protocols = None,
+    arch: options.Archs = None,
+    mode: options.Modes = None,
     budget: Annotated[
         int | None, typer.Option(help="Sources to run, each with every fold.", min=1)
     ] = None,
     run: Annotated[
         bool, typer.Option("--run", help="Run the budget; else its commands are shown.")
     ] = False,
-    set_: Settings = None,
-    column: Columns = None,
-    name: Name = None,
-    metadata: Metadata = None,
-    label: Label = None,
-    group: Group = None,
-    image: Image = None,
-    type_: Types = None,
+    set_: options.Settings = None,
+    column: options.Columns = None,
+    name: options.Name = None,
+    metadata: options.Metadata = None,
+    label: options.Label = None,
+    group: options.Group = None,
+    image: options.Image = None,
+    type_: options.Types = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Test the recommendation on targets left out.")
     ] = False,
@@ -153,13 +124,13 @@ def recommend(
     distances: Annotated[
         Path | None, typer.Option(help="CSV of source, target, distance beside --results.")
     ] = None,
-    slots: Slots = None,
-    mlflow: Mlflow = True,
-    device: Device = "auto",
-    offline: Offline = False,
-    data: Data = Path("data"),
-    format: Format = "table",
-    store: Store = "store",
+    slots: options.Slots = None,
+    mlflow: options.Mlflow = True,
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    data: options.Data = Path("data"),
+    format: options.Format = "table",
+    store: options.Store = "store",
 ) -> None:
     """Which source to run next on a target that has few runs or none; the candidates are those
     the store knows, if none is named."""
@@ -184,17 +155,23 @@ def recommend(
     places = {"store": str(store.root), "data": str(data), "device": device}
     usual = {"store": "store", "data": "data", "device": "auto"}
     question = advise.Question(
-        asked_by({**said, "source": None}),
+        options.asked_by({**said, "source": None}),
         sources=source or (),
         words=[w for k, v in places.items() if v != usual[k] for w in (f"--{k}", v)],
     )
     code = 0
     if run:
+        from benchmark.plan import run as running
+        from reports.mlflow import mirrored
 
-        def execute(requests: "list[Request]", command: str) -> int:
-            return carry_out(requests, runtime_of(said, own_of(requests)), said, command)
+        with store.in_use(), mirrored(store, mlflow, say=running.say) as mirror:
 
-        code = advise.spend(question, store, budget=budget or 0, run=execute)
+            def execute(requests: "list[Request]", command: str) -> int:
+                runtime = options.runtime_of(said, own_of(requests))
+                how = {"executor": running.Executor(slots=slots), "mirror": mirror}
+                return running.run(requests, runtime, **how, command=command)
+
+            code = advise.spend(question, store, budget=budget or 0, run=execute)
     found = question.answer(store, budget=1 if run else budget or 1)
     sys.stdout.write(advice.text(found, format=format))
     if budget and not run:
@@ -205,7 +182,7 @@ def recommend(
 @app.command()
 def report(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
-    store: Store = "store",
+    store: options.Store = "store",
 ) -> None:
     """Write the results as HTML: an index and a page per target, each one self-contained file."""
     from reports.page import write
@@ -216,8 +193,8 @@ def report(
 @app.command()
 def replay(
     name: Annotated[str, typer.Argument(help="cats, metanet, thomas, yang or medmnist.")],
-    format: Format = "table",
-    store: Store = "store",
+    format: options.Format = "table",
+    store: options.Store = "store",
 ) -> None:
     """Show a paper's published numbers beside ours, and what would have to run for the rest."""
     from reports.replay import table as replays
@@ -232,8 +209,8 @@ def predict(
     metadata: Annotated[Path | None, typer.Option(help="CSV with the record's columns.")] = None,
     image: Annotated[str, typer.Option(help="Its column of file names; found if not given.")] = "",
     out: Annotated[Path | None, typer.Option(help="CSV to write, instead of stdout.")] = None,
-    device: Device = "auto",
-    store: Store = "store",
+    device: options.Device = "auto",
+    store: options.Store = "store",
 ) -> None:
     """Class probabilities of new images by a finished run, with its own preprocessing."""
     said = dict(locals())
@@ -241,7 +218,7 @@ def predict(
     from benchmark.files import replacing
 
     outcome = predicting.find(store, run)
-    trained = predicting.load(store, outcome, runtime_of(said))
+    trained = predicting.load(store, outcome, options.runtime_of(said))
     found = predicting.predict(trained, images, metadata=metadata, column=image)
     for note in found.warnings:
         sys.stderr.write(f"Note: {note}\n")
@@ -258,7 +235,7 @@ def explain(
         str, typer.Argument(help="Key of a finished run, or its beginning; or give --target.")
     ] = "",
     target: Annotated[
-        str, typer.Option(help="Its best run.", autocompletion=complete("target"))
+        str, typer.Option(help="Its best run.", autocompletion=options.complete("target"))
     ] = "",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; the run's own explain/ if not given.")
@@ -271,9 +248,9 @@ def explain(
             help="Also the weights of the image alone, and the record's beside each network.",
         ),
     ] = False,
-    device: Device = "auto",
-    data: Data = Path("data"),
-    store: Store = "store",
+    device: options.Device = "auto",
+    data: options.Data = Path("data"),
+    store: options.Store = "store",
 ) -> None:
     """Pictures of what a run looks at, relies on and gains from the record, as PNG and SVG."""
     said = dict(locals())
@@ -284,7 +261,7 @@ def explain(
         raise BenchError("Which run?", "Give its key, or --target for the best run of a target.")
     if target:
         run = boards.best_run(store, target)
-    runtime = runtime_of({**said, "offline": True})
+    runtime = options.runtime_of({**said, "offline": True})
     found = explaining.explain(store, run, runtime, out=out, images=images, figures=figures)
     for path in found.files:
         sys.stdout.write(f"{path}\n")

@@ -7,18 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmark.cli.options import (
-    Data,
-    Format,
-    Group,
-    Label,
-    Metadata,
-    Offline,
-    Pixels,
-    Store,
-    Workers,
-    runtime_of,
-)  # fmt: skip
+from benchmark.cli import options
 from benchmark.errors import BenchError
 
 data_app = typer.Typer(help="Data sets: list, prepare, verify, info, slices.", no_args_is_help=True)
@@ -26,11 +15,11 @@ weights_app = typer.Typer(help="Weights: list, add, export, import.", no_args_is
 results_app = typer.Typer(help="Finished results: export, import.", no_args_is_help=True)
 mlflow_app = typer.Typer(help="The MLflow mirror: sync.", no_args_is_help=True)
 expert_app = typer.Typer(help="Expert distance: sheet, show.", no_args_is_help=True)
-store_app = typer.Typer(help="The store: du, gc.", no_args_is_help=True)
+store_app = typer.Typer(help="The store: du, gc, share, verify.", no_args_is_help=True)
 
 
 @data_app.command("list")
-def data_list(data: Data = Path("data")) -> None:
+def data_list(data: options.Data = Path("data")) -> None:
     """Every data set, and whether it is on this machine."""
     from benchmark import contract
 
@@ -41,12 +30,12 @@ def data_list(data: Data = Path("data")) -> None:
 @data_app.command("prepare")
 def data_prepare(
     name: str,
-    size: Pixels = 224,
+    size: options.Pixels = 224,
     constancy: Annotated[bool, typer.Option(help="Shades-of-gray colour constancy.")] = False,
-    workers: Workers = 0,
-    offline: Offline = False,
-    data: Data = Path("data"),
-    store: Store = "store",
+    workers: options.Workers = 0,
+    offline: options.Offline = False,
+    data: options.Data = Path("data"),
+    store: options.Store = "store",
 ) -> None:
     """Decode a set once; the first run that needs it does the same."""
     said = dict(locals())
@@ -56,7 +45,7 @@ def data_prepare(
     from benchmark.plan.request import resolve
 
     one = resolve("source", name)
-    runtime = runtime_of(said, [one])
+    runtime = options.runtime_of(said, [one])
 
     def progress(done: int, total: int) -> None:
         sys.stderr.write(f"\r{done} of {total} images" + ("\n" if done == total else ""))
@@ -75,7 +64,9 @@ def data_info(name: str) -> None:
 
 
 @data_app.command("verify")
-def data_verify(name: str, offline: Offline = False, data: Data = Path("data")) -> None:
+def data_verify(
+    name: str, offline: options.Offline = False, data: options.Data = Path("data")
+) -> None:
     """Read every image of a set, and say what is missing, broken or there twice."""
     from benchmark import contract
 
@@ -90,9 +81,9 @@ def data_slices(
     axis: Annotated[str, typer.Option(help="coronal, axial or sagittal.")] = "coronal",
     range_: Annotated[str, typer.Option("--range", help="FIRST-LAST, LAST left out.")] = "130-140",
     count: Annotated[int, typer.Option(help="Slices of a volume.")] = 10,
-    metadata: Metadata = None,
-    label: Label = None,
-    group: Group = None,
+    metadata: options.Metadata = None,
+    label: options.Label = None,
+    group: options.Group = None,
 ) -> None:
     """Cut volumes into flat images; a table of classes sorts them into a folder for each."""
     from benchmark.data import slices
@@ -109,7 +100,7 @@ def data_slices(
 
 
 @weights_app.command("list")
-def weights_list(store: Store = "store") -> None:
+def weights_list(store: options.Store = "store") -> None:
     """The weights in the store."""
     from benchmark.train import weights
 
@@ -127,7 +118,7 @@ def weights_add(
     arch: Annotated[str, typer.Option()] = "resnet50",
     license: Annotated[str, typer.Option()] = "",
     note: Annotated[str, typer.Option()] = "",
-    store: Store = "store",
+    store: options.Store = "store",
 ) -> None:
     """Take a file of weights: `--name imagenet` serves `--source imagenet`, another name serves
     `--source weights:NAME`."""
@@ -144,7 +135,7 @@ def weights_add(
 
 
 @weights_app.command("export")
-def weights_export(key: str, out: Path, store: Store = "store") -> None:
+def weights_export(key: str, out: Path, store: options.Store = "store") -> None:
     """Copy weights with their card into a folder to hand on."""
     from benchmark.train import weights
 
@@ -152,7 +143,7 @@ def weights_export(key: str, out: Path, store: Store = "store") -> None:
 
 
 @weights_app.command("import")
-def weights_import(folder: Path, store: Store = "store") -> None:
+def weights_import(folder: Path, store: options.Store = "store") -> None:
     """Take in a folder that `weights export` wrote."""
     from benchmark.train import weights
 
@@ -165,7 +156,7 @@ def results_export(
     out: Path,
     target: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
     key: Annotated[list[str] | None, typer.Option(help="Of a cell, or its beginning.")] = None,
-    store: Store = "store",
+    store: options.Store = "store",
 ) -> None:
     """Write finished runs and distances into one file that names nobody."""
     from benchmark import bundle
@@ -175,7 +166,7 @@ def results_export(
 
 
 @results_app.command("import")
-def results_import(file: Path, store: Store = "store") -> None:
+def results_import(file: Path, store: options.Store = "store") -> None:
     """Take in what `results export` wrote; what cannot be trusted is refused with the reason."""
     from benchmark import bundle
 
@@ -195,7 +186,7 @@ def results_import(file: Path, store: Store = "store") -> None:
 @mlflow_app.command("sync")
 def mlflow_sync(
     uri: Annotated[str | None, typer.Option(help="Before MLFLOW_TRACKING_URI.")] = None,
-    store: Store = "store",
+    store: options.Store = "store",
 ) -> None:
     """Make MLflow show what the store holds; what it shows already is left alone."""
     from reports import mlflow
@@ -217,16 +208,16 @@ def expert_sheet(
     name: list[str],
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("sheet"),
     seed: Annotated[int, typer.Option()] = 0,
-    offline: Offline = False,
-    data: Data = Path("data"),
-    store: Store = "store",
+    offline: options.Offline = False,
+    data: options.Data = Path("data"),
+    store: options.Store = "store",
 ) -> None:
     """Nine random images of each set, and a CSV of questions for the observers to answer."""
     from benchmark.data import sheet
     from benchmark.plan.request import resolve
 
     known = [resolve("source", one) for one in name]
-    runtime = runtime_of({"data": data, "store": store, "offline": offline}, known)
+    runtime = options.runtime_of({"data": data, "store": store, "offline": offline}, known)
     for path in sheet.make([one.name for one in known], runtime, out, seed=seed):
         sys.stdout.write(f"{path}\n")
     sys.stderr.write(
@@ -236,7 +227,7 @@ def expert_sheet(
 
 
 @expert_app.command("show")
-def expert_show(file: Path, format: Format = "table") -> None:
+def expert_show(file: Path, format: options.Format = "table") -> None:
     """The majority's answers in a file, kappa, and distances when one observer is left out."""
     from reports import answers
 
@@ -244,9 +235,8 @@ def expert_show(file: Path, format: Format = "table") -> None:
 
 
 @store_app.command("du")
-def store_du(store: Store = "store") -> None:
+def store_du(store: options.Store = "store") -> None:
     """Files and megabytes by part of the store."""
-
     for part, (files, size) in store.usage().items():
         sys.stdout.write(f"{part:12} {files:8} files {size / 1e6:12.1f} MB\n")
 
@@ -256,7 +246,7 @@ def store_gc(
     yes: Annotated[
         bool, typer.Option("--yes", help="Delete; else only say what would go.")
     ] = False,
-    store: Store = "store",
+    store: options.Store = "store",
 ) -> None:
     """Drop caches and left-overs; no number, prediction or weight is lost."""
     from benchmark.files import remove
@@ -277,10 +267,9 @@ def store_share(
     off: Annotated[
         bool, typer.Option("--off", help="Keep decoded sets to their owner again.")
     ] = False,
-    store: Store = "store",
+    store: options.Store = "store",
 ) -> None:
     """Let the owner's group read and write the whole store, decoded patients' records included."""
-
     store.share(not off)
     who = "its owner alone reads decoded sets" if off else "its group reads and writes all of it"
     sys.stderr.write(f"{store.root}: {who}.\n")
@@ -292,10 +281,9 @@ def store_verify(
         bool,
         typer.Option("--mend", help="Set aside what is damaged: the next run makes it again."),
     ] = False,
-    store: Store = "store",
+    store: options.Store = "store",
 ) -> None:
     """Check everything in the store against its checksums; exit code 2 where something differs."""
-
     found = 0
     for path, why, outcome in store.verify():
         found += 1

@@ -98,13 +98,8 @@ def run(
     for cell, failure in broken:
         store.fail(cell, failure)
     if not cells:
-        failed = [planned for planned in made.of("failed") if not planned.failure]
-        for planned in failed:
-            say(f"{title(planned.cell)}: failed before ({planned.why})")
-        if failed:
-            say("Run them again with --retry all, or with --retry and the kind of failure.")
         _say_failures(broken)
-        return 2 if failed or broken else 0
+        return 2 if _say_failed_before(made) or broken else 0
     if runtime.device.startswith("cuda") and executor.name == "local" and not local.visible_gpus():
         from benchmark.train.context import device_of
 
@@ -134,7 +129,7 @@ def run(
     silent = len(cells) - progress.finished
     if silent:
         say(f"{silent} cells ended without an outcome; run the same command again.")
-    return 2 if failures or silent else 0
+    return 2 if _say_failed_before(made) or failures or silent else 0
 
 
 def _execute(
@@ -269,6 +264,16 @@ def _say_failures(failures: list[tuple[Cell, Failure]]) -> None:
     for cause, cells in causes.items():
         more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
         say(f"Failed: {title(cells[0])}{more}: {cause}")
+
+
+def _say_failed_before(made: plan.Plan) -> bool:
+    """Name the cells asked for that failed in an earlier run; whether there are any."""
+    failed = [planned for planned in made.of("failed") if not planned.failure]
+    for planned in failed:
+        say(f"{title(planned.cell)}: failed before ({planned.why})")
+    if failed:
+        say("Run them again with --retry all, or with --retry and the kind of failure.")
+    return bool(failed)
 
 
 def _show(made: plan.Plan, store: Store) -> None:
