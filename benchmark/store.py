@@ -37,13 +37,10 @@ from benchmark.spec import SCHEMA_VERSION, Cell, Failure, Outcome
 
 #: Folders of what can be made again.
 CACHES = ("features", "prepared", "splits")
-
 #: Files of a cell's folder that are no part of its result.
 OTHERS = ("outcome.json", "outcome.damaged.json", "spec.json", "running.json", "log.txt", "last.pt")
-
 #: What comes of reading an npz file that is not what was written.
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
 #: The tensors of a pretraining, or of a run that kept its network, and what is said of them.
 FILE = "weights.safetensors"
 CARD = "card.json"
@@ -76,27 +73,22 @@ class Store:
                 os.umask(0o002)  # what this process writes, the group may read and replace
         except (Damaged, KeyError, TypeError, ValueError):  # each outcome has its own version
             warnings.warn(f"{mark} was damaged and is written anew.", stacklevel=2)
-        if found is not None and found > SCHEMA_VERSION:
-            raise BenchError(
-                f"The store {self.root} has schema {found}; this version knows {SCHEMA_VERSION}.",
-                "Upgrade transfer-bench or choose another --store.",
-            )
         if found is None:
             write_json(mark, {"schema_version": SCHEMA_VERSION})
+        else:
+            _need_known(found, f"The store {self.root}")
 
     @property
     def shared(self) -> bool:
         """Whether the group of its owner uses the store as a whole."""
-        try:
+        with suppress(OSError, Damaged):
             return bool(read_json(self.root / "store.json").get("shared"))
-        except (OSError, Damaged):
-            return False
+        return False
 
     def share(self, shared: bool) -> None:
         """Give the whole store to its owner's group, or keep what names patients to its owner."""
         self.prepare()
-        facts = {"schema_version": SCHEMA_VERSION, "shared": shared}
-        write_json(self.root / "store.json", facts)
+        write_json(self.root / "store.json", {"schema_version": SCHEMA_VERSION, "shared": shared})
         if not shared:
             for folder in (self.root / "prepared").glob("*"):
                 folder.chmod(0o700)
@@ -166,16 +158,11 @@ class Store:
     def begin(self, cell: Cell) -> Path:
         """Open a cell's folder: its spec is written and it is marked as running here."""
         folder = self.of(cell)
-        spec = {
-            "key": cell.key,
-            "versions": cell.versions,
-            "spec": cell.spec.model_dump(mode="json"),
-        }
         remove(leftovers(folder))
-        write_json(folder / "spec.json", spec)
-        mark = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-        mark["born"] = born(os.getpid())
-        write_json(folder / "running.json", mark, durable=False)
+        facts = {"key": cell.key, "versions": cell.versions}
+        write_json(folder / "spec.json", {**facts, "spec": cell.spec.model_dump(mode="json")})
+        here = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        write_json(folder / "running.json", {**here, "born": born(os.getpid())}, durable=False)
         return folder
 
     def finish(self, cell: Cell, outcome: Outcome) -> None:
@@ -199,25 +186,16 @@ class Store:
     def fail(self, cell: Cell, failure: Failure, **more: Any) -> Outcome:
         """Write down that a cell failed, and why."""
         outcome = Outcome(
-            key=cell.key,
-            spec=cell.spec,
-            versions=cell.versions,
-            status="failed",
-            failure=failure,
-            **more,
-        )
+            key=cell.key, spec=cell.spec, versions=cell.versions, status="failed",
+            failure=failure, **more,
+        )  # fmt: skip
         self.finish(cell, outcome)
         return outcome
 
     def save_predictions(
-        self,
-        cell: Cell,
-        *,
-        labels: np.ndarray,
-        scores: np.ndarray,
-        groups: np.ndarray,
+        self, cell: Cell, *, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray,
         draws: np.ndarray,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Scores, labels and an anonymous group per test image, and the headline's draws."""
         arrays = {
             "labels": labels.astype(np.int32),
@@ -238,13 +216,6 @@ class Store:
                 return {name: file[name] for name in file.files}
         except UNREADABLE as error:
             raise _gone(name, kind, key) from error
-
-    def log_tail(self, cell: Cell, lines: int = 20) -> str:
-        """The last lines of a cell's log."""
-        with suppress(FileNotFoundError):
-            text = (self.of(cell) / "log.txt").read_text(errors="replace")
-            return "\n".join(text.splitlines()[-lines:])
-        return ""
 
     def record_grid(self, cells: Sequence[Cell], command: str) -> str:
         """Note which cells belong to one request; the same request again has the same name."""
@@ -268,10 +239,7 @@ class Store:
 
     @contextmanager
     def in_use(self, *, alone: bool = False) -> Iterator[bool]:
-        """Be one of the store's users, or the only one; False where that cannot be.
-
-        Where the file system has no locks nobody can tell, and it is taken for granted.
-        """
+        """Be one of the store's users, or the only one; False where that is known not to be."""
         import fcntl
 
         try:
@@ -279,14 +247,12 @@ class Store:
         except OSError:
             yield True
             return
+        free = True
         with file:
-            free = True
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
-            except BlockingIOError:
-                free = False
-            except OSError:
-                pass
+            except OSError as error:
+                free = not isinstance(error, BlockingIOError)
             yield free
 
     def sweep(self) -> None:
@@ -351,6 +317,15 @@ def _gone(name: str, kind: str, key: str) -> Damaged:
     )
 
 
+def _need_known(schema: int, what: str) -> None:
+    """Refuse what a newer version wrote."""
+    if schema > SCHEMA_VERSION:
+        raise BenchError(
+            f"{what} has schema {schema}; this version knows {SCHEMA_VERSION}.",
+            "Upgrade transfer-bench or choose another --store.",
+        )
+
+
 def _shortened(text: bytes) -> bytes:
     """An outcome without its two longest fields, each of which ends where its indent does."""
     for begin, end in ((b'\n "subgroups": {\n', b"\n },"), (b'\n "history": [\n', b"\n ],")):
@@ -363,12 +338,7 @@ def _parse(path: Path, text: bytes, *, brief: bool = False) -> Outcome | None:
     try:
         text = unsealed(text)
         raw = json.loads(_shortened(text) if brief else text)
-        found = raw["schema_version"]
-        if found > SCHEMA_VERSION:
-            raise BenchError(
-                f"{path} has schema {found}; this version knows {SCHEMA_VERSION}.",
-                "Upgrade transfer-bench or choose another --store.",
-            )
+        _need_known(raw["schema_version"], str(path))
         if raw["key"] != path.parent.name:
             raise ValueError(f"it is that of the cell {raw['key']}")
         return Outcome.model_validate(raw)

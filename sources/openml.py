@@ -1,17 +1,13 @@
 """Image sets of OpenML by their number: openml:44281 (of Meta-Album), openml:554 (MNIST), …"""
 
-import logging
 import math
-import os
 import re
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 from xml.parsers.expat import ExpatError
 
@@ -28,6 +24,7 @@ from benchmark.api import (
     SourceCard,
     synthetic,
 )
+from sources._openml import library
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +158,7 @@ def _fetch(cache: Path, number: str) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".openml-", dir=cache.parent) as made:
         fresh = Path(made)
-        with _library(cache, fresh) as openml:
+        with library(cache, fresh) as openml:
             try:
                 openml.datasets.get_dataset(
                     int(number), download_data=True, download_all_files=True
@@ -203,46 +200,6 @@ def _fetch(cache: Path, number: str) -> None:
         except OSError as error:
             if _cached(cache, number) is None:  # else another process was first
                 raise _damaged(final, str(error)) from error
-
-
-@contextmanager
-def _library(cache: Path, fresh: Path) -> Iterator[Any]:
-    """openml-python at work in a folder; its settings and ours are as before afterwards."""
-    openml = _imported(cache)
-    config, quiet = openml.config, logging.NullHandler()
-    before = config.get_config_as_dict()
-    logging.root.addHandler(quiet)  # the library's own logging would set up the root for good
-    config.set_root_cache_directory(fresh)
-    config.connection_n_retries = min(2, int(before["connection_n_retries"]))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # fetching images is "experimental"
-            yield openml
-    finally:
-        config.connection_n_retries = before["connection_n_retries"]
-        config.set_root_cache_directory(before["cachedir"])
-        logging.root.removeHandler(quiet)
-
-
-def _imported(cache: Path) -> Any:
-    """openml-python. Its import makes folders in the home, where they are not wanted.
-
-    Its settings (server, key) are the user's where there are any, else those in `cache`/config.
-    """
-    names = ("OPENML_CACHE_DIR", "XDG_CONFIG_HOME")
-    before = {name: os.environ.get(name) for name in names}
-    settings = Path(before["XDG_CONFIG_HOME"] or Path.home() / ".config") / "openml"
-    os.environ["OPENML_CACHE_DIR"] = str(cache)
-    if not settings.is_dir():
-        os.environ["XDG_CONFIG_HOME"] = str(cache.parent)
-    try:
-        import openml
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-    return openml
 
 
 # --- reading, without the library: its own copy of a table is a pickle ----------------------------

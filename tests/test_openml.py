@@ -524,7 +524,7 @@ def test_the_command_honours_the_users_settings_and_leaves_the_home_alone(
 
 def test_without_settings_the_import_makes_nothing_in_the_home(tmp_path: Path):
     code = (
-        "import sys; from pathlib import Path; from sources import openml\n"
+        "import sys; from pathlib import Path; from sources import _openml as openml\n"
         "made = openml._imported(Path(sys.argv[1]) / 'openml')\n"
         "print(made.__version__, made.config.server)"
     )

@@ -217,3 +217,19 @@ def test_a_cell_can_begin_anew_and_one_with_a_broken_checkpoint_does(
     assert outcome.status == "ok", outcome.failure
     told = [text for text in outcome.warnings if "checkpoint was not used" in text]
     assert len(told) == (0 if fresh else 1)
+
+
+def test_a_log_that_cannot_be_written_hides_no_failure(runtime, request_tiny):
+    """As on a full disk, which stops a cell and its log alike."""
+    from benchmark.plan import plan
+    from benchmark.store import Store
+    from benchmark.train import job
+
+    broken = Path(__file__).parent / "components" / "broken.py"
+    runtime = runtime.model_copy(update={"paths": {**runtime.paths, "broken:explode": broken}})
+    asked = request_tiny(fusions=("broken:explode",), folds=(0,))
+    cell = plan.make(asked, runtime).cells[0].cell
+    (Store(runtime.store).of(cell) / "log.txt").mkdir(parents=True)
+    failure = job.run(cell, runtime).failure
+    assert failure is not None
+    assert (failure.kind, failure.log_tail) == ("bug", "")

@@ -48,7 +48,7 @@ def run(
             work.log(f"{error.what} {error.todo}")
         if isinstance(error, Damaged):
             _spoil_upstream(store, cell)
-        return store.fail(cell, failure_of(error, store.log_tail(cell)), seconds=work.seconds)
+        return store.fail(cell, failure_of(error, work.log_tail()), seconds=work.seconds)
     return outcome
 
 
