@@ -24,6 +24,7 @@ import pytest
 from benchmark import images, registry
 from benchmark.api import Sample
 from benchmark.errors import BenchError, DataMissing
+from sources import _openml
 from sources import openml as component
 from sources.openml import OpenML
 
@@ -82,7 +83,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "*")
     (tmp_path / "data").mkdir(exist_ok=True)
-    openml = component._imported(tmp_path / "data" / "openml")
+    openml = _openml._imported(tmp_path / "data" / "openml")
     monkeypatch.setattr(openml.config, "server", "http://127.0.0.1:9/api/v1/xml")
     monkeypatch.setattr(openml.config, "connection_n_retries", 1)
     return openml
@@ -93,7 +94,7 @@ def test_the_miniature_is_what_the_library_reads(
 ):
     monkeypatch.setattr(library.config, "server", "https://www.openml.org/api/v1/xml")
     monkeypatch.setattr("requests.Session.get", lambda *a, **k: pytest.fail("asks the network"))
-    with component._library(data / "openml", data / "openml"):
+    with _openml.library(data / "openml", data / "openml"):
         found = library.datasets.get_dataset(int(NUMBER), download_data=True)
         table, labels, _, _ = found.get_data(target=found.default_target_attribute)
     assert found.name == "Meta_Album_BCT_Mini"
