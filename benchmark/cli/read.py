@@ -41,6 +41,29 @@ def leaderboard(
 
 
 @app.command()
+def curve(
+    target: options.Targets = None,
+    source: options.Sources = None,
+    fusion: options.Fusions = None,
+    protocol: options.Protocols = None,
+    arch: options.Archs = None,
+    mode: options.Modes = None,
+    seed: options.Seeds = None,
+    format: options.Format = "table",
+    store: options.Store = "store",
+) -> None:
+    """Scores by the number of training images, and the number at which two sources cross."""
+    from reports.leaderboard import curve as curves
+
+    text = curves.show(
+        store, targets=target or (), sources=source or (), fusions=fusion or (),
+        protocols=protocol or (), archs=arch or (), modes=mode or (), seeds=seed or (),
+        format=format,
+    )  # fmt: skip
+    sys.stdout.write(text)
+
+
+@app.command()
 def status(format: options.Format = "table", store: options.Store = "store") -> None:
     """What runs where, what failed and why, what is left and when it will be done."""
     from reports import status as standing

@@ -3,6 +3,7 @@
 weights: (n, draws), how often each sample was drawn; rates: (classes, draws).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,24 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
+Tested = tuple[NDArray[np.integer], Array]  # labels (n,) and scores (n, classes) of one fold
 BINS = 15
+GRID = np.linspace(0, 1, 101)  # false positive rates
 ALL = -1  # in the place of a class: the whole test set
+
+
+def roc_curve(tested: Sequence[Tested]) -> Array:
+    """True positive rates on GRID, the mean over folds and classes (of two: the second)."""
+    from sklearn import metrics
+
+    rates = []
+    for labels, scores in tested:
+        for k in range(1 if scores.shape[1] == 2 else 0, scores.shape[1]):
+            truth = labels == k
+            if truth.any() and not truth.all():
+                false, true, _ = metrics.roc_curve(truth, scores[:, k])
+                rates.append(np.interp(GRID, false, true))
+    return np.mean(rates, axis=0) if rates else np.full(len(GRID), np.nan)
 
 
 def metrics_of(labels: Rows, scores: Array, weights: NDArray[Any]) -> dict[tuple[str, int], Array]:

@@ -107,10 +107,14 @@ class Board:
         return overlaps.among([self.target, *(row.identity.source for row in self.rows)])
 
     @property
+    def cut(self) -> str:
+        """The protocol, and the partition where it is not the first."""
+        return f"{self.protocol}, partition {self.partition}" if self.partition else self.protocol
+
+    @property
     def under(self) -> str:
-        """The protocol; the partition where it is not the first; the size where it is not whole."""
-        cut = f"partition {self.partition}" if self.partition else ""
-        return ", ".join(filter(None, (self.protocol, cut, trained_on(self.train_size))))
+        """The same, and the size of the training part where it is not whole."""
+        return ", ".join(filter(None, (self.cut, trained_on(self.train_size))))
 
     @property
     def unit(self) -> str:

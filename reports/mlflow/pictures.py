@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.metrics.rates import GRID, roc_curve
 from reports import plots
 from reports.plots import Chart, short, words
 
@@ -19,7 +20,7 @@ def roc(labels: NDArray[np.integer], scores: plots.Array, classes: Sequence[str]
     found = {}
     for i in range(1 if scores.shape[1] == 2 else 0, scores.shape[1]):
         alone = np.stack([-scores[:, i], scores[:, i]], axis=1)
-        curve = plots.roc_curve([((labels == i).astype(int), alone)])
+        curve = roc_curve([((labels == i).astype(int), alone)])
         if np.isfinite(curve).all():
             found[_name(classes, i)] = curve
     if not found:
@@ -31,7 +32,7 @@ def roc(labels: NDArray[np.integer], scores: plots.Array, classes: Sequence[str]
         named = {"mean of classes (grey)": mean, f"worst: {short(worst, 16)}": found[worst]}
     return plots.lines(
         "Receiver operating characteristic",
-        [(label, plots.GRID, curve) for label, curve in named.items()],
+        [(label, GRID, curve) for label, curve in named.items()],
         x_title="false positive rate",
         y_title="true positive rate",
         unit=True,

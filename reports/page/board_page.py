@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import Damaged
-from benchmark.metrics.rates import BINS
+from benchmark.metrics.rates import BINS, GRID, Tested, roc_curve
 from benchmark.spec import RANDOM
 from benchmark.stats import Comparison
 from benchmark.store import Store
@@ -138,7 +138,7 @@ def curves(store: Store, made: Board, *, binary: bool) -> Curves:
     sure = "On the dashed line confidence is right; below it the network is too sure."
     drawn = (
         ("Receiver operating characteristic", "false positive rate", "true positive rate", note,
-         [(plots.GRID, plots.roc_curve(part)) for part in tested]),
+         [(GRID, roc_curve(part)) for part in tested]),
         ("Calibration", "confidence in the answer", "share of right answers", sure,
          [calibration(part) for part in tested]),
         ("Validation AUROC", "epoch", "AUROC", "", [_history(row, "val_auroc") for row in rows]),
@@ -164,7 +164,7 @@ def chosen(made: Board) -> list[Row]:
     return first
 
 
-def calibration(tested: Sequence[plots.Tested]) -> tuple[plots.Array, plots.Array]:
+def calibration(tested: Sequence[Tested]) -> tuple[plots.Array, plots.Array]:
     """Mean confidence and share of right answers in each bin of the top score, folds pooled."""
     if not tested or not all(np.allclose(p.sum(axis=1), 1, atol=1e-3) for _, p in tested):
         return np.zeros(0), np.zeros(0)
@@ -183,7 +183,7 @@ def _by_class(row: Row) -> Iterator[tuple[str, float]]:
             yield name, found["auroc"].value
 
 
-def _predictions(store: Store, row: Row) -> Iterator[plots.Tested]:
+def _predictions(store: Store, row: Row) -> Iterator[Tested]:
     for run in row.runs:
         if run.outcome.status == "ok":
             try:

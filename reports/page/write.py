@@ -14,7 +14,7 @@ from benchmark.errors import plain
 from benchmark.files import write as write_file
 from benchmark.store import Store
 from reports import distances, plots, render, transfer
-from reports.leaderboard import across, table
+from reports.leaderboard import across, curve, table
 from reports.leaderboard.board import Board
 from reports.page import board_page, gallery, overview
 
@@ -33,6 +33,7 @@ class Page:
     file: str
     views: tuple[board_page.View, ...]
     across: across.Across | None  # what the record adds, over all of its boards
+    learning: tuple[curve.Curve, ...]  # rows by the size of the training part
 
 
 def write(store: Store, out: Path) -> Path:
@@ -53,6 +54,7 @@ def write(store: Store, out: Path) -> Path:
                 board_page.of(store, made, f"b{i}") for i, made in enumerate(part, start=1)
             ),
             across=across.of(part),
+            learning=tuple(curve.of(part)),
         )
         for target, part in by_target.items()
     ]

@@ -14,6 +14,7 @@ from boards import fill, pretrain, run, varied
 
 from benchmark import metrics
 from benchmark.errors import BenchError, plain
+from benchmark.metrics.rates import GRID, roc_curve
 from benchmark.spec import Failure
 from benchmark.store import Store
 from reports import plots
@@ -205,11 +206,11 @@ def test_the_curve_is_the_receivers():
     labels = rng.integers(2, size=4000)
     score = 1 / (1 + np.exp(-(labels + rng.normal(0, 1, 4000))))
     scores = np.stack([1 - score, score], axis=1)
-    area = np.trapezoid(plots.roc_curve([(labels, scores)]), plots.GRID)
+    area = np.trapezoid(roc_curve([(labels, scores)]), GRID)
     known = metrics.evaluate(labels, scores, np.arange(4000), draws=0, seed=0).overall["auroc"]
     assert area == pytest.approx(known.value, abs=0.002)
     tied = np.full((4000, 2), 0.5)
-    assert np.trapezoid(plots.roc_curve([(labels, tied)]), plots.GRID) == pytest.approx(0.5)
+    assert np.trapezoid(roc_curve([(labels, tied)]), GRID) == pytest.approx(0.5)
 
 
 def test_a_calibrated_network_lies_on_the_diagonal():

@@ -12,17 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.metrics.rates import GRID
 from benchmark.stats import Estimate
+from reports.plots.axes import Axis, axis, of_estimates, sizes
 from reports.render import plain
 
 Array = NDArray[np.float64]
-Tested = tuple[NDArray[np.integer], Array]  # labels (n,) and scores (n, classes) of one fold
 
 #: Colours (and dashes) that stay apart under colour blindness; a chart shows no more series.
 SERIES = 6
 #: A chart's canvas and the frame of its plot, in SVG units; a line of its legend.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, LINE = 420, 270, 46, 408, 10, 228, 16
-GRID = np.linspace(0, 1, 101)  # false positive rates
 LABELLED = 12  # points that get their name written beside them; more would overlap
 #: Beside colour: shapes stay apart in print and for every eye. Radius 4, around (0, 0).
 SHAPES = (
@@ -43,36 +43,6 @@ text { font: 11px system-ui, sans-serif; fill: #3d4a59 } .name { fill: #18202b }
 .f4 { fill: #b0508a } .f5 { fill: #8a6d00 } .f6 { fill: #4b5563 }
 .whisker2 { stroke-width: 1.2; stroke-dasharray: none; opacity: .55 }
 """
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A range with round ticks."""
-
-    low: float
-    high: float
-    ticks: tuple[float, ...]
-
-    def at(self, value: float) -> float:
-        """Where a value lies, in per cent of the axis; outside values lie on its ends."""
-        share = (value - self.low) / (self.high - self.low)
-        return round(100 * min(max(share, 0.0), 1.0), 3)
-
-    def beyond(self, value: float) -> int:
-        """-1 or 1 where a value lies left or right of the axis, else 0."""
-        return (value > self.high) - (value < self.low)
-
-    @property
-    def named(self) -> tuple[float, ...]:
-        """The ticks with room for a number, zero among them."""
-        every = 2 if len(self.ticks) > 5 else 1
-        return self.ticks[self.ticks.index(0.0) % every if 0.0 in self.ticks else 0 :: every]
-
-    def text(self, tick: float) -> str:
-        """The tick with as many digits as its neighbours need."""
-        step = self.ticks[1] - self.ticks[0]
-        digits = max(0, -math.floor(math.log10(step) + 1e-9))
-        return f"{tick:.{digits}f}"
 
 
 class Key(NamedTuple):
@@ -132,60 +102,50 @@ class Boxes(NamedTuple):
     boxes: tuple[Box, ...]
 
 
-def axis(values: Iterable[float], *, ticks: int = 4) -> Axis:
-    """An axis around the finite values, its ends on round numbers."""
-    finite = [value for value in values if math.isfinite(value)]
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
-    if high - low < 1e-9:
-        low, high = low - 0.05, high + 0.05
-    rough = (high - low) / ticks
-    base = 10 ** math.floor(math.log10(rough))
-    step = next(base * m for m in (1, 2, 5, 10) if base * m >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    marks = tuple(round(k * step, 12) for k in range(first, last + 1))
-    return Axis(marks[0], marks[-1], marks)
-
-
-def of_estimates(estimates: Iterable[Estimate | None], *also: float) -> Axis:
-    """An axis that holds every interval, and what else is to be seen."""
-    return axis([*(number for e in estimates if e is not None for number in e[:3]), *also])
-
-
 def lines(
     title: str,
-    named: Sequence[tuple[str, Iterable[float], Iterable[float]]],
+    named: Sequence[tuple[str, Iterable[float], Iterable[float | Estimate]]],
     *,
     x_title: str,
     y_title: str,
     unit: bool = False,
     dots: bool = False,
+    log: bool = False,
     behind: Sequence[Array] = (),
 ) -> Chart | None:
     """Lines from (label, x, y), their numbers by position; None if no point has a value.
 
-    `unit` is the square from 0 to 1 with its diagonal; `behind` are grey lines over GRID.
+    `unit` is the square from 0 to 1 with its diagonal, `log` an x of counts; `behind` are grey
+    lines over GRID. An estimate as y shows its interval.
     """
     kept = []
     for number, (label, xs, ys) in enumerate(named[:SERIES], start=1):
-        points = [(a, b) for a, b in zip(xs, ys, strict=True) if math.isfinite(b)]
+        both = [(a, _known(b)) for a, b in zip(xs, ys, strict=True)]
+        points = [(a, b) for a, b in both if math.isfinite(b.value)]
         kept += [(number, label, points)] if points else []
     if not kept:
         return None
     square = Axis(0.0, 1.0, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
-    x = square if unit else axis([a for *_, points in kept for a, _ in points])
-    y = square if unit else axis([b for *_, points in kept for _, b in points])
+    x = square if unit else (sizes if log else axis)([a for *_, points in kept for a, _ in points])
+    y = square if unit else of_estimates(b for *_, points in kept for _, b in points)
     marks = [f'<path class="zero" d="M{LEFT} {BOTTOM}L{RIGHT} {TOP}"/>'] if unit else []
     for curve in behind:
         path = _path(x, y, zip(GRID, curve, strict=True))
         marks.append(f'<path class="line rest" d="{path}"/>')
     for number, label, points in kept:
-        path, told = _path(x, y, points), f"<title>{text_of(label)}</title>"
+        line = ((a, b.value) for a, b in points)
+        path, told = _path(x, y, line), f"<title>{text_of(label)}</title>"
         marks.append(f'<path class="line s{number}" d="{path}">{told}</path>')
         if dots or len(points) == 1:
             marks += [
-                f'<circle class="f{number}" cx="{_across(x, a)}" cy="{_down(y, b)}" r="3"/>'
+                f'<circle class="f{number}" cx="{_across(x, a)}" cy="{_down(y, b.value)}" r="3"/>'
                 for a, b in points
             ]
+        marks += [
+            f'<path class="whisker2 s{number}" d="{_upright(x, y, a, b)}"/>'
+            for a, b in points
+            if math.isfinite(b.low) and math.isfinite(b.high)
+        ]
     legend = [Key(n, label, f'<path class="line s{n}" d="M-7 0h14"/>') for n, label, _ in kept]
     about = f"{title}: {y_title} against {x_title} for {'; '.join(key.label for key in legend)}"
     return Chart(title, x_title, y_title, x, y, about, tuple(legend), "".join(marks))
@@ -248,20 +208,6 @@ def document(charts: Sequence[Chart]) -> str:
         title = words(LEFT, -4, chart.title, "start", "name")
         parts.append(f'<g transform="{place}">{title}{_inside(chart)}</g>')
     return file(columns * WIDTH, math.ceil(len(charts) / columns) * tall, parts)
-
-
-def roc_curve(tested: Sequence[Tested]) -> Array:
-    """True positive rates on GRID, the mean over folds and classes (of two: the second)."""
-    from sklearn import metrics
-
-    rates = []
-    for labels, scores in tested:
-        for k in range(1 if scores.shape[1] == 2 else 0, scores.shape[1]):
-            truth = labels == k
-            if truth.any() and not truth.all():
-                false, true, _ = metrics.roc_curve(truth, scores[:, k])
-                rates.append(np.interp(GRID, false, true))
-    return np.mean(rates, axis=0) if rates else np.full(len(GRID), np.nan)
 
 
 def _inside(chart: Chart, legend: bool = True) -> str:
@@ -330,6 +276,14 @@ def words(x: float, y: float, text: str, anchor: str = "middle", css: str = "") 
 
 def _path(x: Axis, y: Axis, points: Iterable[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{_across(x, a)} {_down(y, b)}" for a, b in points)
+
+
+def _known(value: float | Estimate) -> Estimate:
+    return value if isinstance(value, Estimate) else Estimate(value, math.nan, math.nan, 0)
+
+
+def _upright(x: Axis, y: Axis, place: float, value: Estimate) -> str:
+    return f"M{_across(x, place)} {_down(y, value.low)}V{_down(y, value.high)}"
 
 
 def _across(axis: Axis, value: float) -> float:
