@@ -348,6 +348,8 @@ class Outcome(Frozen):
     subgroups: Annotated[
         dict[str, dict[str, dict[str, Estimate]]], BeforeValidator(_nan_for_null)
     ] = {}
+    #: Of each column of subgroups: the groups tested with each value; empty: with none.
+    subgroup_sizes: dict[str, dict[str, int]] = {}
     chosen: str = ""  # which checkpoint, and by what
     history: list[dict[str, float | int | None]] = []
     data: dict[str, Scalar] = {}  # digest, counts, sibling rate, overlap

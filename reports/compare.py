@@ -18,6 +18,7 @@ from benchmark.stats import Comparison, Estimate
 from benchmark.stats.delong import normal_p
 from benchmark.store import Store
 from reports import own, render
+from reports.leaderboard import subgroups as by_value
 from reports.leaderboard.arms import Arm, Identity, Place, Run, gather, place_of
 from reports.leaderboard.board import Array, draws_of, higher_is_better, pool, unit_of
 from reports.leaderboard.by_class import ClassPair, Z, class_pairs, recalls_apart
@@ -55,6 +56,7 @@ class Pair:
     wilcoxon: (
         float  # of the recalls of every fold and class, as MetaNet's paper tests; NaN unpaired
     )
+    subgroups: tuple[by_value.Change, ...] = ()  # where they are asked for
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def compare(
     sources: Sequence[str] = (),
     fusions: Sequence[str] = (),
     protocols: Sequence[str] = (),
+    subgroups: bool = False,
 ) -> Verdict:
     """First minus second, target by target; `by` says what the names are if that is not plain."""
     rows = cells(store)
@@ -98,7 +101,7 @@ def compare(
     for place, part in places.items():
         arms[place] = [arm for arm in gather(store, part)[1] if not arm.stale]
     names = first, second
-    pairs = [_pair(store, kind, names, a, b) for a, b in _partners(kind, names, arms)]
+    pairs = [_pair(store, kind, names, a, b, subgroups) for a, b in _partners(kind, names, arms)]
     found = [pair for pair in pairs if pair is not None]
     if not found:
         raise BenchError(
@@ -123,7 +126,7 @@ def show(store: Store, first: str, second: str, *, format: str = "table", **filt
     pairs = [{**asdict(pair), "sentence": sentence(pair)} for pair in found.pairs]
     return render.write(
         format,
-        _tables(found, lines),
+        _tables(found, lines, bool(filters.get("subgroups"))),
         f"{found.conclusion} {FOOTER.format(units=tested)}",
         fields=Table("", FIELDS, lines).fields(),
         json=lambda _: {**asdict(found), "pairs": pairs},
@@ -222,7 +225,9 @@ def _rest(kind: str, who: Identity, bare: bool) -> tuple:
 # --- numbers ----------------------------------------------------------------------------------
 
 
-def _pair(store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm) -> Pair | None:
+def _pair(
+    store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm, subgroups: bool
+) -> Pair | None:
     # Protocols that cut alike test the same patients.
     cuts = [(who.split, who.digest, who.recipe.limit) for who in (a.identity, b.identity)]
     unpaired = cuts[0] != cuts[1]
@@ -275,6 +280,9 @@ def _pair(store: Store, kind: str, names: tuple[str, str], a: Arm, b: Arm) -> Pa
         notes=tuple(notes),
         classes=classes,
         wilcoxon=math.nan if unpaired else stats.wilcoxon(recalls_apart(*sides)),
+        subgroups=by_value.changes(*(by_value.of(store, side) for side in sides))
+        if subgroups and not unpaired
+        else (),
     )
 
 
@@ -418,7 +426,7 @@ def _lines(pairs: Sequence[Pair]) -> Iterator[_Line]:
         yield from (_Line(pair, c.name, c.difference, c.p, c.holm) for c in pair.classes)
 
 
-def _tables(found: Verdict, lines: Sequence[_Line]) -> Iterator[Table]:
+def _tables(found: Verdict, lines: Sequence[_Line], subgroups: bool) -> Iterator[Table]:
     columns = [
         *PLACE,
         Column(found.names[0], "pair.first", ".3f"),
@@ -439,3 +447,8 @@ def _tables(found: Verdict, lines: Sequence[_Line]) -> Iterator[Table]:
     if classes:
         name, images = Column("class", "name", words=True), Column("images", "difference.n")
         yield Table("AUROC class by class", [*PLACE, name, *TESTS, images], classes)
+    if subgroups:
+        for pair in found.pairs:
+            yield by_value.table(
+                pair.subgroups, pair.names, f"{pair.metric} on {pair.target}", pair.unit
+            )

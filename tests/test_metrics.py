@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmark import metrics
 from benchmark.errors import BenchError, NotFinite
-from benchmark.metrics import age_band, evaluate, one_vs_rest, subgroups
+from benchmark.metrics import evaluate, one_vs_rest, subgroups
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "metrics_golden.npz")
 CASES = sorted({key.split("__")[0] for key in GOLDEN.files})
@@ -394,14 +394,24 @@ def test_subgroups():
     groups = np.arange(400) // 2
     sex = np.where(np.arange(400) % 4 < 2, "female", "male")
     sex[:40] = ""
-    site = np.where(np.arange(400) < 10, "rare", "common")
-    result = subgroups(labels, scores, groups, {"sex": sex, "site": site}, draws=200, seed=0)
+    columns = {
+        "sex": sex,
+        "site": np.where(np.arange(400) < 10, "rare", "common"),
+        "everyone": np.full(400, "all"),
+    }
+    result = subgroups(labels, scores, groups, columns, draws=200, seed=0)
     assert set(result["sex"]) == {"female", "male"}
     assert set(result["site"]) == {"common"}  # five groups are fewer than ten
     rows = sex == "female"
-    expected = evaluate(labels[rows], scores[rows], groups[rows], draws=200, seed=0).overall
-    assert result["sex"]["female"] == {m: expected[m] for m in ("auroc", "mcr", "accuracy")}
-    assert result["sex"]["female"]["auroc"].n == rows.sum()
+    alone = evaluate(labels[rows], scores[rows], groups[rows], draws=200, seed=0).overall
+    found = result["sex"]["female"]
+    assert {name: found.overall[name].value for name in alone} == {
+        name: estimate.value for name, estimate in alone.items()
+    }
+    assert (found.overall["auroc"].n, found.groups) == (rows.sum(), 90)
+    # One resample for all: what holds everyone has the draws of the whole test.
+    whole = evaluate(labels, scores, groups, draws=200, seed=0)
+    assert (result["everyone"]["all"].draws["auroc"] == whole.draws["auroc"]).all()
 
 
 def test_subgroups_lacking_a_class_do_not_warn():
@@ -410,14 +420,18 @@ def test_subgroups_lacking_a_class_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         result = subgroups(labels, scores, np.arange(100), {"x": column}, draws=20, seed=0)
-    assert 0.5 < result["x"]["other"]["auroc"].value <= 1
-    assert math.isnan(result["x"]["sick"]["auroc"].value)
+    assert 0.5 < result["x"]["other"].overall["auroc"].value <= 1
+    assert math.isnan(result["x"]["sick"].overall["auroc"].value)
 
 
-def test_age_bands():
-    ages = [0, 29.9, 30, 44, 45, "59", 60, 74.5, 75, 300, None, "", "unknown", np.nan, -1]
-    assert age_band(ages).tolist() == [
-        *("<30", "<30", "30-44", "30-44", "45-59", "45-59", "60-74", "60-74", "75+", "75+"),
-        *[""] * 5,
-    ]
-    assert age_band([]).tolist() == []
+def test_a_draw_without_any_of_a_subgroup_says_nothing():
+    labels, scores = simulated(300, 2)
+    column = np.where(np.arange(300) < 2, "few", "most")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = subgroups(
+            labels, scores, np.arange(300), {"x": column}, draws=100, seed=0, minimum=2
+        )
+    accuracy = result["x"]["few"].draws["accuracy"]
+    assert 0 < np.isnan(accuracy).sum() < 100
+    assert not np.isnan(result["x"]["most"].draws["accuracy"]).any()

@@ -80,6 +80,9 @@ def compare(
     source: options.Sources = None,
     fusion: options.Fusions = None,
     protocol: options.Protocols = None,
+    subgroups: Annotated[
+        bool, typer.Option("--subgroups", help="Also by value of the columns they were judged by.")
+    ] = False,
     format: options.Format = "table",
     store: options.Store = "store",
 ) -> None:
@@ -88,7 +91,7 @@ def compare(
 
     text = pairs.show(
         store, first, second, by=by, targets=target or (), sources=source or (),
-        fusions=fusion or (), protocols=protocol or (), format=format,
+        fusions=fusion or (), protocols=protocol or (), subgroups=subgroups, format=format,
     )  # fmt: skip
     sys.stdout.write(text)
 

@@ -97,6 +97,9 @@ def run(
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Every choice of the columns, as an ablation.")
     ] = False,
+    subgroup: Annotated[
+        list[str] | None, typer.Option(help="Column to judge tests by as well; trains nothing.")
+    ] = None,
     name: Name = None,
     metadata: Metadata = None,
     label: Label = None,

@@ -5,8 +5,7 @@ highest, the lowest index on ties. A binary task may hand in (n,) probabilities 
 """
 
 import warnings
-from bisect import bisect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict
 
@@ -122,7 +121,8 @@ def evaluate(
     Intervals are NaN with fewer than two groups: one patient says nothing about the next.
     Calibration (ece, brier, log_loss) is NaN unless the scores are probabilities.
     """
-    evaluation = _evaluate(*_checked(labels, scores), groups, draws, seed)
+    y, p = _checked(labels, scores)
+    evaluation = _evaluate(y, p, groups, draws, seed, [np.arange(len(y))])[0]
     _warn_undefined(evaluation.table)
     return evaluation
 
@@ -136,38 +136,27 @@ def subgroups(
     draws: int = 2000,
     seed: int,
     minimum: int = 10,
-) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """AUROC, mean class recall and accuracy for each value of each column of texts (n,).
+) -> dict[str, dict[str, Evaluation]]:
+    """The metrics of each value of each column of texts (n,), all from one resample of the groups.
 
     Values with fewer than `minimum` groups, and the empty text (missing), are left out; classes
-    that a subgroup lacks are left out of its means without a warning.
+    that a subgroup lacks are left out of its means without a warning. The draws of a value belong
+    together with those of the others, and with those of `evaluate` with the same seed.
     """
     y, p = _checked(labels, scores)
     names = _one_per_sample(groups, len(y), "groups")
-    result: dict[str, dict[str, dict[str, Estimate]]] = {}
+    parts: dict[tuple[str, str], Rows] = {}
     for column, texts in columns.items():
         values = _one_per_sample(texts, len(y), f"values of {column}").astype(str)
-        result[column] = {}
         for value in np.unique(values[values != ""]).tolist():
-            rows = values == value
+            rows = np.flatnonzero(values == value)
             if len(np.unique(names[rows])) >= minimum:
-                part = _evaluate(y[rows], p[rows], names[rows], draws, seed).overall
-                result[column][value] = {m: part[m] for m in ("auroc", "mcr", "accuracy")}
+                parts[column, value] = rows
+    found = zip(parts, _evaluate(y, p, names, draws, seed, list(parts.values())), strict=True)
+    result: dict[str, dict[str, Evaluation]] = {column: {} for column in columns}
+    for (column, value), evaluation in found:
+        result[column][value] = evaluation
     return result
-
-
-def age_band(values: Iterable[Any]) -> NDArray[np.str_]:
-    """Ages in years as `<30`, `30-44`, `45-59`, `60-74` or `75+`; what is no age is empty."""
-
-    def band(value: Any) -> str:
-        try:
-            age = float(value)
-        except (TypeError, ValueError):
-            return ""
-        bands = ("<30", "30-44", "45-59", "60-74", "75+")
-        return bands[bisect((30, 45, 60, 75), age)] if age >= 0 else ""
-
-    return np.array([band(value) for value in values], dtype=str)
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Rows, Array]:
@@ -234,13 +223,29 @@ def _summary(column: Array) -> Macro:
     return {"mean": float(mean_of(column)), "std": std, "n_defined": known.size}
 
 
-def _evaluate(labels: Rows, scores: Array, groups: ArrayLike, draws: int, seed: int) -> Evaluation:
+def _evaluate(
+    labels: Rows, scores: Array, groups: ArrayLike, draws: int, seed: int, parts: Sequence[Rows]
+) -> list[Evaluation]:
+    """Each part's metrics; groups of all rows are drawn, once for all parts."""
     names = _one_per_sample(groups, len(labels), "groups")
     distinct, codes = np.unique(names, return_inverse=True)
-    count = len(distinct)
+    chunks: list[list[dict]] = [[] for _ in parts]
+    for weights in _bootstrap(codes, len(distinct), draws, seed):
+        for found, rows in zip(chunks, parts, strict=True):
+            with np.errstate(divide="ignore", invalid="ignore"):  # a draw without any of the part
+                found.append(metrics_of(labels[rows], scores[rows], weights[rows]))
+    return [
+        _evaluation(labels[rows], scores[rows], len(np.unique(codes[rows])), found, draws)
+        for rows, found in zip(parts, chunks, strict=True)
+    ]
+
+
+def _evaluation(
+    labels: Rows, scores: Array, groups: int, chunks: list[dict], draws: int
+) -> Evaluation:
     point = metrics_of(labels, scores, np.ones((len(labels), 1)))
-    chunks = [metrics_of(labels, scores, w) for w in _bootstrap(codes, count, draws, seed)]
-    chunks = chunks or [dict.fromkeys(point, np.full(draws, np.nan))]
+    if groups < 2 or not chunks:  # nothing can be said of another patient
+        chunks = [dict.fromkeys(point, np.full(draws, np.nan))]
     drawn = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in point}
     sizes = [*np.bincount(labels, minlength=scores.shape[1]).tolist(), len(labels)]  # ALL: last
     estimates = {
@@ -252,7 +257,7 @@ def _evaluate(labels: Rows, scores: Array, groups: ArrayLike, draws: int, seed: 
         for which in (ALL, *range(scores.shape[1]))
     )
     kept = {name: values for (name, c), values in drawn.items() if c == ALL}
-    return Evaluation(overall, per_class, kept, _table(labels, scores), len(labels), count)
+    return Evaluation(overall, per_class, kept, _table(labels, scores), len(labels), groups)
 
 
 def _bootstrap(codes: Rows, count: int, draws: int, seed: int) -> Iterator[NDArray[np.float32]]:

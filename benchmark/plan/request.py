@@ -35,7 +35,7 @@ LISTS = (
 )  # fmt: skip
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
 OWN = ("name", "metadata", "label", "group", "image")  # of a folder of the user's own
-SINGLE = ("column", "allow-column", "type", "subsets")  # one value for the whole plan
+SINGLE = ("column", "allow-column", "type", "subsets", "subgroup")  # one value for the whole plan
 #: What `part.field` can change; of an arm and of a method these are the options.
 PARTS = ("recipe", "pretrain", "fusion", "data")
 OPTIONS = ("fusion", "distance")
@@ -173,6 +173,7 @@ class Request(Asked):
         default_factory=dict
     )  # over what is inferred
     allow: Texts = ()  # columns to use although they tell the label
+    subgroups: Texts = ()  # further columns to judge the tests by; in no key
     subsets: bool = False  # every choice of the columns, as an ablation
     recipe: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)  # how the target draws its images

@@ -11,7 +11,7 @@ from benchmark import images, registry
 from benchmark.data import leaks, prepare
 from benchmark.engine import local
 from benchmark.errors import BenchError, did_you_mean, unreadable
-from benchmark.plan import plan
+from benchmark.plan import plan, subgroups
 from benchmark.plan.pace import Foresight
 from benchmark.plan.progress import Progress, duration, say, show, title
 from benchmark.plan.request import Asked
@@ -98,6 +98,7 @@ def run(
     for cell, failure in broken:
         store.fail(cell, failure)
     if not cells:
+        subgroups.add(asked, made, runtime)
         _say_failures(broken)
         return 2 if _say_failed_before(made) or broken else 0
     if runtime.device.startswith("cuda") and executor.name == "local" and not local.visible_gpus():
@@ -107,6 +108,8 @@ def run(
     if not made.of("done"):
         _say_estimate(made, store, foresight)
     cells, unprepared = _prepare(cells, runtime, store)
+    if cells:
+        subgroups.check(asked, made, runtime)
     began = time.monotonic()
     if mirror is not None and cells:
         mirror.begin()
@@ -122,6 +125,7 @@ def run(
         left = len(cells) - progress.finished
         say(f"Stopped. {left} cells are left; go on with the same command:\n  {command}")
         return 130
+    subgroups.add(asked, made, runtime)
     failures = [*broken, *unprepared, *progress.failures]
     took = duration(time.monotonic() - began)
     say(f"{progress.finished - len(progress.failures)} cells done in {took}.")

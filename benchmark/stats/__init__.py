@@ -21,7 +21,7 @@ from benchmark.stats.estimates import (
     paired_bootstrap,
     wilcoxon,
 )
-from benchmark.stats.ranks import simultaneous_ranks
+from benchmark.stats.ranks import Extremes, extremes, simultaneous_ranks
 
 __all__ = [
     "SOURCES",
@@ -29,11 +29,13 @@ __all__ = [
     "Comparison",
     "Correlation",
     "Estimate",
+    "Extremes",
     "Pairs",
     "ceiling",
     "clustered",
     "correlate",
     "defined",
+    "extremes",
     "holm",
     "interval",
     "normal_p",

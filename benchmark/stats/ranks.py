@@ -1,6 +1,7 @@
 """Which row of a board comes before which, as far as its draws can tell."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,3 +50,43 @@ def _beats(values: Array, draws: Array, alpha: float) -> NDArray[np.bool_]:
         largest = np.fmax(largest, far.max(axis=0, initial=0.0))
     leads -= leads.T
     return leads > np.quantile(largest, 1 - alpha)
+
+
+class Extremes(NamedTuple):
+    """Which number is the lowest, its bounds, the spread of them all, and its bounds."""
+
+    lowest: int
+    bounds: tuple[float, float]
+    spread: float
+    spread_bounds: tuple[float, float]
+
+
+def extremes(values: ArrayLike, draws: Sequence[ArrayLike], *, alpha: float = 0.05) -> Extremes:
+    """The lowest of some numbers and how far the highest is above it, with intervals that hold.
+
+    The lowest of several estimates is too low, and their spread too wide, for having been chosen:
+    so the intervals are made of bounds that hold for all numbers, and for all their pairs, at once
+    (bootstrap maxima). That of the spread begins at 0 where no two can be told apart.
+    """
+    numbers, drawn = np.asarray(values, dtype=float), np.array(draws, dtype=float)
+    first, second = np.triu_indices(len(numbers), 1)
+    alone = _reach(drawn, alpha)
+    pairs = _reach(drawn[first] - drawn[second], alpha)
+    apart = np.abs(numbers[first] - numbers[second])
+    low, high = (numbers - alone).min(), (numbers + alone).min()
+    closest = max(0.0, float((apart - pairs).max()))
+    return Extremes(
+        int(numbers.argmin()),
+        (float(low), float(high)),
+        float(np.ptp(numbers)),
+        (closest, float((apart + pairs).max())),
+    )
+
+
+def _reach(draws: Array, alpha: float) -> Array:
+    """Half the width of each row's interval (rows,), such that all hold at once."""
+    error = np.nanstd(draws, axis=1, ddof=1)
+    middle = np.nanmean(draws, axis=1, keepdims=True)
+    sure = np.where(error > 1e-12, error, 1.0)[:, None]
+    largest = np.nanmax(np.abs(draws - middle) / sure, axis=0)
+    return np.quantile(largest, 1 - alpha) * error

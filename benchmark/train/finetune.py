@@ -17,9 +17,9 @@ from benchmark.api import Fusion, Source
 from benchmark.data import prepare, split
 from benchmark.errors import BenchError
 from benchmark.files import cached_folder, write
-from benchmark.metadata import OneHotEncoder, OrdinalEncoder, words
+from benchmark.metadata import OneHotEncoder, OrdinalEncoder
 from benchmark.spec import Outcome, RunSpec, canonical, seed_of
-from benchmark.train import features, heads, loop, weights
+from benchmark.train import features, heads, loop, subgroups, weights
 from benchmark.train.context import Work, bootstrap_seed, facts_of
 
 #: A run keeps the fitted map of its record: the encoder, and mean and deviation of its columns.
@@ -281,12 +281,11 @@ def _judge(work: Work, fold: Fold, answer: Answer, facts: dict) -> Outcome:
     draws = work.runtime.draws
     with work.timed("bootstrap"):
         found = metrics.evaluate(labels, answer.scores, groups, draws=draws, seed=seed)
-        columns = {}
-        for name in getattr(fold.target.card, "subgroups", ()):
-            if name in prepared.metadata:
-                values = prepared.metadata[name][test]
-                columns[name] = metrics.age_band(values) if "age" in words(name) else values
-        by_group = metrics.subgroups(labels, answer.scores, groups, columns, draws=draws, seed=seed)
+        columns, doubts = subgroups.of_card(prepared, fold.target)
+        tested = subgroups.Tested(test, answer.scores, seed)
+        apart = subgroups.measure(prepared, tested, columns, spec.headline, draws)
+    work.warnings.extend(doubts)
+    subgroups.keep(work.store, work.cell, apart.draws)
     work.store.save_predictions(
         work.cell,
         labels=labels,
@@ -298,7 +297,8 @@ def _judge(work: Work, fold: Fold, answer: Answer, facts: dict) -> Outcome:
         metrics=found.overall,
         per_class=found.per_class,
         over_classes=found.over_classes(),
-        subgroups=by_group,
+        subgroups=apart.numbers,
+        subgroup_sizes=apart.sizes,
         classes=prepared.classes,
         chosen=answer.chosen,
         history=answer.history,

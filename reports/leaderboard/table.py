@@ -12,7 +12,7 @@ from benchmark.index import Asked, Summary
 from benchmark.spec import RANDOM, RunSpec
 from benchmark.store import Store
 from reports import own, render
-from reports.leaderboard import board
+from reports.leaderboard import board, subgroups
 from reports.leaderboard.arms import Place, Run, place_of
 from reports.leaderboard.board import UNKNOWN, Baseline, Board, Row
 from reports.render import Column, told
@@ -117,7 +117,7 @@ def show(store: Store, *, format: str = "table", **filters: Any) -> str:
     render.check(format)
     found = each(store, **filters)
     if format == "json":
-        return render.javascript([_board(made) for made in found])
+        return render.javascript([_board(store, made) for made in found])
     found = list(found)
     units = " or ".join(sorted({made.units for made in found}))
     return render.write(format, map(_table, found), FOOTER.format(units=units))
@@ -270,18 +270,18 @@ def _columns(made: Board) -> Iterator[Column]:
     yield told("why_no_rank", lambda row: "; ".join(row.why))
 
 
-def _board(made: Board) -> dict[str, Any]:
+def _board(store: Store, made: Board) -> dict[str, Any]:
     return {
         **_plain(made, "target protocol partition train_size headline"),
         "higher_is_better": board.higher_is_better(made.headline),
         **_plain(made, "leaky siblings overlaps versions"),
         "split": made.split.model_dump(mode="json"),
         **_plain(made, "digest seeds columns"),
-        "rows": [_row(row) for row in made.rows],
+        "rows": [_row(store, row) for row in made.rows],
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(store: Store, row: Row) -> dict[str, Any]:
     who = row.identity
     return {
         "rank": row.rank,
@@ -296,6 +296,7 @@ def _row(row: Row) -> dict[str, Any]:
         "sd_over_folds": row.over_folds,
         "sd_over_classes": row.over_classes,
         **_plain(row, "classes per_class"),
+        "subgroups": subgroups.plain(subgroups.of(store, row.runs)),
         "cells": {"done": row.done, "expected": row.expected},
         "seconds": round(row.seconds, 3),
         "seconds_features": round(row.extraction, 3),
