@@ -30,7 +30,7 @@ from benchmark.data.download import File, locate
 from benchmark.data.leaks import Look
 from benchmark.data.matching import check_pairs
 from benchmark.data.tables import class_folders, column_types, read_table
-from benchmark.errors import BenchError, DataMissing, private
+from benchmark.errors import BenchError, DataMissing, did_you_mean, private
 from benchmark.metadata import FORBIDDEN, WARN, is_missing
 from benchmark.spec import Augment, Input, Recipe, Scalar, Size
 from benchmark.train import archs
@@ -57,6 +57,7 @@ __all__ = [
     "Input",
     "Look",
     "Measured",
+    "Ready",
     "Recipe",
     "Record",
     "Sample",
@@ -71,6 +72,7 @@ __all__ = [
     "class_folders",
     "column_types",
     "dicom",
+    "did_you_mean",
     "digests",
     "ecg",
     "images",
@@ -201,6 +203,10 @@ class Source(Component):
     def need_fetched(self, arch: str) -> None:
         """Refuse, before a run without a connection, weights that are not on this machine."""
 
+    def network(self, arch: str) -> str:
+        """The network whose weights it gives, where `arch` was asked for; some bring their own."""
+        return arch
+
     def pretrained(self, arch: str) -> "dict[str, torch.Tensor] | None":
         """Weights made by others, where this source is such; None trains on the records."""
         return None
@@ -209,6 +215,20 @@ class Source(Component):
     def fake(cls, root: Path, seed: int) -> None:
         """Write a miniature of the set in its own on-disk format."""
         raise NotImplementedError
+
+
+class Ready(Source):
+    """Weights that others made, without the images they come from."""
+
+    def records(self, root: Path) -> Iterator[Sample]:
+        raise BenchError(
+            f"{self.card.title} is a file of weights here and has no images.",
+            "Take a source with images for this.",
+        )
+
+    @classmethod
+    def fake(cls, root: Path, seed: int) -> None:
+        """Nothing to write: there are no images."""
 
 
 class Target(Source):

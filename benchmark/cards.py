@@ -66,6 +66,8 @@ class SourceCard(Card):
     experts: Experts | None = None
     pretrain: Recipe = field(default_factory=Recipe)
     given: bool = False  # its weights are made by others: no recipe of ours is in their key
+    mean: tuple[float, ...] = ()  # that its weights were made with, if not the network's usual
+    std: tuple[float, ...] = ()
     folders: tuple[str, ...] = ()  # names its folder may have below the data folder
     files: tuple[File, ...] = ()  # open downloads
     steps: str = ""  # how to get it where it lies behind an account

@@ -77,15 +77,15 @@ class ImageNet(Source):
     def need_fetched(self, arch: str) -> None:
         """Public weights lie in the caches of the libraries that fetch them."""
         if self.card.given:
-            from benchmark.train.network import need_fetched
+            from benchmark.train.public import need_imagenet
 
-            need_fetched(arch)
+            need_imagenet(arch)
 
     def pretrained(self, arch: str) -> "dict[str, torch.Tensor] | None":
         """Public weights of an architecture, head included; None trains on the records."""
         if not self.card.given:
             return None
-        from benchmark.train.network import imagenet_weights
+        from benchmark.train.public import imagenet_weights
 
         return imagenet_weights(arch)
 

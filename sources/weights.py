@@ -1,14 +1,12 @@
 """Weights of your own, added by `bench weights add` and used as weights:NAME."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn
 
-from benchmark.api import BenchError, Input, Sample, Source, SourceCard
+from benchmark.api import BenchError, Input, Ready, SourceCard
 
 
-class Weights(Source):
+class Weights(Ready):
     """A file of weights without images: it can be fine-tuned, but not trained on or measured."""
 
     variants = ("*",)
@@ -25,13 +23,7 @@ class Weights(Source):
     def __init__(self, variant: str = "", given: Input | None = None) -> None:
         super().__init__(variant, given)
         if variant:
-            self.card = replace(self.card, title=f"Weights of your own: {variant}")
-
-    def records(self, root: Path) -> Iterator[Sample]:
-        raise BenchError(
-            f"weights:{self.variant} is a file of weights and has no images.",
-            "Take a source with images for this.",
-        )
+            self.card = replace(self.card, title=f"weights:{variant}")
 
     def need_added(self, arch: str) -> NoReturn:
         """They were put into the store by hand, or they are not there."""
@@ -42,7 +34,3 @@ class Weights(Source):
         )
 
     pretrained = need_added
-
-    @classmethod
-    def fake(cls, root: Path, seed: int) -> None:
-        """Nothing to write: there are no images."""

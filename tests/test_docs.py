@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,17 @@ def test_the_components_of_the_page_keep_the_contract(tmp_path: Path, first: str
     assert list(contract.check(str(path)))[-1] == f"{kind} '{first.lower()}' keeps the contract"
 
 
-NAMES = ("extending", "store", "own-data", "papers", "mlflow", "security", "grids", "clusters")
+NAMES = (
+    "extending",
+    "store",
+    "weights",
+    "own-data",
+    "papers",
+    "mlflow",
+    "security",
+    "grids",
+    "clusters",
+)
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 
 
@@ -87,6 +96,7 @@ def commands(page: str) -> list[list[str]]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages speak of, in miniature."""
     import timm
+    import torch
     from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("reader")
@@ -96,7 +106,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root.mkdir(parents=True)
         component.fake(root, 0)
     save_file(timm.create_model("resnet18").state_dict(), folder / "weights.safetensors")
-    shutil.copy(folder / "weights.safetensors", folder / "radimagenet.safetensors")
+    torch.save(timm.create_model("resnet18").state_dict(), folder / "resnet50_torch.pt")
     own = registry.load("target", "folder:x", given=Input(path=folder / "my-images"))
     own.fake(folder / "my-images", 0)
     table = (folder / "my-images" / "table.csv").rename(folder / "my.csv")

@@ -26,7 +26,7 @@ from benchmark.spec import (
     Runtime,
 )
 from benchmark.store import Store
-from benchmark.train import archs, network
+from benchmark.train import archs, network, public
 
 
 def finish(runtime: Runtime, planned: plan.Planned, **changes) -> None:
@@ -343,8 +343,8 @@ def test_imagenet_is_not_a_name_for_other_data(runtime, request_tiny, arch: str)
 
 def test_an_untagged_network_has_weights_of_imagenet_alone():
     archs.need_imagenet("vit_base_patch16_224")
-    assert network._tagged("vit_base_patch16_224") == "vit_base_patch16_224.augreg_in1k"
-    assert network._tagged("resnet50") == "resnet50.tv_in1k"
+    assert public.tagged("vit_base_patch16_224") == "vit_base_patch16_224.augreg_in1k"
+    assert public.tagged("resnet50") == "resnet50.tv_in1k"
 
 
 def test_a_fusion_without_metadata_is_skipped_with_the_reason(runtime, request_tiny):
@@ -396,7 +396,7 @@ def test_all_of_a_method_on_cards_is_every_set_listed(runtime):
     specs = [p.cell.spec for p in plan.make(asked, runtime).cells]
     sources = {spec.source for spec in specs if isinstance(spec, DistanceSpec)}
     listed = {*registry.names("source"), *registry.names("target")}
-    assert sources == listed - {"folder", "weights", "patterns", "demo"}
+    assert sources == listed - {"folder", "weights", "timm", "hub", "patterns", "demo"}
     asked = asked.model_copy(update={"methods": ("rivals:frechet",)})
     specs = [p.cell.spec for p in plan.make(asked, runtime).cells]
     assert {s.source for s in specs if isinstance(s, DistanceSpec)} == {"demo", "patterns"}

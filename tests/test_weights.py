@@ -230,7 +230,7 @@ def test_public_weights_that_were_never_fetched_are_told_before_the_run(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     request = request_tiny(sources=("imagenet",), archs=("resnet50",), folds=(0,))
-    with pytest.raises(DataMissing, match="ImageNet weights of resnet50 are not on this machine"):
+    with pytest.raises(DataMissing, match=r"public weights of resnet50\.tv_in1k are not"):
         running.run(request, runtime, dry=True)
     assert not list(Store(runtime.store).keys("pretrain"))
     folder = tmp_path / "torch" / "hub" / "checkpoints"

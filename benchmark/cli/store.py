@@ -114,24 +114,46 @@ def weights_list(store: options.Store = "store") -> None:
 @weights_app.command("add")
 def weights_add(
     file: Path,
-    name: Annotated[str, typer.Option(help="imagenet, or a name of your own.")],
+    name: Annotated[str, typer.Option(help="imagenet, radimagenet, or a name of your own.")],
     arch: Annotated[str, typer.Option()] = "resnet50",
     license: Annotated[str, typer.Option()] = "",
     note: Annotated[str, typer.Option()] = "",
+    mean: Annotated[str, typer.Option(help="Of pixels from 0 to 1: 0.485,0.456,0.406.")] = "",
+    std: Annotated[str, typer.Option(help="Their deviation: 0.229,0.224,0.225.")] = "",
+    size: Annotated[int, typer.Option(help="Pixels of the images it was made with.", min=0)] = 0,
+    images: Annotated[int, typer.Option(help="How many images it was made with.", min=0)] = 0,
+    origin: Annotated[str, typer.Option(help="natural, medical or synthetic images.")] = "",
     store: options.Store = "store",
 ) -> None:
-    """Take a file of weights: `--name imagenet` serves `--source imagenet`, another name serves
-    `--source weights:NAME`."""
+    """Take a file of weights, by whatever layout: `--name imagenet` serves `--source imagenet`,
+    another name serves `--source weights:NAME`."""
+    from benchmark.files import read_json
+    from benchmark.store import CARD
     from benchmark.train import weights
 
-    source = name if name == "imagenet" else f"weights:{name}"
+    if origin not in ("", "natural", "medical", "synthetic"):
+        raise BenchError(f"No origin named '{origin}'.", "Say natural, medical or synthetic.")
+    source = name if name in ("imagenet", "radimagenet") else f"weights:{name}"
     store.prepare()
-    made = weights.add(store, source, arch, file, license=license, note=note)
-    digest = weights.sha256(store.of(made))[:8]
+    made = weights.add(
+        store, source, arch, file, mean=_numbers(mean), std=_numbers(std),
+        license=license, note=note, size=size, images=images, kind=origin,
+    )  # fmt: skip
+    card = read_json(store.of(made) / CARD)
+    left = card["left"]
+    beside = f"; left out: {', '.join(left[:3])}" + f" and {len(left) - 3} more" * (len(left) > 3)
     sys.stderr.write(
+        f"Recognised all of {arch}, {card['named']}{beside if left else ''}.\n"
         f"Added. Use it with --source {source} --arch {arch}; where another file takes the name, "
-        f"with --source {source}@{digest}.\n"
+        f"with --source {source}@{card['sha256'][:8]}.\n"
     )
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise BenchError(f"'{text}' is not a list of numbers.", "Write 0.5,0.5,0.5.") from error
 
 
 @weights_app.command("export")

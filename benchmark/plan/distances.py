@@ -5,7 +5,7 @@ from contextlib import suppress
 from itertools import product
 
 from benchmark import registry
-from benchmark.api import Distance, SourceCard
+from benchmark.api import Distance, Ready, SourceCard
 from benchmark.data.download import find_root
 from benchmark.errors import BenchError
 from benchmark.plan.parts import (
@@ -22,7 +22,7 @@ from benchmark.spec import CORE_VERSION, Cell, DistanceSpec, Runtime
 from benchmark.train import archs
 
 
-def every(kind: str, needs: set[str], runtime: Runtime) -> list[str]:
+def every(kind: str, needs: set[str], arch: str, runtime: Runtime) -> list[str]:
     """The listed sets that methods with these needs can use on this machine.
 
     Synthetic ones are among them only where there is no other.
@@ -35,7 +35,12 @@ def every(kind: str, needs: set[str], runtime: Runtime) -> list[str]:
             trained_on = "weights" in needs and kind == "source" and not one.card.given
             if one.variants[:1] == ("*",):  # a user's own, which has to be named
                 continue
-            if looked_at or trained_on:
+            if isinstance(one, Ready):  # weights without images, perhaps not added
+                if looked_at:
+                    continue
+                if "weights" in needs:
+                    known(name, arch, runtime)
+            elif looked_at or trained_on:
                 find_root(one, runtime.data, offline=True)
             found.append((name, one.card))
     if not found:
@@ -55,7 +60,7 @@ def cells(
     sides = {"source": list(request.sources), "target": list(request.targets)}
     for kind, names in sides.items():
         if "all" in names:
-            sides[kind] = every(kind, needs, runtime)
+            sides[kind] = every(kind, needs, request.arch, runtime)
             notes.append(f"All {kind}s: {', '.join(sides[kind])}.")
     for name, source, target, seed, pretrain_seed in product(
         request.methods,
@@ -75,10 +80,14 @@ def cells(
         own, cards_only = method.card.needs == "weights", method.card.needs == "card"
         named, weights, made = source, None if own or cards_only else request.key or None, 0
         if own:
-            named, versions["source"] = known(source, request.arch, runtime)
+            arch = load("source", source, runtime).network(request.arch)
+            named, versions["source"] = known(source, arch, runtime)
         looks = source if own else "none" if cards_only else request.probe
+        arch = "none" if cards_only else request.arch
+        if looks != "none":
+            arch = load("source", looks, runtime).network(arch)
         if weights is None and looks != "none":
-            first = pretrain_cell(looks, request.arch, pretrain_seed, request.pretrain, runtime)
+            first = pretrain_cell(looks, arch, pretrain_seed, request.pretrain, runtime)
             weights, made = first.key, first.spec.seed
             if not why:
                 yield first, ""
@@ -86,7 +95,7 @@ def cells(
             source=named,
             target=target,
             method=name,
-            arch="none" if cards_only else request.arch,
+            arch=arch,
             seed=0 if cards_only else seed,
             pretrain_seed=made,
             size=DistanceSpec.model_fields["size"].default if cards_only else request.size,

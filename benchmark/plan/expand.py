@@ -16,6 +16,8 @@ from benchmark.plan.request import MODES, Request
 from benchmark.spec import CORE_VERSION, Cell, Mode, Protocol, Recipe, RunSpec, Runtime, canonical
 from benchmark.train import archs
 
+#: An arm on the record alone: no network, no source.
+BARE: tuple[str, Mode, str] = "none", "frozen", "none"
 #: Columns whose every subset is run at most: 63 arms.
 MOST_COLUMNS = 6
 
@@ -110,7 +112,7 @@ def _cells(
     skip = f"{target} has no metadata" if arm.card.record and not columns else ""
     # An arm on the record alone has no source and no network: it is planned once.
     image = arm.card.image
-    modes: list[Mode] = [m for m in MODES if m in request.modes] if image else ["frozen"]
+    modes: list[Mode] = [m for m in MODES if m in request.modes]
     folds = request.folds or range(protocol.split.folds)
     for fold in folds:
         if not 0 <= fold < protocol.split.folds:
@@ -118,9 +120,7 @@ def _cells(
                 f"The protocol {name} has no fold {fold}.",
                 f"Its folds are 0 to {protocol.split.folds - 1}.",
             )
-    for arch, mode, source in product(
-        request.archs if image else ("none",), modes, request.sources if image else ("none",)
-    ):
+    for arch, mode, source in _networks(request, modes, runtime) if image else [BARE]:
         one = _Arm(*versioned, columns, name, fusion, arch, mode, source)
         why = broken or skip or (arm.refuses(arch, mode) if image else "")
         if not why and source != "none":
@@ -136,6 +136,17 @@ def _cells(
         for drawn in product(request.partitions, request.train_sizes, request.seeds, made, folds):
             one_cell = _Drawn(*drawn)
             yield from _chain(request, runtime, one, one_cell, made[one_cell.pretrain_seed], why)
+
+
+def _networks(
+    request: Request, modes: list[Mode], runtime: Runtime
+) -> Iterator[tuple[str, Mode, str]]:
+    """Network, mode and source; a source that names its network is looked at with that alone."""
+    found = {}
+    for arch, mode, source in product(request.archs, modes, request.sources):
+        own = load("source", source, runtime).network(arch) if source != "none" else arch
+        found[own, mode, source] = None
+    yield from found
 
 
 def _chain(

@@ -60,6 +60,8 @@ class Named(NamedTuple):
 
 def resolve(kind: str, text: str, own: Input | None = None) -> Named:
     """`./mine.py:x` is `mine:x`, `./my-images` is `folder:my-images`, read as `own` says."""
+    if text.startswith("hub:"):  # its name has a slash and is no path
+        return Named(text)
     bare = text.removeprefix("folder:")
     path = Path(bare).expanduser()
     file, ending, variant = text.partition(".py")

@@ -38,7 +38,7 @@ MORE = re.compile(r"(alexnet|vgg|convnext|mobilenetv3|vit|deit|beit|eva)\w*")
 def known(arch: str) -> str:
     """The name that timm or torchvision have for it, or a sentence that it is unknown."""
     name = PAPER_NAMES.get(arch.lower(), arch)
-    if name in _names() or _asked(name):
+    if name.startswith("hub:") or name in _names() or _asked(name):
         return name
     names = sorted({*PAPER_NAMES, *(n for n in _names() if "." not in n or "." in arch)})
     close = difflib.get_close_matches(arch, names, n=3)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import timm
@@ -11,14 +10,8 @@ import torchvision
 from timm.models.resnet import ResNet
 from torch import nn
 
-from benchmark.errors import BenchError, DataMissing
-from benchmark.train import archs
-
-#: What a classifier is called in the weights of one library or another; a backbone has none.
-CLASSIFIERS = (
-    "AuxLogits.", "aux1.", "aux2.", "classif.", "classifier.", "fc.", "head.", "head_dist.",
-    "heads.", "last_linear.",
-)  # fmt: skip
+from benchmark.errors import BenchError
+from benchmark.train import archs, layouts, public
 
 
 class Backbone(nn.Module):
@@ -33,10 +26,35 @@ class Backbone(nn.Module):
         self.flattens = bool(trunk) and isinstance(self.net.classifier, nn.Sequential)
         config = _config(self.net, arch)
         self.size: int = config["size"]  # of the images it was made for
-        self.mean: tuple[float, ...] = config["mean"]  # of `benchmark.augment.normalise`
-        self.std: tuple[float, ...] = config["std"]
+        self.usual: tuple[tuple[float, ...], ...] = config["mean"], config["std"]
         self.layout = getattr(net, "output_fmt", "NCHW")
         self.map_channels, self.channels, self.maps_commute = self._measure()
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of `benchmark.augment.normalise`: what its weights say, or else its library."""
+        return self._input(layouts.MEAN, self.usual[0])
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of `benchmark.augment.normalise`, too."""
+        return self._input(layouts.STD, self.usual[1])
+
+    def _input(self, name: str, usual: tuple[float, ...]) -> tuple[float, ...]:
+        given = getattr(self, name, None)
+        return usual if given is None else tuple(given.tolist())
+
+    def take(self, state: Mapping[str, torch.Tensor]) -> None:
+        """How its weights want images, which is kept with them from now on."""
+        for name in (layouts.MEAN, layouts.STD):
+            if name in state:
+                self.register_buffer(name, state[name].clone())
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, torch.Tensor], prefix: str, *args: Any, **more: Any
+    ) -> None:
+        self.take({k.removeprefix(prefix): v for k, v in state_dict.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args, **more)
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """The last maps (N, C, h, w); of a transformer its tokens (N, C, tokens, 1)."""
@@ -138,21 +156,6 @@ def build(
     return backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def imagenet_weights(arch: str) -> dict[str, torch.Tensor]:
-    """Public ImageNet-1k weights, with their classifier where timm has them: scores read it."""
-    archs.need_imagenet(arch)
-    name = _tagged(archs.known(arch))
-    if not timm.is_model(name) or _vgg_of_torchvision(name):
-        return build(arch, pretrained=True).state_dict()
-    if not timm.is_model_pretrained(name):
-        raise BenchError(
-            f"There are no public ImageNet weights of '{arch}'.",
-            "Choose another --arch or add your own with `bench weights add`.",
-        )
-    with _fetching(arch):
-        return timm.create_model(name, pretrained=True).state_dict()
-
-
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw from this seed on the CPU, and leave the global generators as they were."""
@@ -179,69 +182,34 @@ def he_init(module: nn.Module) -> None:
             layer.reset_parameters()
 
 
-def load_backbone(backbone: Backbone, state: Mapping[str, torch.Tensor]) -> None:
-    """Put weights into the backbone: its own, a classifier's, or those of the library it is from.
+def load_backbone(backbone: Backbone, state: Mapping[str, torch.Tensor]) -> layouts.Recognised:
+    """Put weights into the backbone, however their file names them; all of it must fit.
 
-    A classifier among them is left out; anything else must fit, by name and by shape.
+    A classifier among them is left out.
     """
-    own = backbone.net.state_dict()
-    found = _plain(state)
-    found = {k: v for k, v in found.items() if k in own or not k.startswith(CLASSIFIERS)}
-    wrong = [
-        *(f"{k} is missing" for k in own if k not in found and not k.endswith("batches_tracked")),
-        *(f"{k} is unknown" for k in found if k not in own),
-        *(
-            f"{k} is {_shape(found[k])} instead of {_shape(own[k])}"
-            for k in own
-            if k in found and own[k].shape != found[k].shape
-        ),
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise BenchError(
-            f"The weights do not fit {backbone.arch}: {', '.join(wrong[:3])}{more}.",
-            "Take weights of the same network, or name the network they are of (--arch).",
-        )
-    backbone.net.load_state_dict(found, strict=False)
-
-
-def _plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names as the backbone's own library gives them."""
-    if any(name.startswith("backbone.") for name in state):
-        state = {k: v for k, v in state.items() if k.startswith("backbone.")}
-    return {k.removeprefix("backbone.").removeprefix("net."): v for k, v in state.items()}
+    found = layouts.recognise(backbone.arch, backbone.net.state_dict(), state)
+    backbone.net.load_state_dict(found.state, strict=False)
+    backbone.take(found.inputs)
+    return found
 
 
 def _create(arch: str, name: str, *, pretrained: bool) -> Backbone:
-    if timm.is_model(name) and not _vgg_of_torchvision(name):
-        name = _tagged(name)
-        with _fetching(arch):
-            return Backbone(arch, timm.create_model(name, pretrained=pretrained, num_classes=0))
-    return _torchvision(arch, name, pretrained=pretrained)
-
-
-def _tagged(name: str) -> str:
-    """The weights of the first torchvision release, which the papers started from.
-
-    Where there are none: those that timm prefers of the ones made with ImageNet-1k alone.
-    """
-    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    usual = f"{name}.{cfg.tag}" if cfg is not None and cfg.tag else name
-    found = [one for one in timm.list_pretrained(f"{name}.*") if archs.of_imagenet(one)]
-    return next((one for one in (f"{name}.tv_in1k", usual, *found) if one in found), name)
-
-
-def _vgg_of_torchvision(name: str) -> bool:
-    """timm's VGG convolves where the original flattens: the original is torchvision's."""
-    known = torchvision.models.list_models(module=torchvision.models)
-    return name.startswith("vgg") and name in known
+    hub = name.startswith("hub:")
+    if not hub and (not timm.is_model(name) or public.vgg_of_torchvision(name)):
+        return _torchvision(arch, name, pretrained=pretrained)
+    name = public.HUB + name.removeprefix("hub:") if hub else public.tagged(name)
+    with public.fetching(name):
+        # A transformer that can takes images of any size, its positions interpolated.
+        more: dict[str, Any] = {"dynamic_img_size": True} if public.takes_any_size(name) else {}
+        net = timm.create_model(name, pretrained=pretrained, num_classes=0, **more)
+    return Backbone(arch, net)
 
 
 def _torchvision(arch: str, name: str, *, pretrained: bool) -> Backbone:
     """A torchvision network that is a plain chain up to its pooling, its classifier cut off."""
     more = {"aux_logits": False, "init_weights": True} if name == "googlenet" else {}
     weights = "IMAGENET1K_V1" if pretrained else None
-    with _fetching(arch):
+    with public.fetching(arch):
         net: Any = torchvision.models.get_model(name, weights=weights, **more)
     children = dict(net.named_children())
     ends = ("avgpool", "classifier", "fc", "head", "heads")
@@ -262,43 +230,6 @@ def _torchvision(arch: str, name: str, *, pretrained: bool) -> Backbone:
     return Backbone(arch, net, tuple(children)[:first])
 
 
-def need_fetched(arch: str) -> None:
-    """Refuse public weights that neither timm's nor torchvision's downloads have brought here."""
-    from huggingface_hub import try_to_load_from_cache
-
-    name = archs.known(arch)
-    cfg = None
-    if timm.is_model(name) and not _vgg_of_torchvision(name):
-        cfg = timm.get_pretrained_cfg(_tagged(name))
-    repo = cfg.hf_hub_id if cfg is not None else None
-    files = ("model.safetensors", "pytorch_model.bin")
-    if repo and any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
-        return
-    url = str(cfg.url or "") if cfg is not None else ""
-    if cfg is None:
-        url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
-    if (
-        not url
-        or not (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
-    ):
-        raise _not_fetched(arch, "are not on this machine")
-
-
-@contextmanager
-def _fetching(arch: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _not_fetched(arch, f"could not be fetched ({type(error).__name__})") from error
-
-
-def _not_fetched(arch: str, why: str) -> DataMissing:
-    return DataMissing(
-        f"The ImageNet weights of {arch} {why}.",
-        "Connect to the internet once, or add a file with `bench weights add`.",
-    )
-
-
 def _config(net: Any, arch: str) -> dict[str, Any]:
     """Native size and normalisation."""
     known = getattr(net, "pretrained_cfg", None)
@@ -313,7 +244,3 @@ def _config(net: Any, arch: str) -> dict[str, Any]:
     weights = torchvision.models.get_model_weights(arch)
     size = int(weights["IMAGENET1K_V1"].transforms().crop_size[0])
     return {"size": size, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
-
-def _shape(tensor: torch.Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "a number"

@@ -9,8 +9,9 @@ import re
 import shutil
 import uuid
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -19,7 +20,7 @@ from benchmark.errors import BenchError, Damaged
 from benchmark.files import read_json, replacing, unsealed, write_json
 from benchmark.spec import CORE_VERSION, Cell, Frozen, Outcome, PretrainSpec, Recipe, canonical
 from benchmark.store import CARD, FILE, PARTS, Store
-from benchmark.train import archs
+from benchmark.train import archs, layouts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,11 @@ class Card(Frozen):
     digest: str = ""
     metrics: dict[str, float | None] = Field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    named: str = ""  # how its file named the tensors
+    left: tuple[str, ...] = ()  # what else the file held
+    size: int = Field(0, ge=0)  # pixels of the images it was made with
+    images: int = Field(0, ge=0)  # how many they were
+    kind: Literal["", "natural", "medical", "synthetic"] = ""  # what they show
 
 
 def save(folder: Path, state: "dict[str, torch.Tensor]", card: dict[str, Any]) -> None:
@@ -128,13 +134,13 @@ def read(path: Path) -> "dict[str, torch.Tensor]":
     ) as error:  # fmt: skip
         raise BenchError(
             f"{path.name} does not hold plain tensors.",
-            "Give a .safetensors file or a PyTorch state dict without other objects.",
+            "Give a .safetensors file or a PyTorch state dict without other objects. Where you "
+            "trust the file, save its tensors alone: found = torch.load(FILE, weights_only=False), "
+            'then torch.save({"state_dict": found["state_dict"]}, "plain.pt").',
         ) from error
-    for wrapper in ("state_dict", "model"):  # where training scripts commonly put the tensors
-        found = found.get(wrapper, found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+    if not isinstance(found, dict) or not (tensors := layouts.plain(found)):
         raise BenchError(f"{path.name} is not a state dict.", "Save model.state_dict() instead.")
-    return {name.removeprefix("module."): value for name, value in found.items()}
+    return tensors
 
 
 def added(store: Store, source: str, arch: str) -> str:
@@ -159,20 +165,28 @@ def add(
     arch: str,
     path: Path,
     *,
-    license: str = "",
-    note: str = "",
     current: bool = True,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    **facts: Any,
 ) -> Cell:
-    """Put a file into the store as weights of a source, for which it stands from now on."""
+    """Put a file into the store as weights of a source, for which it stands from now on.
+
+    It is kept by the network's own names, with the mean and deviation that images are normalised
+    by; `facts` are what its card says of it.
+    """
     from benchmark.train.network import build, load_backbone
 
     state = read(path)
     _need_finite(state, path.name)
-    load_backbone(build(arch, seed=0), state)  # refuses what does not fit, before writing
-    given = {"source": source, "arch": arch, "from": path.name, "license": license, "note": note}
+    found = load_backbone(build(arch, seed=0), state)  # refuses what does not fit, before writing
+    card = registry.card("source", source)
+    inputs = found.inputs | layouts.inputs(mean or card.mean, std or card.std)
+    given = {"source": source, "arch": arch, "from": path.name, **facts}
+    given |= {"named": found.words, "left": sorted(found.left)}
     temporary = store.root / PARTS["pretrain"] / f"added.tmp-{uuid.uuid4().hex[:8]}"
     try:
-        save(temporary, state, given)
+        save(temporary, {**found.state, **found.classifier, **inputs}, given)
         return _take(store, temporary, current=current)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
