@@ -199,6 +199,13 @@ def leftovers(folder: Path, name: str = "") -> list[Path]:
     return found
 
 
+def tail(path: Path, lines: int = 20) -> str:
+    """The last lines of a log, where there is one that can be read."""
+    with suppress(OSError):
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    return ""
+
+
 def remove(paths: Iterable[Path]) -> None:
     """Delete files and folders."""
     for path in paths:

@@ -1,7 +1,10 @@
 """Builds a store of as many finished cells as wanted, through the store's own functions."""
 
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -39,6 +42,18 @@ def ok(cell: Cell, **facts: Any) -> Outcome:
     """The outcome of a cell that went well, or went as the facts say."""
     told = {"key": cell.key, "spec": cell.spec, "versions": cell.versions, "status": "ok"}
     return Outcome(**{**told, **facts})
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on this machine that says nothing of what it is asked."""
+    handler.log_message = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
 
 
 def run_all(request: "Request", runtime: Runtime) -> list[Outcome]:

@@ -215,6 +215,9 @@ def test_distances_check_their_values(tmp_path: Path):
     words = ("distance", "--source", "dtd", "--target", "isic", "--method", "otdd")
     for more in (["--size", "0"], ["--limit", "-1"], ["--device", "gpu0"], ["--slots", "-1"]):
         refused(bench(*words, *more, "--store", tmp_path), more[0].strip("-"))
+    refused(bench(*words, "--set", "recipe.lr=1", "--store", tmp_path), "cannot be asked", "recipe")
+    for more in (["--metadata", "x.csv"], ["--label", "y"], ["--name", "mine"]):
+        refused(bench(*words, *more, "--store", tmp_path), "a folder of your own", "--target ./")
 
 
 class Closed(io.StringIO):

@@ -6,18 +6,18 @@ import io
 import itertools
 import stat
 import tarfile
-import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stores import served
 
 from benchmark.api import Input, Sample, Source, SourceCard
 from benchmark.data.download import File, fetch, find_root, locate
@@ -72,17 +72,9 @@ def server() -> Iterator[Server]:
             cut = state.cuts.pop(0) if state.cuts else len(body)
             self.wfile.write(body[start : start + cut])
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state = Server(f"http://127.0.0.1:{http.server_port}")
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield state
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with served(Handler) as url:
+        state = Server(url)
+        yield state
 
 
 def md5(body: bytes) -> str:

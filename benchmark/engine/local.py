@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.engine.pending import Queue, shared, without_upstream
-from benchmark.engine.worker import CANNOT_WRITE, encode, stopped
+from benchmark.engine.worker import CANNOT_WRITE, encode, how_ended, stopped
 from benchmark.errors import BenchError, cannot_write
+from benchmark.files import tail
 from benchmark.spec import Cell, Failure, Runtime
 from benchmark.store import Store
 
@@ -153,23 +154,19 @@ class _Slot:
         """Write down the end of a cell whose worker left no outcome."""
         assert self.process is not None and self.errors is not None
         code = _exit_code(self.process)
-        tail = ""
-        with suppress(OSError):  # whoever cleans up may have taken it
-            tail = "\n".join(self.errors.read_text(errors="replace").splitlines()[-20:])
+        said = tail(self.errors)
         self._close()
         if code == CANNOT_WRITE:  # nor, likely, can we
-            what, _, todo = tail.splitlines()[-1].partition("\t") if tail else ("", "", "")
+            what, _, todo = said.splitlines()[-1].partition("\t") if said else ("", "", "")
             raise BenchError(what or "A worker could not write to the store.", todo)
         if timed_out:
             failure = Failure(kind="timeout", message=f"It took over {self.runtime.timeout:g} s.")
         elif self.pending.stopping or stopped(code):
             failure = Failure(kind="interrupted", message="Stopped; the same command goes on.")
         else:
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
             hint = " The kernel's out-of-memory killer sends signal 9." if code == -9 else ""
-            failure = Failure(
-                kind="killed", message=f"The worker died ({how}).{hint}", log_tail=tail
-            )
+            message = f"The worker died ({how_ended(code)}).{hint}"
+            failure = Failure(kind="killed", message=message, log_tail=said)
         return self.pending.store.fail(cell, failure)
 
     def _worker(self) -> subprocess.Popen[str]:

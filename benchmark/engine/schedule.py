@@ -18,9 +18,9 @@ from typing import Any, Protocol
 from benchmark import heartbeat
 from benchmark.engine.local import Listener
 from benchmark.engine.pending import shared, without_upstream
-from benchmark.engine.worker import decode, encode, settled, stamp, stopped
+from benchmark.engine.worker import decode, encode, how_ended, settled, stamp, stopped
 from benchmark.errors import BenchError, Damaged
-from benchmark.files import born, read_json, remove, write_json
+from benchmark.files import born, read_json, remove, tail, write_json
 from benchmark.spec import Cell, Failure, Runtime
 from benchmark.store import Store
 
@@ -287,18 +287,17 @@ class _Command:
         for cell in batch.cells[:]:
             self._tell(batch, cell)
         if batch.cells:
-            tail = _tail(batch.log)
+            said = tail(batch.log)
             if note is not None:
                 code = note["code"]
-                how = f"signal {-code}" if code < 0 else f"exit code {code}"
-                why = f"It ended on {note['host']} with {how}."
+                why = f"It ended on {note['host']} with {how_ended(code)}."
                 if code == MENDABLE:
-                    what, _, todo = tail.partition("Error: ")[2].partition("\n")
-                    raise BenchError(what or "A worker could not start.", todo or tail)
-            self._pass_on(batch, note, why, tail)
+                    what, _, todo = said.partition("Error: ")[2].partition("\n")
+                    raise BenchError(what or "A worker could not start.", todo or said)
+            self._pass_on(batch, note, why, said)
         remove((batch.file, batch.log, batch.end))
 
-    def _pass_on(self, batch: Batch, note: dict[str, Any] | None, why: str, tail: str) -> None:
+    def _pass_on(self, batch: Batch, note: dict[str, Any] | None, why: str, said: str) -> None:
         """Fail the cell that took its process down; the others go to the next batch."""
         for cell in batch.cells:
             folder = self.store.of(cell)
@@ -310,14 +309,14 @@ class _Command:
                 self.tries[cell.key] = tried = tried + 1
             deadly = note and cell.key in note["at"] and note["code"] and not stopped(note["code"])
             if deadly and not halted:
-                self._fail(cell, f"It took its batch with it. {why}", tail)
+                self._fail(cell, f"It took its batch with it. {why}", said)
             elif tried < TRIES:
                 self.waiting.append(cell)
             else:
-                self._fail(cell, f"Its process was lost {TRIES} times. {why}".strip(), tail)
+                self._fail(cell, f"Its process was lost {TRIES} times. {why}".strip(), said)
 
-    def _fail(self, cell: Cell, message: str, tail: str) -> None:
-        failure = Failure(kind="killed", message=message, log_tail=tail)
+    def _fail(self, cell: Cell, message: str, said: str) -> None:
+        failure = Failure(kind="killed", message=message, log_tail=said)
         outcome = self.store.fail(cell, failure)
         self.listener("done", cell, {"outcome": outcome})
 
@@ -326,9 +325,3 @@ def _note(batch: Batch) -> dict[str, Any] | None:
     """What `node.note_end` wrote."""
     with suppress(OSError, ValueError):
         return json.loads(batch.end.read_text())
-
-
-def _tail(path: Path) -> str:
-    with suppress(OSError):
-        return "\n".join(path.read_text(errors="replace").splitlines()[-20:])
-    return ""

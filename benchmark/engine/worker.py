@@ -154,6 +154,11 @@ def stopped(code: int) -> bool:
     return code == STOPPED or -code in STOPS
 
 
+def how_ended(code: int) -> str:
+    """A worker's exit code in words."""
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
 def run_one(one: Cell, runtime: Runtime, tell: Callable, stop: threading.Event, memory) -> Outcome:
     """Run a cell with its progress told; a wish to stop ends it at the next step."""
     from benchmark.train import job as cells

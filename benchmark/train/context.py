@@ -68,13 +68,6 @@ class Work:
         with suppress(OSError), (self.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
-    def log_tail(self, lines: int = 20) -> str:
-        """The last lines of that log, where there is one."""
-        with suppress(OSError):
-            text = (self.folder / "log.txt").read_text(errors="replace")
-            return "\n".join(text.splitlines()[-lines:])
-        return ""
-
     def outcome(self, **facts: Any) -> Outcome:
         """A success with all that was noted."""
         return Outcome(

@@ -8,6 +8,7 @@ import warnings
 import torch
 
 from benchmark.errors import FULL, BenchError, Damaged, Interrupted
+from benchmark.files import tail
 from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, RunSpec, Runtime
 from benchmark.stats import Estimate
 from benchmark.store import Store
@@ -48,7 +49,7 @@ def run(
             work.log(f"{error.what} {error.todo}")
         if isinstance(error, Damaged):
             _spoil_upstream(store, cell)
-        return store.fail(cell, failure_of(error, work.log_tail()), seconds=work.seconds)
+        return store.fail(cell, failure_of(error, tail(folder / "log.txt")), seconds=work.seconds)
     return outcome
 
 
