@@ -18,7 +18,7 @@ from benchmark.files import read_json, sealed, write
 from benchmark.spec import Outcome, canonical
 
 FILE = "index.json"
-FORMAT = 2  # raise it when a summary is to hold other things
+FORMAT = 3  # raise it when a summary is to hold other things
 #: Changes that are not worth writing the file for: reading them again takes a moment.
 FEW = 100
 
@@ -37,6 +37,7 @@ class Asked(NamedTuple):
     fold: int
     partition: int
     train_size: str
+    missing: str  # of the records, in the test
     seed: int
     pretrain_seed: int
     recipe: str  # JSON

@@ -74,6 +74,25 @@ def trained_on(size: str) -> str:
     return f"{number:,.15g}{each} training {images}{' per class' if unit == '/class' else ''}"
 
 
+def share_of(missing: str) -> float | None:
+    """Which share of the records is missing; None where it is columns."""
+    try:
+        return float(missing)
+    except ValueError:
+        return None
+
+
+def lacking(missing: str) -> str:
+    """`half of the records missing`, `age, sex missing`; empty where nothing is."""
+    if not missing:
+        return ""
+    share = share_of(missing)
+    if share is None:
+        return f"{', '.join(missing.split('+'))} missing"
+    much = {0.5: "half of the", 1.0: "all"}.get(share, f"{share:.15g} of the")
+    return f"{much} records missing"
+
+
 #: How much of the training part is used, with one spelling for equal sizes; empty: all of it.
 TrainSize = Annotated[str, AfterValidator(_spelled)]
 
@@ -197,7 +216,11 @@ class RunSpec(Frozen):
     record: RecordMap | None = None  # None where the arm reads no record
     options: dict[str, Scalar] = {}  # of the fusion arm
     weights: str | None = None  # key of the PretrainSpec; None trains from scratch
-    base: str | None = None  # key of the image-only run whose network or predictions this one uses
+    #: Of the test part's records: a share of the groups without any, or columns joined by +.
+    missing: Annotated[str, NEUTRAL] = ""
+    #: Key of the image-only run whose network or predictions this one uses; where records are
+    #: missing, of the run that has them.
+    base: str | None = None
     headline: str = "auroc"
     split: Split = Split()
     recipe: Recipe = Recipe()

@@ -97,6 +97,10 @@ def run(
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Every choice of the columns, as an ablation.")
     ] = False,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(help="Test again without this share of records (0.5), or COLUMN[+COLUMN]."),
+    ] = None,
     subgroup: Annotated[
         list[str] | None, typer.Option(help="Column to judge tests by as well; trains nothing.")
     ] = None,

@@ -9,7 +9,7 @@ from benchmark.explain import pictures, predict, record_gain
 from benchmark.metadata import Encoder
 from benchmark.spec import Outcome, RunSpec, origin
 from benchmark.store import Store
-from benchmark.train import finetune
+from benchmark.train import finetune, record_map
 
 #: Where the last layer lies: in a head of its own, and in one within a network.
 HEADS = ("output.weight", "head.output.weight")
@@ -41,7 +41,7 @@ def read(store: Store, outcome: Outcome) -> Layer:
     columns, width, deviation = [], 0, np.ones(0)
     assert isinstance(outcome.spec, RunSpec)
     if outcome.spec.record is not None:
-        encoder, scale = predict.record_map(store, outcome)
+        encoder, scale = record_map.kept_map(store, outcome)
         columns, deviation = column_titles(encoder), np.array(scale["deviation"])
         width = len(columns)
     image, record = np.split(found, [found.shape[1] - width], axis=1)

@@ -1,7 +1,6 @@
 """`bench predict`: class probabilities of a finished run for new images and their records."""
 
 import csv
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from benchmark.errors import BenchError
 from benchmark.metadata import Encoder
 from benchmark.spec import Cell, Outcome, Recipe, RunSpec, Runtime
 from benchmark.store import Store
-from benchmark.train import features, finetune, loop, network, weights
+from benchmark.train import features, finetune, loop, network, record_map, weights
 from benchmark.train.classifier import Classifier, Standardised
 from benchmark.train.context import Memory, Work, device_of
 
@@ -56,7 +55,7 @@ class Trained:
         """The record float32 (n, M) as the arm was trained on it."""
         if self.encoder is None:
             return None
-        return finetune.standardised(self.encoder.transform(frame).to_numpy(float), self.scale)
+        return record_map.standardised(self.encoder.transform(frame).to_numpy(float), self.scale)
 
     def inputs(self, pixels: np.ndarray, record: np.ndarray | None) -> loop.Pixels:
         """Prepared images uint8 (n, H, W, 3) as the network takes them."""
@@ -140,7 +139,7 @@ def load(store: Store, outcome: Outcome, runtime: Runtime) -> Trained:
     kept = state(store, outcome)
     cell = Cell(outcome.key, spec, outcome.versions)
     work = Work(cell, runtime, store, loop.Callbacks(), device_of(runtime), Memory())
-    encoder, scale = record_map(store, outcome) if spec.record is not None else (None, {})
+    encoder, scale = record_map.kept_map(store, outcome) if spec.record is not None else (None, {})
     width, classes = len(encoder.columns_out) if encoder else 0, len(outcome.classes)
     how = {"dropout": spec.recipe.dropout, "options": spec.options}
     if spec.mode == "finetune":
@@ -180,12 +179,6 @@ def predict(
 def state(store: Store, outcome: Outcome) -> dict[str, torch.Tensor]:
     """The tensors that a finished run kept: of its head, or of the whole network it trained."""
     return weights.load(store, outcome.key, kind="run")
-
-
-def record_map(store: Store, outcome: Outcome) -> tuple[Encoder, dict[str, list[float]]]:
-    """The encoder of a run's record, and its columns' means and deviations."""
-    encoder, scale = (store.kept(outcome, name) for name in (finetune.ENCODER, finetune.SCALE))
-    return Encoder.from_json(encoder.read_text("utf-8")), json.loads(scale.read_text("utf-8"))
 
 
 def _pixels(trained: Trained, name: str, path: Path) -> np.ndarray:

@@ -1,7 +1,7 @@
 """From what is asked to cells: every combination, each after what it builds on."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations, product
@@ -13,7 +13,17 @@ from benchmark.errors import BenchError, did_you_mean
 from benchmark.plan.parts import Why, load, options_of, pretrain_cell, read_version, version_of
 from benchmark.plan.record import check_classes, check_sizes, columns_of
 from benchmark.plan.request import MODES, Request
-from benchmark.spec import CORE_VERSION, Cell, Mode, Protocol, Recipe, RunSpec, Runtime, canonical
+from benchmark.spec import (
+    CORE_VERSION,
+    Cell,
+    Mode,
+    Protocol,
+    Recipe,
+    RunSpec,
+    Runtime,
+    canonical,
+    share_of,
+)
 from benchmark.train import archs
 
 #: An arm on the record alone: no network, no source.
@@ -28,6 +38,11 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
         raise BenchError(
             "Mode tuned starts from networks that were fine-tuned and kept.",
             "Leave --no-keep out, or --mode tuned.",
+        )
+    if request.missing and not runtime.keep:
+        raise BenchError(
+            "Records are taken away from networks that were kept.",
+            "Leave --no-keep out, or --missing.",
         )
     for arch in request.archs:
         archs.known(arch)
@@ -52,6 +67,7 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
             reasons = "; ".join(f"{column} ({why})" for column, why in left_out.items())
             notes.append(f"Left out of the record of {target}: {reasons}.")
         notes.extend(_bears(request, target, runtime))
+        notes.extend(_lacks(request, target, types, runtime))
         one = (target, version, allowed)
         for name, fusion in product(request.protocols, request.fusions):
             reads = load("fusion", fusion, runtime).card.record
@@ -135,7 +151,20 @@ def _cells(
         }
         for drawn in product(request.partitions, request.train_sizes, request.seeds, made, folds):
             one_cell = _Drawn(*drawn)
-            yield from _chain(request, runtime, one, one_cell, made[one_cell.pretrain_seed], why)
+            cells = list(_chain(request, runtime, one, one_cell, made[one_cell.pretrain_seed], why))
+            yield from cells
+            if arm.card.record and not why:
+                yield from ((cell, "") for cell in _without(cells[-1][0], request.missing))
+
+
+def _without(whole: Cell, missing: Sequence[str]) -> Iterator[Cell]:
+    """The tests of a run without some of its records; of columns that it does not read, none."""
+    spec = whole.spec
+    assert isinstance(spec, RunSpec)
+    for text in missing:
+        if share_of(text) is not None or {*text.split("+")} <= {*spec.columns}:
+            less = spec.model_copy(update={"missing": text, "base": whole.key})
+            yield Cell.of(less, whole.versions)
 
 
 def _networks(
@@ -238,6 +267,19 @@ def _drawn(target: str, asked: dict[str, Any], runtime: Runtime) -> str:
 def _spared(protocol: Protocol, target: str, runtime: Runtime) -> Mapping[str, str]:
     """What the target's images cannot bear, under a protocol that heeds it."""
     return load("target", target, runtime).card.cannot_bear if protocol.by_card else {}
+
+
+def _lacks(
+    request: Request, target: str, types: Mapping[str, str], runtime: Runtime
+) -> Iterator[str]:
+    """Which arms have no record that could be missing; refuses columns that are not read."""
+    for name in (c for text in request.missing if share_of(text) is None for c in text.split("+")):
+        if name not in types:
+            todo = did_you_mean(name, list(types)) if types else "It has no metadata."
+            raise BenchError(f"The record of {target} has no column '{name}' to go missing.", todo)
+    bare = [f for f in request.fusions if not load("fusion", f, runtime).card.record]
+    if request.missing and bare:
+        yield f"{', '.join(bare)}: no record is read, so none can be missing."
 
 
 def _bears(request: Request, target: str, runtime: Runtime) -> Iterator[str]:

@@ -176,9 +176,10 @@ def _order(planned: Planned) -> tuple:
             spec.mode,
         )
         own = (spec.protocol, spec.fusion, spec.partition, spec.train_size, spec.seed, spec.fold)
-        return (2 if spec.base else 1, *shared, *own)
+        after = 3 if spec.missing else 2 if spec.base else 1
+        return (after, *shared, *own, spec.missing)
     if isinstance(spec, DistanceSpec):
-        return (3, spec.target, spec.arch, spec.weights or "", spec.method, spec.source, spec.seed)
+        return (4, spec.target, spec.arch, spec.weights or "", spec.method, spec.source, spec.seed)
     return (0, spec.source, spec.arch, spec.seed)
 
 
@@ -192,7 +193,7 @@ def _likes(spec: index.Asked) -> Iterator[tuple]:
         yield ("pretrain", spec.source, spec.arch, spec.recipe)
         yield ("pretrain", spec.source, spec.arch)
     elif spec.kind == "run":
-        alike = ("run", spec.target, spec.arch, spec.mode, spec.train_size)
+        alike = ("run", spec.target, spec.arch, spec.mode, spec.train_size, spec.missing != "")
         yield (*alike, spec.fusion, spec.recipe)
         yield (*alike, spec.recipe)
         yield alike

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import plain
-from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, RunSpec
+from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, RunSpec, lacking
 
 
 def say(text: str = "") -> None:
@@ -42,7 +42,8 @@ def title(cell: Cell) -> str:
     """A cell in the user's words."""
     spec = cell.spec
     if isinstance(spec, RunSpec):
-        return f"{spec.source} → {spec.target}, {spec.fusion}, {spec.mode}, fold {spec.fold}"
+        less = f", {lacking(spec.missing)}" if spec.missing else ""
+        return f"{spec.source} → {spec.target}, {spec.fusion}, {spec.mode}, fold {spec.fold}{less}"
     if isinstance(spec, PretrainSpec):
         return f"pretraining on {spec.source}"
     return f"{spec.method} {spec.source} → {spec.target}"

@@ -24,14 +24,14 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from benchmark.errors import BenchError, did_you_mean
 from benchmark.metadata import KINDS
 from benchmark.protocols import first_line
-from benchmark.spec import Frozen, Input, Mode, Scalar, TrainSize, amount
+from benchmark.spec import Frozen, Input, Mode, Scalar, TrainSize, amount, share_of
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 #: Options whose values are crossed.
 LISTS = (
     "source", "target", "fusion", "arch", "mode", "protocol",
-    "fold", "partition", "train_size", "seed", "pretrain_seed",
+    "fold", "partition", "train_size", "seed", "pretrain_seed", "missing",
 )  # fmt: skip
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
 OWN = ("name", "metadata", "label", "group", "image")  # of a folder of the user's own
@@ -135,6 +135,20 @@ def _sizes(value: Any) -> list[str]:
     return found
 
 
+def _missing(value: Any) -> list[str]:
+    """Each share with one spelling; what is no number names columns."""
+    found = list[str]()
+    for one in map(str, listed(value)):
+        share = share_of(one)
+        if share is not None and not 0 < share <= 1:
+            raise BenchError(
+                f"--missing {one} is no share of the records.",
+                "Write 0.5 for half of them, 1 for all, or the name of a column.",
+            )
+        found.append(one.strip() if share is None else f"{share:.15g}")
+    return list(dict.fromkeys(found))
+
+
 def _types(asked: dict[str, str]) -> dict[str, str]:
     """Each type by its full word."""
     for kind in asked.values():
@@ -170,6 +184,8 @@ class Request(Asked):
     folds: Numbers = ()  # empty: all of the protocol's
     partitions: Numbers = (0,)
     train_sizes: Annotated[tuple[TrainSize, ...], BeforeValidator(_sizes)] = ("",)
+    #: Each run tested again without these records: shares, or columns joined by +.
+    missing: Annotated[tuple[str, ...], BeforeValidator(_missing)] = ()
     columns: Texts = ()  # names or patterns; empty: the inputs on the target's card
     types: Annotated[dict[str, str], AfterValidator(_types)] = Field(
         default_factory=dict

@@ -1,10 +1,9 @@
 """One training on one fold of a target, and its test: how each arm comes to its probabilities."""
 
 import hashlib
-import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +15,11 @@ from benchmark import metrics, registry
 from benchmark.api import Fusion, Source
 from benchmark.data import prepare, split
 from benchmark.errors import BenchError
-from benchmark.files import cached_folder, write
-from benchmark.metadata import OneHotEncoder, OrdinalEncoder
+from benchmark.files import cached_folder
 from benchmark.spec import Outcome, RunSpec, canonical, seed_of
-from benchmark.train import features, heads, loop, subgroups, weights
+from benchmark.train import features, heads, loop, record_map, subgroups, weights
 from benchmark.train.context import Work, bootstrap_seed, facts_of
 
-#: A run keeps the fitted map of its record: the encoder, and mean and deviation of its columns.
-ENCODER, SCALE = "encoder.json", "record.json"
 #: Folds inside the training part by which the arm on the record of a late fusion is chosen.
 INNER = 3
 
@@ -81,16 +77,12 @@ def run(work: Work, spec: RunSpec) -> Outcome:
     record = None
     if spec.record is not None:
         with work.timed("encode"):
-            record = _encode(work, spec, target, prepared, parts)
+            record = record_map.encode(work, spec, target, prepared, parts)
     fold = Fold(spec, target, arm, prepared, parts, record)
-    facts = facts_of(prepared, parts)
-    if spec.weights is not None:
-        hashes = prepared.hashes[parts.test]
-        facts["overlap"] = weights.overlap(work.store, spec.weights, hashes)
-    return _judge(work, fold, _way(fold)(work, fold), facts)
+    return judge(work, fold, way(fold)(work, fold))
 
 
-def _way(fold: Fold) -> Callable[[Work, Fold], Answer]:
+def way(fold: Fold) -> Callable[[Work, Fold], Answer]:
     """How this arm comes to its probabilities."""
     spec = fold.spec
     if not fold.arm.card.image:
@@ -115,7 +107,7 @@ def _trained(work: Work, fold: Fold) -> Answer:
     """The training loop: on the whole network, or on a head over its features."""
     spec, prepared, parts = fold.spec, fold.prepared, fold.parts
     recipe, labels = spec.recipe, torch.as_tensor(prepared.labels, device=work.device)
-    make, inputs = (_network if spec.mode == "finetune" else _head)(work, fold)
+    make, inputs = network_of(work, fold)
     how: dict[str, Any] = {
         "classes": len(prepared.classes),
         "seed": fold.seed,
@@ -137,6 +129,11 @@ def _trained(work: Work, fold: Fold) -> Answer:
         scores = loop.predict(model, inputs, torch.as_tensor(parts.test), recipe, work.device)
     _keep(work, fold, model.state_dict())
     return Answer(scores, fit.chosen, fit.history)
+
+
+def network_of(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inputs]:
+    """A maker of what this arm trains, and what that is fed with."""
+    return (_network if fold.spec.mode == "finetune" else _head)(work, fold)
 
 
 def _network(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inputs]:
@@ -177,9 +174,7 @@ def _head(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inputs]
 def _solved(work: Work, fold: Fold) -> Answer:
     """A logistic regression on [F(X), G(M)], solved on the training part."""
     recipe, prepared, parts = fold.spec.recipe, fold.prepared, fold.parts
-    values = features.pooled(work, prepared, recipe).cpu().numpy()
-    if fold.record is not None:
-        values = np.concatenate([values, fold.record], axis=1)
+    values = linear_inputs(work, fold)
     how: dict[str, Any] = {"classes": len(prepared.classes), "report": work.report}
     with work.timed("train"):
         if recipe.head == "chosen":
@@ -194,6 +189,12 @@ def _solved(work: Work, fold: Fold) -> Answer:
     state = {"output.weight": found.weight, "output.bias": found.bias}
     _keep(work, fold, {name: torch.from_numpy(value).float() for name, value in state.items()})
     return Answer(scores, choice.text, [])
+
+
+def linear_inputs(work: Work, fold: Fold) -> np.ndarray:
+    """[F(X), G(M)] (N, D) of the whole set."""
+    values = features.pooled(work, fold.prepared, fold.spec.recipe).cpu().numpy()
+    return values if fold.record is None else np.concatenate([values, fold.record], axis=1)
 
 
 def _record_alone(work: Work, fold: Fold) -> Answer:
@@ -273,9 +274,12 @@ def _keep(work: Work, fold: Fold, state: dict[str, torch.Tensor]) -> None:
         weights.save(work.folder, state, card)
 
 
-def _judge(work: Work, fold: Fold, answer: Answer, facts: dict) -> Outcome:
+def judge(work: Work, fold: Fold, answer: Answer) -> Outcome:
     """Metrics with intervals from the test predictions, which are kept."""
     spec, prepared, test = fold.spec, fold.prepared, fold.parts.test
+    facts = facts_of(prepared, fold.parts)
+    if spec.weights is not None:
+        facts["overlap"] = weights.overlap(work.store, spec.weights, prepared.hashes[test])
     labels, groups = prepared.labels[test], split.linked_groups(prepared)[test]
     seed = bootstrap_seed(spec.target, spec.split, spec.partition, spec.fold)
     draws = work.runtime.draws
@@ -339,48 +343,3 @@ def parts_of(work: Work, prepared: prepare.Prepared, spec: RunSpec) -> split.Par
 
     with work.timed("data"):
         return work.memory.get(("split", name), make)
-
-
-def _encode(
-    work: Work, spec: RunSpec, target: Source, prepared: prepare.Prepared, parts: split.Parts
-) -> np.ndarray:
-    """The record as float32 (N, M), the map fitted on the training part and kept."""
-    assert spec.record is not None
-    fit = ("record", prepared.digest, spec.record, spec.columns, tuple(spec.types.items()))
-    encoder, scale, values = work.memory.get(
-        (*fit, parts.train.tobytes(), parts.test.tobytes()),
-        lambda: _fitted(spec, target, prepared, parts),
-    )
-    write(work.folder / ENCODER, encoder)
-    write(work.folder / SCALE, scale)
-    return values
-
-
-def _fitted(
-    spec: RunSpec,
-    target: Source,
-    prepared: prepare.Prepared,
-    parts: split.Parts,
-) -> tuple[str, str, np.ndarray]:
-    """The encoder and the scale as JSON, and the record as they map it."""
-    assert spec.record is not None
-    schema = {"types": spec.types, "missing_extra": list(getattr(target.card, "missing", ()))}
-    kind = OneHotEncoder if spec.record.encoder == "onehot" else OrdinalEncoder
-    encoder = kind(schema, indicator=spec.record.indicator).fit(
-        prepared.frame(spec.columns, parts.train)
-    )
-    rows = np.concatenate([parts.train, parts.val, parts.test])
-    found = encoder.transform(prepared.frame(spec.columns, rows)).to_numpy(float)
-    seen = found[: len(parts.train)]
-    scale = {"mean": [0.0] * found.shape[1], "deviation": [1.0] * found.shape[1]}
-    if spec.record.standardise:
-        deviation = np.where(seen.std(0) > 0, seen.std(0), 1.0)
-        scale = {"mean": seen.mean(0).tolist(), "deviation": deviation.tolist()}
-    values = np.zeros((len(prepared.labels), found.shape[1]), np.float32)
-    values[rows] = standardised(found, scale)
-    return encoder.to_json(), json.dumps(scale), values
-
-
-def standardised(encoded: np.ndarray, scale: Mapping[str, Sequence[float]]) -> np.ndarray:
-    """The encoded record (n, M) as the arm takes it, in training and in prediction alike."""
-    return ((encoded - scale["mean"]) / scale["deviation"]).astype(np.float32)

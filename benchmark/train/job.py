@@ -67,9 +67,9 @@ def _dispatch(work: Work, spec: PretrainSpec | RunSpec | DistanceSpec) -> Outcom
 
         return pretrain.run(work, spec)
     if isinstance(spec, RunSpec):
-        from benchmark.train import finetune
+        from benchmark.train import finetune, missing
 
-        return finetune.run(work, spec)
+        return (missing if spec.missing else finetune).run(work, spec)
     return _distance(work, spec)
 
 
