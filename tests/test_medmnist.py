@@ -1,0 +1,51 @@
+"""MedMNIST: a family of one file, official parts, sizes as files of their own."""
+
+import numpy as np
+import pytest
+
+from benchmark import protocols, registry
+from benchmark.data import prepare, split
+from benchmark.errors import BenchError, DataMissing
+from reports import overlaps
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Where a user puts the files, and the runtime that finds them there."""
+    folder = tmp_path / "data" / "medmnist"
+    folder.mkdir(parents=True)
+    registry.load("target", "medmnist").fake(folder, 0)
+    return folder
+
+
+def test_the_official_parts_are_the_files_own(place, runtime):
+    runtime = runtime.model_copy(update={"data": place.parent})
+    data = prepare.prepare("medmnist:derma", 28, runtime)
+    parts = split.split(data, protocols.load("official").split, fold=0)
+    with np.load(place / "dermamnist.npz") as file:
+        sizes = [len(file[f"{part}_labels"]) for part in ("train", "val", "test")]
+        assert [len(parts.train), len(parts.val), len(parts.test)] == sizes
+        assert np.array_equal(data.images[parts.test], file["test_images"])
+        names = [data.classes[label] for label in data.labels[parts.val]]
+        card = registry.card("target", "medmnist:derma")
+        assert names == [card.labels[label] for label in file["val_labels"].ravel()]
+
+
+def test_a_size_is_a_file_of_its_own(place):
+    large = registry.load("target", "medmnist:derma-224")
+    assert "224 pixels" in large.card.title
+    assert large.card.files[0].name == "dermamnist_224.npz"
+    with pytest.raises(DataMissing, match="dermamnist_224"):
+        list(large.records(place))
+
+
+def test_sets_that_share_images_are_known():
+    assert overlaps.between("isic", "medmnist:derma-64")
+    assert overlaps.between("medmnist:organa", "medmnist:organs-128")
+    assert not overlaps.between("medmnist:blood", "medmnist:path")
+
+
+@pytest.mark.parametrize("name", ["chest", "derma-32", "skin"])
+def test_a_set_that_is_not_there_is_refused(name):
+    with pytest.raises(BenchError, match="of one label"):
+        registry.load("target", f"medmnist:{name}")
