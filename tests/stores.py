@@ -1,8 +1,10 @@
 """Builds a store of as many finished cells as wanted, through the store's own functions."""
 
+import json
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,12 +38,44 @@ METRICS = (
     "ece", "brier", "log_loss",
 )  # fmt: skip
 RECIPE = Recipe(epochs=50)
+DRIVER = """
+import json, sys
+from pathlib import Path
+from benchmark.engine import ray, slurm, worker
+from benchmark.spec import Runtime
+given = json.loads(Path(sys.argv[1]).read_text())
+cells = [worker.decode(raw) for raw in given["cells"]]
+runtime = Runtime.model_validate(given["runtime"])
+def listener(event, cell, facts):
+    print(event, cell.key, flush=True)
+"""
 
 
 def ok(cell: Cell, **facts: Any) -> Outcome:
     """The outcome of a cell that went well, or went as the facts say."""
     told = {"key": cell.key, "spec": cell.spec, "versions": cell.versions, "status": "ok"}
     return Outcome(**{**told, **facts})
+
+
+def results(root: Path) -> dict[str, tuple]:
+    """What must be equal bit for bit wherever cells were run; every one went well."""
+    store, found = Store(root), {}
+    for outcome in store.outcomes():
+        assert outcome.status == "ok", outcome.failure
+        losses = tuple((h["loss"], h.get("val_auroc")) for h in outcome.history)
+        arrays = {name: array.tobytes() for name, array in store.predictions(outcome.key).items()}
+        found[outcome.key] = (outcome.metrics, losses, arrays)
+    return found
+
+
+def driver(call: str, cells: Sequence[Cell], runtime: Runtime, *more: str) -> list[str]:
+    """A command that runs cells by this call of an executor and prints each event; to be killed."""
+    from benchmark.engine import worker
+
+    given = {"cells": [worker.encode(c) for c in cells], "runtime": runtime.model_dump(mode="json")}
+    file = runtime.store / "grid.json"
+    file.write_text(json.dumps(given))
+    return [sys.executable, "-c", DRIVER + call, str(file), *more]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import results
 
 from benchmark.engine import local, node
 from benchmark.engine.worker import ORPHANED, decode, encode
@@ -57,21 +58,6 @@ def finish(store: Path, *options: str, grid: list[str] = GRID) -> tuple[int, str
 def workers_of(pid: int) -> list[int]:
     found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
     return [int(line) for line in found.stdout.split()]
-
-
-def results(store: Path) -> dict[str, tuple]:
-    """What must be equal bit for bit."""
-    kept = Store(store)
-    found = {}
-    for outcome in kept.outcomes():
-        assert outcome.status == "ok", outcome.failure
-        arrays = kept.predictions(outcome.key)
-        found[outcome.key] = (
-            outcome.metrics,
-            tuple((h["loss"], h.get("val_auroc")) for h in outcome.history),
-            {name: array.tobytes() for name, array in arrays.items()},
-        )
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Ray: what it is asked for, on paper, and a real cluster of three nodes, one of which dies."""
 
-import json
 import os
 import shutil
 import signal
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stores import driver as driven
+from stores import results
 
-from benchmark.engine import local, worker
+from benchmark.engine import local
 from benchmark.engine import ray as engine
 from benchmark.engine.schedule import Batch
 from benchmark.errors import BenchError
@@ -27,19 +28,6 @@ if find_spec("ray") is None:
     pytest.skip("the extra [ray] is not installed", allow_module_level=True)
 
 BROKEN = Path(__file__).parent / "components" / "broken.py"
-
-#: A command that runs a grid on a cluster, to be killed.
-DRIVER = """
-import json, sys
-from pathlib import Path
-from benchmark.engine import ray, worker
-from benchmark.spec import Runtime
-given = json.loads(Path(sys.argv[1]).read_text())
-cells = [worker.decode(raw) for raw in given["cells"]]
-runtime = Runtime.model_validate(given["runtime"])
-ray.run(cells, runtime, address=sys.argv[2], size=5,
-        listener=lambda event, cell, facts: print(event, cell.key, flush=True))
-"""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,24 +74,13 @@ def ready(runtime: Runtime, request_tiny) -> Runtime:
     return runtime
 
 
-def numbers(store: Path) -> dict[str, tuple]:
-    """What must be equal bit for bit."""
-    kept, found = Store(store), {}
-    for outcome in kept.outcomes():
-        assert outcome.status == "ok", outcome.failure
-        losses = [(h["loss"], h.get("val_auroc")) for h in outcome.history]
-        scores = kept.predictions(outcome.key)["scores"].tobytes()
-        found[outcome.key] = (outcome.metrics, losses, scores)
-    return found
-
-
 def here(cells: list[Cell], runtime: Runtime) -> dict[str, tuple]:
     """The numbers of a run in this very process."""
     alone = runtime.model_copy(update={"store": runtime.store.parent / "alone"})
     for part in ("features", "prepared"):
         shutil.copytree(runtime.store / part, alone.store / part)
     assert local.run(cells, alone, slots=0)
-    return numbers(alone.store)
+    return results(alone.store)
 
 
 @pytest.mark.slow
@@ -126,7 +103,7 @@ def test_a_node_dies_and_no_outcome_is_missing(cluster, ready: Runtime, request_
         while len(cluster.worker_nodes) < 2:
             cluster.add_node(**cluster.room)
     assert sorted(finished) == sorted(cell.key for cell in cells)
-    assert numbers(ready.store) == here(cells, ready)
+    assert results(ready.store) == here(cells, ready)
     left = [p for p in ready.store.rglob("*") if p.name in ("last.pt", "running.json")]
     assert not left
     assert not list((ready.store / "batches").iterdir())
@@ -291,10 +268,8 @@ def test_no_cluster_is_said_so(runtime: Runtime):
 @pytest.mark.timeout(1800)
 def test_the_driver_is_killed_and_the_same_grid_goes_on(cluster, ready: Runtime, request_tiny):
     cells = grid(ready, request_tiny, 10)
-    file = ready.store / "grid.json"
-    given = {"cells": [worker.encode(c) for c in cells], "runtime": ready.model_dump(mode="json")}
-    file.write_text(json.dumps(given))
-    command = [sys.executable, "-c", DRIVER, str(file), cluster.address]
+    call = "ray.run(cells, runtime, address=sys.argv[2], size=5, listener=listener)"
+    command = driven(call, cells, ready, cluster.address)
     kept: dict[str, bytes] = {}
     for stop in (8, 15, 10**9):
         driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -308,5 +283,5 @@ def test_the_driver_is_killed_and_the_same_grid_goes_on(cluster, ready: Runtime,
         time.sleep(1)
     assert driver.returncode == 0
     assert len(kept) == 60
-    assert numbers(ready.store) == here(cells, ready)
+    assert results(ready.store) == here(cells, ready)
     assert not list((ready.store / "batches").iterdir())

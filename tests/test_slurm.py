@@ -12,9 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from stores import driver as driven
+from stores import results
 
 from benchmark import heartbeat
-from benchmark.engine import local, slurm, worker
+from benchmark.engine import local, slurm
 from benchmark.engine.schedule import Batch
 from benchmark.errors import BenchError
 from benchmark.plan import plan
@@ -50,18 +52,6 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus}
 PartitionName=all Nodes=ALL Default=YES MaxTime=60 State=UP
 """
 
-#: A command that runs a grid on Slurm, to be killed.
-DRIVER = """
-import json, sys
-from pathlib import Path
-from benchmark.engine import slurm, worker
-from benchmark.spec import Runtime
-given = json.loads(Path(sys.argv[1]).read_text())
-cells = [worker.decode(raw) for raw in given["cells"]]
-slurm.run(cells, Runtime.model_validate(given["runtime"]), size=3, options={"time": 30},
-          listener=lambda event, cell, facts: print(event, cell.key, flush=True))
-"""
-
 
 @pytest.fixture
 def cells(request: pytest.FixtureRequest, runtime: Runtime, request_tiny) -> list[Cell]:
@@ -80,17 +70,7 @@ def alone(tmp_path: Path, runtime: Runtime, cells: list[Cell]) -> dict[str, tupl
     assert local.run(cells, apart, slots=0)
     for part in ("features", "prepared"):
         shutil.copytree(apart.store / part, runtime.store / part)
-    return numbers(apart.store)
-
-
-def numbers(store: Path) -> dict[str, tuple]:
-    """What must be equal bit for bit."""
-    kept, found = Store(store), {}
-    for outcome in kept.outcomes():
-        assert outcome.status == "ok", outcome.failure
-        scores = kept.predictions(outcome.key)["scores"].tobytes()
-        found[outcome.key] = (outcome.metrics, [h["loss"] for h in outcome.history], scores)
-    return found
+    return results(apart.store)
 
 
 def logs(store: Path) -> str:
@@ -117,7 +97,7 @@ def test_a_preempted_job_is_requeued_and_a_local_run_agrees(
             os.kill(job, signal.SIGUSR2)
 
     assert slurm.run(cells, runtime, cluster="local", size=3, listener=listen)
-    assert numbers(runtime.store) == alone
+    assert results(runtime.store) == alone
     assert len(hits) == 1
     assert "Requeued job" in logs(runtime.store)
     assert [p.name for p in (runtime.store / "batches").iterdir()] == ["jobs"]
@@ -287,7 +267,7 @@ def test_real_jobs_are_cancelled_and_preempted(
 
     assert slurm.run(cells, runtime, size=3, options={"time": 30}, listener=listen)
     assert len(hits) == 2
-    assert numbers(runtime.store) == alone
+    assert results(runtime.store) == alone
     assert "Requeued job" in logs(runtime.store)
     assert submissions(runtime.store) == 2
     assert [p.name for p in (runtime.store / "batches").iterdir()] == ["jobs"]
@@ -298,20 +278,15 @@ def test_real_jobs_are_cancelled_and_preempted(
 def test_jobs_outlive_their_command_and_are_taken_over(
     cluster, runtime: Runtime, cells: list[Cell], alone: dict[str, tuple]
 ):
-    file = runtime.store / "grid.json"
-    given = {
-        "cells": [worker.encode(cell) for cell in cells],
-        "runtime": runtime.model_dump(mode="json"),
-    }
-    file.write_text(json.dumps(given))
-    command = [sys.executable, "-c", DRIVER, str(file)]
+    call = "slurm.run(cells, runtime, size=3, options={'time': 30}, listener=listener)"
+    command = driven(call, cells, runtime)
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     assert driver.stdout.readline()
     driver.kill()
     driver.communicate()
     assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
-    assert numbers(runtime.store) == alone
+    assert results(runtime.store) == alone
     assert submissions(runtime.store) == 1
     assert [p.name for p in (runtime.store / "batches").iterdir()] == ["jobs"]
 
@@ -333,4 +308,4 @@ def test_ctrl_c_cancels_the_jobs(cluster, runtime: Runtime, cells: list[Cell], a
     kinds = {o.failure.kind for o in Store(runtime.store).outcomes() if o.failure}
     assert kinds == {"interrupted"}
     assert slurm.run(cells, runtime, size=3, options=options)
-    assert numbers(runtime.store) == alone
+    assert results(runtime.store) == alone
