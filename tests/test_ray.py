@@ -60,7 +60,9 @@ def cluster(token) -> Iterator[Any]:
 
 def grid(runtime: Runtime, request_tiny, seeds: int, epochs: int = 60) -> list[Cell]:
     """Three folds of two arms for every seed."""
-    asked = request_tiny(seeds=tuple(range(seeds)), fusions=("none", "concat"), recipe={"epochs": epochs})
+    asked = request_tiny(
+        seeds=tuple(range(seeds)), fusions=("none", "concat"), recipe={"epochs": epochs}
+    )
     return [planned.cell for planned in plan.make(asked, runtime).of("to run")]
 
 
