@@ -59,8 +59,7 @@ def check(
     """Hold a component, yours for instance, to the contract that every built-in one keeps."""
     from benchmark import contract
 
-    for line in contract.check(component, kind):
-        sys.stdout.write(line + "\n")
+    sys.stdout.writelines(f"{line}\n" for line in contract.check(component, kind))
 
 
 @app.command()

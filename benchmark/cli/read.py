@@ -246,8 +246,7 @@ def predict(
     outcome = predicting.find(store, run)
     trained = predicting.load(store, outcome, options.runtime_of(said))
     found = predicting.predict(trained, images, metadata=metadata, column=image)
-    for note in found.warnings:
-        sys.stderr.write(f"Note: {note}\n")
+    sys.stderr.writelines(f"Note: {note}\n" for note in found.warnings)
     if out is None:
         found.write(sys.stdout)
         return
@@ -289,7 +288,5 @@ def explain(
         run = boards.best_run(store, target)
     runtime = options.runtime_of({**said, "offline": True})
     found = explaining.explain(store, run, runtime, out=out, images=images, figures=figures)
-    for path in found.files:
-        sys.stdout.write(f"{path}\n")
-    for note in found.notes:
-        sys.stderr.write(f"Note: {note}\n")
+    sys.stdout.writelines(f"{path}\n" for path in found.files)
+    sys.stderr.writelines(f"Note: {note}\n" for note in found.notes)

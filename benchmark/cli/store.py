@@ -23,8 +23,7 @@ def data_list(data: options.Data = Path("data")) -> None:
     """Every data set, and whether it is on this machine."""
     from benchmark import contract
 
-    for line in contract.data_sets(data):
-        sys.stdout.write(line + "\n")
+    sys.stdout.writelines(f"{line}\n" for line in contract.data_sets(data))
 
 
 @data_app.command("prepare")
@@ -59,8 +58,7 @@ def data_info(name: str) -> None:
     """The card of a data set: licence, classes, columns, what leaks, known overlaps."""
     from benchmark import contract
 
-    for line in contract.card_lines(name):
-        sys.stdout.write(line + "\n")
+    sys.stdout.writelines(f"{line}\n" for line in contract.card_lines(name))
 
 
 @data_app.command("verify")
@@ -70,8 +68,7 @@ def data_verify(
     """Read every image of a set, and say what is missing, broken or there twice."""
     from benchmark import contract
 
-    for line in contract.verify(name, data, offline=offline):
-        sys.stdout.write(line + "\n")
+    sys.stdout.writelines(f"{line}\n" for line in contract.verify(name, data, offline=offline))
 
 
 @data_app.command("slices")
@@ -197,8 +194,7 @@ def results_import(file: Path, store: options.Store = "store") -> None:
         f"{len(found.added)} cells added, {len(found.replaced)} put in place of failures, "
         f"{len(found.same)} were here already.\n"
     )
-    for name in found.differs:
-        sys.stderr.write(f"Kept ours, theirs differs: {name}\n")
+    sys.stderr.writelines(f"Kept ours, theirs differs: {name}\n" for name in found.differs)
     for name, reason in found.refused.items():
         sys.stderr.write(f"Refused {name}: {reason}\n")
     if found.refused:
@@ -219,8 +215,7 @@ def mlflow_sync(
 
     found = mlflow.sync(store, uri=uri, progress=progress)
     sys.stderr.write(f"{found.written} runs written, {found.unchanged} were there already.\n")
-    for text in found.refused:
-        sys.stderr.write(f"Refused: {text}\n")
+    sys.stderr.writelines(f"Refused: {text}\n" for text in found.refused)
     if found.refused:
         raise typer.Exit(2)
 
@@ -240,8 +235,9 @@ def expert_sheet(
 
     known = [resolve("source", one) for one in name]
     runtime = options.runtime_of({"data": data, "store": store, "offline": offline}, known)
-    for path in sheet.make([one.name for one in known], runtime, out, seed=seed):
-        sys.stdout.write(f"{path}\n")
+    sys.stdout.writelines(
+        f"{path}\n" for path in sheet.make([one.name for one in known], runtime, out, seed=seed)
+    )
     sys.stderr.write(
         "Give each observer a copy, join the copies, then: "
         "bench distance --method expert --answers FILE …\n"
@@ -277,8 +273,7 @@ def store_gc(
         if yes and not free:
             raise BenchError(f"A run is using {store.root}.", "Wait for it, or stop it.")
         found = store.garbage()
-        for path in found:
-            sys.stdout.write(f"{path}\n")
+        sys.stdout.writelines(f"{path}\n" for path in found)
         if yes:
             remove(found)
     sys.stderr.write(f"{len(found)} {'deleted' if yes else 'would go; add --yes'}\n")
