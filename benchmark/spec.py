@@ -173,6 +173,7 @@ class Protocol(Frozen):
     split: Split = Split()
     recipe: Recipe = Recipe()
     frozen: dict[str, Any] = {}  # what `mode: frozen` changes in the recipe
+    scratch: dict[str, Any] = {}  # what a fine-tuning without pretrained weights changes in it
     by_target: dict[str, dict[str, Any]] = {}  # what a target changes in the recipe
     fusion: dict[str, dict[str, Scalar]] = {}  # options of an arm
     record: RecordMap = RecordMap()

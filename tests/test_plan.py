@@ -456,3 +456,29 @@ def test_ten_thousand_cells_are_planned_in_three_seconds(runtime, request_tiny):
     made = plan.make(request, runtime)
     assert len(made.cells) > 10000
     assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("protocol", "usual", "scratch"),
+    [("standard", (30, 1e-4), (60, 1e-3)), ("demo", (6, 5e-4), (15, 3e-3)),
+     ("yang", (100, 1e-4), (100, 1e-4))],
+)  # fmt: skip
+def test_training_from_scratch_has_a_schedule_of_its_own(runtime, protocol, usual, scratch):
+    def recipes(**asked):
+        request = plan.Request(
+            targets=("demo:skin",), protocols=(protocol,), folds=(0,), archs=("test_resnet",),
+            **asked,
+        )  # fmt: skip
+        cells = [p.cell.spec for p in plan.make(request, runtime).cells]
+        return {
+            (s.source, s.mode): (s.recipe.epochs, s.recipe.lr) for s in cells if s.kind == "run"
+        }
+
+    both = {"sources": ("none", "patterns:near")}
+    found = recipes(**both, modes=("finetune", "tuned"))
+    assert found["none", "finetune"] == scratch
+    assert found["patterns:near", "finetune"] == usual
+    frozen = recipes(**both, modes=("frozen",))
+    assert len(set(frozen.values())) == 1
+    asked = recipes(**both, recipe={"epochs": 3, "lr": 0.5})
+    assert set(asked.values()) == {(3, 0.5)}  # what the user says wins

@@ -240,6 +240,7 @@ def _run_cell(
             arm.protocol,
             arm.target,
             arm.mode,
+            arm.source == "none",
             canonical(request.recipe),
             tuple(_spared(protocol, arm.target, runtime)),
         ).model_copy(update={"data": _drawn(arm.target, request.data, runtime)}),
@@ -248,8 +249,11 @@ def _run_cell(
 
 
 @cache
-def _recipe(protocol: str, target: str, mode: str, changes: str, spared: tuple[str, ...]) -> Recipe:
-    return protocols.recipe_for(protocols.load(protocol), target, mode, json.loads(changes), spared)
+def _recipe(
+    name: str, target: str, mode: str, scratch: bool, changes: str, spared: tuple[str, ...]
+) -> Recipe:
+    protocol, asked = protocols.load(name), json.loads(changes)
+    return protocols.recipe_for(protocol, target, mode, asked, spared, scratch=scratch)
 
 
 def _drawn(target: str, asked: dict[str, Any], runtime: Runtime) -> str:

@@ -39,8 +39,12 @@ def recipe_for(
     mode: str,
     changes: dict[str, Any],
     cannot_bear: Iterable[str] = (),
+    *,
+    scratch: bool = False,
 ) -> Recipe:
     """The recipe of a cell: the protocol's, changed by target, by mode, then by the user.
+
+    `scratch`: without pretrained weights, which a network trained on the target takes longer for.
 
     Augmentations that the target's images cannot bear are left out before the user speaks.
     """
@@ -48,6 +52,8 @@ def recipe_for(
     base.update(protocol.by_target.get(target.partition(":")[0], {}))
     if mode in ("frozen", "tuned"):
         base.update({"head": "chosen", **protocol.frozen})
+    elif scratch:
+        base.update(protocol.scratch)
     known = {name: field.default for name, field in Augment.model_fields.items()}
     for name in cannot_bear:
         if name not in known:

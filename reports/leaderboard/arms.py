@@ -99,6 +99,7 @@ class Arm:
     identity: Identity
     runs: tuple[Run, ...]
     setting: tuple[str, ...] = ()  # how it differs from the board's usual recipe and options
+    departs: tuple[str, ...] = ()  # of this what the recipe says; scratch has a usual of its own
     barred: tuple[str, ...] = ()  # what keeps it from a rank, whatever its numbers
     stale: bool = False  # of other data or an older version: no baseline for others
 
@@ -228,7 +229,7 @@ def _columns(columns: tuple[str, ...], usual: tuple[str, ...]) -> str:
 
 
 def _kind(who: Identity) -> tuple[str, bool]:
-    return who.mode, who.arch == "none"
+    return who.origin if who.origin == "scratch" else who.mode, who.arch == "none"
 
 
 def _weights(who: Identity) -> tuple[str, str]:
@@ -255,7 +256,8 @@ def _judged(arm: Arm, habits: _Habits, reference: Reference) -> Arm:
     if who.recipe.limit is not None:
         barred.append(f"limited to {who.recipe.limit} images")
     setting = tuple(_setting(who, habits, tested=any(r.outcome.status == "ok" for r in arm.runs)))
-    return Arm(who, arm.runs, setting, tuple(barred + stale), bool(stale))
+    departs = tuple(_differences(who.recipe, habits.recipe[_kind(who)]))
+    return Arm(who, arm.runs, setting, departs, tuple(barred + stale), bool(stale))
 
 
 def _leaks(arm: Arm) -> Iterator[str]:

@@ -401,7 +401,7 @@ def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) ->
     for row, arm in zip(rows, arms, strict=True):
         plain = not any(text.startswith(("pretrained", "weights")) for text in arm.setting)
         if row.done == row.expected and plain and not arm.stale:
-            bases[_same(row.identity)] = row
+            bases[_same(row.identity, arm.departs)] = row
     found = []
     for row, arm in zip(rows, arms, strict=True):
         who, target = row.identity, arm.runs[0].spec.target
@@ -417,7 +417,7 @@ def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) ->
         }
         gains = {}
         for name, other in others.items():
-            base = bases.get(_same(other))
+            base = bases.get(_same(other, arm.departs))
             if base is not None and base is not row and who.arch != "none" and not arm.stale:
                 gain = _gain(row, base)
                 gains |= {name: gain} if gain else {}
@@ -425,10 +425,13 @@ def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) ->
     return found
 
 
-def _same(who: Identity) -> tuple:
-    """What row and baseline share beside the data: all but versions and how weights were made."""
+def _same(who: Identity, departs: tuple[str, ...]) -> tuple:
+    """What row and baseline share beside the data: all but versions and how weights were made.
+
+    Of the recipe, how it departs from what is usual: scratch has a schedule of its own.
+    """
     return (who.source, who.pretrain_seed, who.fusion, who.options, who.columns, who.types,
-            who.record, who.arch, who.mode, who.recipe, who.split, who.headline,
+            who.record, who.arch, who.mode, departs, who.split, who.headline,
             who.digest)  # fmt: skip
 
 

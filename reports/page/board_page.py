@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -341,10 +341,10 @@ def _span(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _recipes(made: Board) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The usual recipe of each mode; rows that depart from it say so."""
-    seen = set()
-    for row in made.rows:
-        if not row.setting and row.identity.mode not in seen:
-            seen.add(row.identity.mode)
-            yield row.identity.mode, row.identity.recipe.model_dump(mode="json")
+def _recipes(made: Board) -> Iterable[tuple[str, dict[str, Any]]]:
+    """The usual recipe of each mode and of scratch; rows that depart from it say so."""
+    found: dict[str, dict[str, Any]] = {}
+    for who in (row.identity for row in made.rows if not row.setting):
+        of = f"{who.mode}, scratch" if who.origin == "scratch" else who.mode
+        found.setdefault(of, who.recipe.model_dump(mode="json"))
+    return found.items()

@@ -9,6 +9,7 @@ import pytest
 from boards import run, shared_draws
 
 from benchmark.errors import BenchError
+from benchmark.spec import Recipe
 from benchmark.store import Store
 from reports import compare, transfer
 from reports.leaderboard import table as leaderboard
@@ -70,6 +71,25 @@ def test_without_such_a_network_there_is_no_gain_and_the_reader_is_told(frozen: 
     assert [group.pairs for group in groups.values()] == [[]]
     (table,) = json.loads(transfer.show(frozen, baseline="random", format="json"))
     assert table["pairs"][0]["gain"]["value"] == pytest.approx(100 * (0.72 / 0.6 - 1))
+
+
+def test_scratch_is_the_baseline_although_it_was_trained_on_its_own_schedule(tmp_path: Path):
+    store = Store(tmp_path)
+    store.prepare()
+    rows = (("dtd", 30, 1e-4, 0.7), ("none", 60, 1e-3, 0.6), ("dtd", 90, 1e-4, 0.5),
+            ("none", 90, 1e-3, 0.55))  # fmt: skip
+    for source, epochs, lr, value in rows:
+        recipe, draws = Recipe(epochs=epochs, lr=lr), value + shared_draws("isic", 0, 0)
+        run(store, source=source, folds=1, value=value, draws=draws, spec={"recipe": recipe})
+    (made,) = leaderboard.boards(store)
+    names = {row.name for row in made.rows}
+    assert names == {"dtd", "scratch", "dtd, epochs 90", "scratch, epochs 90"}
+    gains = {row.name: row.gains for row in made.rows}
+    assert gains["dtd"]["scratch"].difference.value == pytest.approx(0.1)
+    assert gains["dtd, epochs 90"]["scratch"].difference.value == pytest.approx(-0.05)
+    write.write(store, tmp_path / "page")
+    text = (tmp_path / "page" / "target-isic.html").read_text()
+    assert "Recipe of mode <bdi>finetune, scratch</bdi>" in text
 
 
 def test_a_page_of_frozen_rows_does_not_speak_of_scratch(frozen: Store, tmp_path: Path):
