@@ -419,6 +419,17 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def is_linear(spec: RunSpec) -> bool:
+    """Whether one linear layer on [F(X), G(M)] decides."""
+    return spec.fusion in ("none", "concat") and not spec.options.get("layers")
+
+
+def is_solved(spec: RunSpec) -> bool:
+    """Whether that layer was solved for instead of trained."""
+    trained = spec.recipe.head == "trained" or spec.options.get("modality_dropout")
+    return not trained and spec.mode != "finetune" and is_linear(spec)
+
+
 RANDOM = "random features"
 
 

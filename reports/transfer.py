@@ -15,12 +15,12 @@ import numpy as np
 from benchmark import stats
 from benchmark.errors import BenchError
 from benchmark.files import write
-from benchmark.stats import Correlation, Estimate, Pairs
+from benchmark.stats import Array, Correlation, Estimate, Pairs
 from benchmark.store import Store
 from reports import overlaps, plots, render
 from reports.distances import Measure, measured
 from reports.leaderboard import table as leaderboard
-from reports.leaderboard.board import Array, Baseline, Board
+from reports.leaderboard.board import Baseline, Board
 from reports.leaderboard.gains import OVER, Pair, Place, gather
 from reports.recommend.matrix import images_of
 from reports.render import Column, Table, told

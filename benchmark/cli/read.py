@@ -75,23 +75,32 @@ def status(format: options.Format = "table", store: options.Store = "store") -> 
 def compare(
     first: str,
     second: str,
-    by: Annotated[str, typer.Option(help="source, fusion or protocol, if not plain.")] = "",
+    by: Annotated[
+        str,
+        typer.Option(
+            help="source, fusion, protocol, mode, arch, train_size or augmentation, if not plain."
+        ),
+    ] = "",
     target: options.Targets = None,
     source: options.Sources = None,
     fusion: options.Fusions = None,
     protocol: options.Protocols = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Also: is FIRST not worse by more than this?", min=0.0)
+    ] = None,
     subgroups: Annotated[
         bool, typer.Option("--subgroups", help="Also by value of the columns they were judged by.")
     ] = False,
     format: options.Format = "table",
     store: options.Store = "store",
 ) -> None:
-    """Compare two sources, two fusions or two protocols, paired by patient: FIRST minus SECOND."""
+    """Compare two sources, fusions, protocols, modes, …, paired by patient: FIRST minus SECOND."""
     from reports import compare as pairs
 
     text = pairs.show(
         store, first, second, by=by, targets=target or (), sources=source or (),
-        fusions=fusion or (), protocols=protocol or (), subgroups=subgroups, format=format,
+        fusions=fusion or (), protocols=protocol or (), margin=margin, subgroups=subgroups,
+        format=format,
     )  # fmt: skip
     sys.stdout.write(text)
 

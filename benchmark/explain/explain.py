@@ -23,7 +23,7 @@ from benchmark.explain import last_layer, pictures, record_gain
 from benchmark.explain.predict import Trained, find, load
 from benchmark.explain.record_gain import arm_title, digest_of, fold_of
 from benchmark.files import broken, write
-from benchmark.spec import Outcome, Runtime
+from benchmark.spec import Outcome, Runtime, is_linear
 from benchmark.stats import Estimate, defined
 from benchmark.store import Store
 from benchmark.train import features, finetune
@@ -90,7 +90,7 @@ def explain(
         others = [o for o in plain if fold_of(o) == fold_of(outcome) and o.key != outcome.key]
         beside = attempt(lambda: _tested(store, others[0], runtime)) if others else None
         draw("maps", lambda: maps([beside, tested] if beside else [tested], images))
-        if finetune.is_linear(tested.trained.spec):
+        if is_linear(tested.trained.spec):
             draw("weights", lambda: last_layer.weights(last_layer.read(store, outcome)))
             if figures and beside is not None:
                 arms = [last_layer.read(store, one.trained.outcome) for one in (beside, tested)]

@@ -7,9 +7,9 @@ import numpy as np
 from benchmark.errors import BenchError
 from benchmark.explain import pictures, predict, record_gain
 from benchmark.metadata import Encoder
-from benchmark.spec import Outcome, RunSpec, origin
+from benchmark.spec import Outcome, RunSpec, is_linear, origin
 from benchmark.store import Store
-from benchmark.train import finetune, record_map
+from benchmark.train import record_map
 
 #: Where the last layer lies: in a head of its own, and in one within a network.
 HEADS = ("output.weight", "head.output.weight")
@@ -103,7 +103,7 @@ def _networks(store: Store, outcome: Outcome) -> dict[str, Outcome]:
     found: dict[tuple[str, ...], Outcome] = {}
     for one in (outcome, *store.outcomes("run")):
         spec = one.spec
-        if one.status == "ok" and isinstance(spec, RunSpec) and finetune.is_linear(spec):
+        if one.status == "ok" and isinstance(spec, RunSpec) and is_linear(spec):
             who = spec.arch, origin(spec.source, spec.mode), spec.mode, spec.protocol
             if same(one) == same(outcome):
                 found.setdefault(who, one)

@@ -17,9 +17,9 @@ from benchmark.data.dicom import ENDINGS
 from benchmark.data.matching import spellings
 from benchmark.errors import BenchError
 from benchmark.metadata import Encoder
-from benchmark.spec import Cell, Outcome, Recipe, RunSpec, Runtime
+from benchmark.spec import Cell, Outcome, Recipe, RunSpec, Runtime, is_solved
 from benchmark.store import Store
-from benchmark.train import features, finetune, loop, network, record_map, weights
+from benchmark.train import features, loop, network, record_map, weights
 from benchmark.train.classifier import Classifier, Standardised
 from benchmark.train.context import Memory, Work, device_of
 
@@ -81,7 +81,7 @@ class Trained:
         """Probabilities (n, K) of pooled features; only where there is a `head`."""
         assert self.head is not None
         # A head that was solved for is in full precision, on whatever device.
-        exact = {"precision": "float32"} if finetune.is_solved(self.spec) else {}
+        exact = {"precision": "float32"} if is_solved(self.spec) else {}
         recipe, device = self.recipe.model_copy(update=exact), self.work.device
         found = loop.Features(values.to(device), record)
         return loop.predict(self.head, found, torch.arange(len(values)), recipe, device)

@@ -18,6 +18,7 @@ from benchmark.stats.estimates import (
     defined,
     holm,
     interval,
+    not_worse,
     paired_bootstrap,
     wilcoxon,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "holm",
     "interval",
     "normal_p",
+    "not_worse",
     "paired_bootstrap",
     "power_warning",
     "simultaneous_ranks",

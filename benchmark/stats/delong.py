@@ -27,8 +27,10 @@ def clustered(
     return difference, float((influence**2).sum() * count / (count - 1))
 
 
-def normal_p(value: float, error: float) -> float:
-    """The two-sided p of a normal value being zero; undefined for a value without error."""
+def normal_p(value: float, error: float, *, one_sided: bool = False) -> float:
+    """The p of a normal value being zero (`one_sided`: or less); undefined without an error."""
+    if error > 0 and one_sided:
+        return math.erfc(value / error / math.sqrt(2)) / 2
     if error > 0:
         return math.erfc(abs(value) / error / math.sqrt(2))
     return 1.0 if value == 0 and error == 0 else math.nan

@@ -59,6 +59,15 @@ def paired_bootstrap(
     return Comparison(estimate, min(1.0, 2 * (smaller + 1) / (difference.size + 1)))
 
 
+def not_worse(draws_a: ArrayLike, draws_b: ArrayLike, margin: float) -> float:
+    """The one-sided p of the first being lower by the margin or more, from paired draws."""
+    apart = np.asarray(draws_a, dtype=float) - np.asarray(draws_b, dtype=float)
+    apart = apart[~np.isnan(apart)]
+    if not apart.size:
+        return np.nan
+    return float((np.count_nonzero(apart <= -margin) + 1) / (apart.size + 1))
+
+
 def wilcoxon(differences: ArrayLike) -> float:
     """The two-sided signed-rank p; zeros are dropped, 1 if all are zero, NaN if there are none."""
     values = np.asarray(differences, dtype=float)

@@ -16,7 +16,7 @@ from benchmark.api import Fusion, Source
 from benchmark.data import prepare, split
 from benchmark.errors import BenchError
 from benchmark.files import cached_folder
-from benchmark.spec import Outcome, RunSpec, canonical, seed_of
+from benchmark.spec import Outcome, RunSpec, canonical, is_solved, seed_of
 from benchmark.train import features, heads, loop, record_map, subgroups, weights
 from benchmark.train.context import Work, bootstrap_seed, facts_of
 
@@ -90,17 +90,6 @@ def way(fold: Fold) -> Callable[[Work, Fold], Answer]:
     if fold.arm.needs == "probabilities":
         return _combined
     return _solved if is_solved(spec) else _trained
-
-
-def is_linear(spec: RunSpec) -> bool:
-    """Whether one linear layer on [F(X), G(M)] decides."""
-    return spec.fusion in ("none", "concat") and not spec.options.get("layers")
-
-
-def is_solved(spec: RunSpec) -> bool:
-    """Whether that layer was solved for instead of trained."""
-    trained = spec.recipe.head == "trained" or spec.options.get("modality_dropout")
-    return not trained and spec.mode != "finetune" and is_linear(spec)
 
 
 def _trained(work: Work, fold: Fold) -> Answer:

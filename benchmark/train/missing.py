@@ -8,7 +8,7 @@ import torch
 from benchmark import registry
 from benchmark.data import prepare, split
 from benchmark.errors import BenchError
-from benchmark.spec import Cell, Outcome, RunSpec, lacking, seed_of, share_of
+from benchmark.spec import Cell, Outcome, RunSpec, is_solved, lacking, seed_of, share_of
 from benchmark.train import finetune, heads, loop, record_map, weights
 from benchmark.train.context import Work
 from benchmark.train.softmax import Softmax
@@ -70,7 +70,7 @@ def _answer(work: Work, fold: finetune.Fold) -> finetune.Answer:
         # The model on the record is fitted again, to the same training part with the same seed.
         return finetune.way(fold)(work, fold)
     kept = weights.load(work.store, work.cell.key, kind="run")
-    if finetune.is_solved(spec):
+    if is_solved(spec):
         weight, bias = (kept[name].double().numpy() for name in ("output.weight", "output.bias"))
         values = finetune.linear_inputs(work, fold)[test]
         found = Softmax(weight, bias, 0.0, 0, converged=True)

@@ -8,7 +8,8 @@ import numpy as np
 
 from benchmark import metrics, stats
 from reports import plots
-from reports.leaderboard.board import Board, Row
+from reports.leaderboard.board import Board
+from reports.leaderboard.rows import Row
 
 #: What the paper tells gains of.
 METRICS = (

@@ -132,11 +132,11 @@ def gather(store: Store, runs: Sequence[Run]) -> tuple[Reference, list[Arm]]:
 
 
 def _pretraining(store: Store, runs: Iterable[Run]) -> dict[str, Recipe]:
-    """The recipe behind each file of weights; the same for all seeds, unlike its key."""
+    """The recipe behind each file of weights of our own: one for all seeds, unlike its key."""
     found = {}
     for key in {run.spec.weights for run in runs if run.spec.weights}:
         done = store.outcome("pretrain", key)
-        if done is not None and isinstance(done.spec, PretrainSpec):
+        if done is not None and done.history and isinstance(done.spec, PretrainSpec):
             found[key] = done.spec.recipe
     return found
 

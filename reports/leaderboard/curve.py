@@ -15,7 +15,8 @@ from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import plots, render
 from reports.leaderboard import table
-from reports.leaderboard.board import Board, Row, higher_is_better, paired
+from reports.leaderboard.board import Board, higher_is_better
+from reports.leaderboard.rows import Row, paired
 from reports.render import Column, Table, told
 
 FOOTER = (

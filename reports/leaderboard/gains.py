@@ -9,8 +9,9 @@ import numpy as np
 
 from benchmark import stats
 from benchmark.spec import RANDOM, trained_on
-from benchmark.stats import Estimate
-from reports.leaderboard.board import Array, Baseline, Board, Row, higher_is_better, paired
+from benchmark.stats import Array, Estimate
+from reports.leaderboard.board import Baseline, Board, higher_is_better
+from reports.leaderboard.rows import Row, paired
 
 #: What a gain is over, in words.
 OVER: dict[str, str] = {
@@ -45,6 +46,7 @@ class Group:
     pairs: list[Pair] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     weights: set[str] = field(default_factory=set)
+    noise: dict[str, dict[str, float]] = field(default_factory=dict)  # of each target, as known
 
 
 def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Place, Group]:
@@ -61,6 +63,7 @@ def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Pla
             found, more = _gains(made, whole, base, baseline)
             groups[place].pairs += found
             groups[place].left += [*others, *why, *more]
+            groups[place].noise[made.target] = made.noise.known(place.arch, place.mode)
             groups[place].weights |= {run.spec.weights or "" for row in part for run in row.runs}
     return dict(groups)
 

@@ -11,11 +11,11 @@ from benchmark import stats
 from benchmark.errors import Damaged, units
 from benchmark.metadata.subgroups import DRAWS, FEWEST, OTHER
 from benchmark.spec import Outcome
-from benchmark.stats import Comparison, Estimate
+from benchmark.stats import Array, Comparison, Estimate
 from benchmark.store import UNREADABLE, Store
 from reports import render
 from reports.leaderboard.arms import Run
-from reports.leaderboard.board import Array, higher_is_better
+from reports.leaderboard.board import higher_is_better
 from reports.render import Column, Table
 
 GAP = "best − worst"
@@ -114,7 +114,7 @@ def _per_seed(seeds: Sequence[int], counts: Sequence[int]) -> int:
 
 
 def _over_folds(seeds: Sequence[int], draws: Sequence[Array]) -> Array:
-    """As a board's draws are: the mean over the folds of a seed, the seeds' end to end."""
+    """The mean over the folds of a seed, the seeds' end to end, so that it holds what they vary."""
     each = [
         np.mean([one for s, one in zip(seeds, draws, strict=True) if s == seed], axis=0)
         for seed in dict.fromkeys(seeds)

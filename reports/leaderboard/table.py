@@ -14,7 +14,8 @@ from benchmark.store import Store
 from reports import own, render
 from reports.leaderboard import board, subgroups
 from reports.leaderboard.arms import Place, Run, place_of
-from reports.leaderboard.board import UNKNOWN, Baseline, Board, Row
+from reports.leaderboard.board import UNKNOWN, Baseline, Board
+from reports.leaderboard.rows import Row
 from reports.render import Column, told
 
 #: Metrics that every format shows beside the headline, with their headings.
@@ -25,7 +26,8 @@ SPREAD = {"over_folds": "± folds", "over_classes": "± classes"}  # of the head
 KEPT = "weights.safetensors"
 FOOTER = (
     "Rank: 1 and the rows that are better for certain, to the last place that the others leave "
-    "(paired bootstrap over {units}, one 95 % bound for all pairs of rows). ±: the headline's "
+    "(paired bootstrap over {units}, one 95 % bound for all pairs of rows). Intervals, gains and "
+    "ranks hold the noise of training and of pretraining as far as it is known. ±: the headline's "
     "standard deviation (n − 1) over folds and over classes."
 )
 
@@ -225,6 +227,7 @@ def _table(made: Board) -> render.Table:
         notes=[
             *([text] if (text := record(made)) else []),
             *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
+            *made.noise.notes(metric_title(made.headline).partition(" (")[0]),
             *made.overlaps,
             *([] if made.unit or made.leaky else [f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}."]),
         ],
@@ -277,6 +280,7 @@ def _board(store: Store, made: Board) -> dict[str, Any]:
         **_plain(made, "leaky siblings overlaps versions"),
         "split": made.split.model_dump(mode="json"),
         **_plain(made, "digest seeds columns"),
+        "noise": made.noise.facts(),
         "rows": [_row(store, row) for row in made.rows],
     }
 

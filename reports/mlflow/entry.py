@@ -274,7 +274,13 @@ def of_grid(
     )
 
 
-def of_correlation(where: str, place: "Place", pairs: "Sequence[Pair]", how: "Measure") -> Entry:
+def of_correlation(
+    where: str,
+    place: "Place",
+    pairs: "Sequence[Pair]",
+    how: "Measure",
+    noise: Mapping[str, Mapping[str, float]],
+) -> Entry:
     """How a distance goes with the gains on one target, or pooled; signs as in `bench transfer`."""
     from reports import transfer
 
@@ -290,6 +296,9 @@ def of_correlation(where: str, place: "Place", pairs: "Sequence[Pair]", how: "Me
         for start, which in sets.items()
         for name, value in transfer.correlated(near, gains, *names, pairs=which)._asdict().items()
     }
+    for name in ("training", "pretraining"):  # of several targets, their root mean square
+        known = [noise[t][name] for t in dict.fromkeys(names[0]) if name in noise.get(t, {})]
+        numbers |= {f"noise_{name}": float(np.sqrt(np.mean(np.square(known))))} if known else {}
     points = [
         plots.Point(pair.source, pair.target, value, pair.gain)
         for pair, value in zip(pairs, values, strict=True)

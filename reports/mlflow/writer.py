@@ -142,17 +142,24 @@ class Writer:
                         and (many or pair.source != pair.target)
                     ]
                     if len({pair.target for pair in pairs}) > many:
-                        self._correlation(where, place, pairs, how)
+                        self._correlation(where, place, pairs, how, group.noise)
 
-    def _correlation(self, where: str, place: "Place", pairs: "list[Pair]", how: "Measure") -> None:
+    def _correlation(
+        self,
+        where: str,
+        place: "Place",
+        pairs: "list[Pair]",
+        how: "Measure",
+        noise: dict[str, dict[str, float]],
+    ) -> None:
         name = "/".join((where, how.label, *place)).replace("'", "_")
         values = [[*pair.gain, *how.values[pair.source, pair.target]] for pair in pairs]
         names = [(pair.source, pair.target) for pair in pairs]
         self._put(
             where,
             (CORRELATION, name),
-            entries.digest_of(names, repr(values), how.about),
-            lambda: entries.of_correlation(where, place, pairs, how),
+            entries.digest_of(names, repr(values), how.about, noise),
+            lambda: entries.of_correlation(where, place, pairs, how, noise),
             lasting=True,
         )
 

@@ -17,7 +17,8 @@ from benchmark.store import Store
 from reports import plots, render
 from reports.leaderboard import subgroups, table
 from reports.leaderboard.arms import Run
-from reports.leaderboard.board import UNKNOWN, Board, Row, higher_is_better
+from reports.leaderboard.board import UNKNOWN, Board, higher_is_better
+from reports.leaderboard.rows import Row
 from reports.page import gallery
 
 TOP = 6  # rows of a card on the index
@@ -297,11 +298,12 @@ def _facts(made: Board) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield (
         "Intervals",
         (
-            f"95 % bootstrap over {made.units}, {draws // max(len(made.seeds), 1):,} draws a fold, "
-            "paired between rows",
-            "of other metrics: combined from the intervals of the folds",
+            f"95 % bootstrap over {made.units}, {draws:,} draws a fold, paired between rows, with "
+            "the noise of training and of pretraining",
+            "of other metrics: combined from the intervals of the folds, of other patients alone",
         ),
     )
+    yield "Noise", tuple(made.noise.notes(table.metric_title(made.headline).partition(" (")[0]))
     yield (
         "Ranks",
         (

@@ -11,8 +11,9 @@ import numpy as np
 from benchmark.spec import Outcome, PretrainSpec
 from benchmark.store import Store
 from reports import plots, render
-from reports.leaderboard.board import Board, Row, higher_is_better
+from reports.leaderboard.board import Board, higher_is_better
 from reports.leaderboard.gains import of_one_partition
+from reports.leaderboard.rows import Row
 
 
 @dataclass(frozen=True)

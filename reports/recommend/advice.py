@@ -9,11 +9,11 @@ import numpy as np
 
 from benchmark.errors import BenchError
 from benchmark.spec import origin
-from benchmark.stats import Estimate, interval
+from benchmark.stats import Array, Estimate, interval
 from benchmark.store import Store
 from reports import render
 from reports.leaderboard import table as leaderboard
-from reports.leaderboard.board import Array, higher_is_better
+from reports.leaderboard.board import higher_is_better
 from reports.leaderboard.gains import Place
 from reports.recommend import evaluate, learning, matrix
 from reports.recommend.belief import Belief, Evidence, Prior, believe, next_run

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.leaderboard.board import Array
+from benchmark.stats import Array
 
 RUNS = 6  # that an order is judged by
 SAMPLES = 4000  # of a belief: its percentiles are then good to about a hundredth of its spread

@@ -9,9 +9,8 @@ import numpy as np
 
 from benchmark import stats
 from benchmark.errors import BenchError
-from benchmark.stats import Estimate
+from benchmark.stats import Array, Estimate
 from reports import render
-from reports.leaderboard.board import Array
 from reports.recommend.belief import RUNS, Prior, believe, order, regrets, tau
 from reports.recommend.learning import learn, usable
 from reports.recommend.matrix import Matrix, of_files, published

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.errors import BenchError
-from reports.leaderboard.board import Array
+from benchmark.stats import Array
 from reports.recommend.belief import Evidence, Prior, order, regrets, tau
 from reports.recommend.matrix import Matrix
 

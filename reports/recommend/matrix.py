@@ -12,11 +12,12 @@ import numpy as np
 from benchmark import registry
 from benchmark.errors import BenchError, DataMissing
 from benchmark.registry import names, plugins
+from benchmark.stats import Array
 from benchmark.store import Store
 from reports.distances import measured
 from reports.leaderboard import gains
 from reports.leaderboard import table as leaderboard
-from reports.leaderboard.board import Array, higher_is_better
+from reports.leaderboard.board import higher_is_better
 from reports.leaderboard.gains import Place
 
 PUBLISHED = Path(__file__).parent.parent / "published"

@@ -20,6 +20,7 @@ from reports import render
 from reports.leaderboard import board
 from reports.leaderboard import table as leaderboard
 from reports.leaderboard.by_class import recalls_apart
+from reports.leaderboard.rows import Row as BoardRow
 from reports.render import Column, told
 from reports.replay import papers
 from reports.replay.papers import Row, Section
@@ -167,7 +168,7 @@ def _found(line: Wanted, made: board.Board | None) -> tuple[Estimate | None, str
 
 
 def _wilcoxon(
-    line: Wanted, made: board.Board | None, row: board.Row, cells: str
+    line: Wanted, made: board.Board | None, row: BoardRow, cells: str
 ) -> tuple[Estimate | None, str, str]:
     """The p of the recalls of all folds and classes being those of the arm that `label` names."""
     named = line | {"fusion": line["label"], "columns": "*" if line["label"] != "none" else ""}
@@ -184,7 +185,7 @@ def _wilcoxon(
     return Estimate(p, math.nan, math.nan, len(apart)), cells, ""
 
 
-def _same_arm(line: Wanted, row: board.Row) -> bool:
+def _same_arm(line: Wanted, row: BoardRow) -> bool:
     who = row.identity
     if any(getattr(who, name) != line[name] for name in ("source", "arch", "mode", "fusion")):
         return False

@@ -21,7 +21,8 @@ from benchmark.spec import Failure, Recipe, RunSpec, Split
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports.leaderboard import table as leaderboard
-from reports.leaderboard.board import Board, Row, pool, ranked
+from reports.leaderboard.board import Board, ranked
+from reports.leaderboard.rows import Row, pool
 
 
 @pytest.fixture

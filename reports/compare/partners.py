@@ -1,0 +1,121 @@
+"""Which arms belong together: those that differ in nothing but what is compared."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import product
+
+from benchmark.errors import BenchError, did_you_mean
+from benchmark.index import Asked, Summary
+from benchmark.spec import Augment, Recipe, RunSpec
+from reports.leaderboard.arms import Arm, Identity, Place
+
+#: What two names may be names of, with the option that asks for it.
+KINDS = {
+    "source": "--source",
+    "fusion": "--fusion",
+    "protocol": "--protocol",
+    "mode": "--mode",
+    "arch": "--arch",
+    "train_size": "--train-size",
+    "augmentation": "--set recipe.augment.…",
+}
+ALL = "all"  # the name of the whole training part
+#: What makes an arm, beside its versions.
+MADE = ("source", "pretrain_seed", "pretraining", "fusion", "options", "columns", "types",
+        "record", "arch", "mode", "recipe", "split", "headline", "digest")  # fmt: skip
+#: What goes with a kind: it may differ too.
+FREE = {
+    "source": ("source", "pretrain_seed", "pretraining"),
+    "fusion": ("fusion", "options", "columns", "types", "record"),
+    "protocol": ("record", "recipe", "split", "headline"),
+    "mode": ("mode", "recipe"),
+    "arch": ("arch",),
+    "augmentation": ("recipe",),
+}
+
+
+def called(spec: RunSpec | Asked, kind: str) -> str:
+    """What a cell is called where cells of this kind are compared."""
+    if kind == "augmentation":
+        recipe = spec.recipe
+        plain = _bare(recipe) if isinstance(recipe, str) else without_augment(recipe) == recipe
+        return "off" if plain else "on"
+    return str(getattr(spec, kind)) or ALL
+
+
+@cache
+def _bare(recipe: str) -> bool:
+    found = Recipe.model_validate_json(recipe)
+    return without_augment(found) == found
+
+
+def without_augment(recipe: Recipe) -> Recipe:
+    """The recipe with images as they are."""
+    return recipe.model_copy(update={"augment": Augment(), "test_augment": None})
+
+
+def kind_of(first: str, second: str, by: str, rows: Sequence[Summary]) -> str:
+    """Of what the two are names in this store; an error that helps where that is not plain."""
+    if by and by not in KINDS:
+        raise BenchError(f"Nothing is compared by '{by}'.", did_you_mean(by, list(KINDS)))
+    if first == second:
+        raise BenchError(f"'{first}' is compared with itself.", "Name two different ones.")
+    known = {kind: {called(row.spec, kind) for row in rows} for kind in KINDS}
+    fits = [kind for kind in KINDS if {first, second} <= known[kind] and by in ("", kind)]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise BenchError(
+            f"Both {first} and {second} are names of {' and of '.join(f'a {k}' for k in fits)}.",
+            f"Say which with --by {fits[0]}.",
+        )
+    everything = sorted(set().union(*known.values()))
+    for name in (first, second):
+        if name not in everything:
+            raise BenchError(
+                f"The store has no results of '{name}'.", did_you_mean(name, everything)
+            )
+    kinds = [kind for kind in KINDS if len(known[kind]) > 1]
+    raise BenchError(
+        f"{first} and {second} are not two {', two '.join(_words(kind) for kind in KINDS)} "
+        "of this store.",
+        "It has " + "; ".join(f"{_words(k)} {', '.join(sorted(known[k]))}" for k in kinds) + "."
+        if kinds
+        else "It has one of each.",
+    )
+
+
+def _words(kind: str) -> str:
+    return f"{kind.replace('_', ' ')}s"
+
+
+def partners(
+    kind: str, names: tuple[str, str], arms: Mapping[Place, Sequence[Arm]]
+) -> Iterator[tuple[Arm, Arm]]:
+    """Arms of the first name with those of the second that are like them in all else."""
+    loose = {kind, "protocol"} if kind == "augmentation" else {kind}
+    pools: dict[Place, list[Arm]] = defaultdict(list)
+    for place, part in arms.items():
+        pools[place._replace(**dict.fromkeys(loose & set(Place._fields), ""))] += part
+    for part in pools.values():
+        sides = [[arm for arm in part if called(arm.runs[0].spec, kind) == name] for name in names]
+        for a, b in product(*sides):
+            bare = "none" in (a.identity.arch, b.identity.arch) and kind == "fusion"
+            if _rest(kind, a.identity, bare) == _rest(kind, b.identity, bare):
+                yield a, b
+
+
+def patients(who: Identity) -> tuple:
+    """What makes the test patients, and which images there are at all."""
+    return who.split, who.digest, who.recipe.limit
+
+
+def _rest(kind: str, who: Identity, bare: bool) -> tuple:
+    """What must be the same; an arm on the record alone shares only the patients with another."""
+    if bare:
+        return (*patients(who), who.headline)
+    same = [getattr(who, name) for name in MADE if name not in FREE.get(kind, ())]
+    if kind == "augmentation":
+        same.append(without_augment(who.recipe))
+    return (*same, who.recipe.limit)
