@@ -79,8 +79,9 @@ def request_tiny():
 
 #: The files that take longest, so that no core waits for one of them at the end.
 LONG = (
-    "tracking", "engine", "batches", "fold", "cli", "fusion", "task2vec", "recommend", "otdd",
-    "scores", "components", "network", "data", "explain",
+    "engine", "tracking", "recommend", "fold", "floor", "torture", "explain", "otdd", "leaderboard",
+    "components", "slots", "network", "page", "drawing", "batches", "cli", "fusion", "task2vec",
+    "heads", "replay", "scores", "data",
 )  # fmt: skip
 
 
