@@ -262,7 +262,7 @@ def _check_fusion(arm: Fusion) -> Iterator[str]:
         loss.backward()
         if any(p.grad is None or not p.grad.isfinite().all() for p in head.parameters()):
             raise BenchError("A parameter of the head gets no finite gradient.", "See `head`.")
-        found.append(float(loss))
+        found.append(loss.item())
     if not np.isfinite(found[0]) or found[0] != found[1]:
         raise BenchError(f"The head gives the losses {found}.", "Same seed, same numbers.")
     yield f"a head of 64 features and a record: loss {found[0]:.3f}, the same twice"
