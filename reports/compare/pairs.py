@@ -63,7 +63,11 @@ def compare(
         places[place_of(run)].append(run)
     arms = {place: gather(store, part)[1] for place, part in places.items()}
     shown = {
-        place: [a for a in part if not a.stale and keeps(a.runs[0].spec, "source", "fusion")]
+        place: [
+            a for a in part
+            if not a.stale and not a.identity.missing
+            and keeps(a.runs[0].spec, "source", "fusion")
+        ]  # fmt: skip
         for place, part in arms.items()
     }
 

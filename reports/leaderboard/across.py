@@ -61,7 +61,10 @@ def of(boards: Sequence[Board]) -> Across | None:
 
 def _gains(made: Board) -> Iterator[Gain]:
     """Each whole row with a record against the whole row of the same network without it."""
-    whole = [row for row in made.rows if row.done == row.expected and row.identity.arch != "none"]
+    whole = [
+        row for row in made.rows
+        if row.done == row.expected and row.identity.arch != "none" and not row.identity.missing
+    ]  # fmt: skip
     alone = {_network(row): row for row in whole if row.identity.fusion == "none"}
     for row in whole:
         base = alone.get(_network(row))

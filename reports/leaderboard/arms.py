@@ -21,6 +21,7 @@ from benchmark.spec import (
     Scalar,
     Split,
     amount,
+    lacking,
     origin,
 )
 from benchmark.store import Store
@@ -51,6 +52,7 @@ class Identity(NamedTuple):
     core: str
     split: Split
     headline: str
+    missing: str  # of the test part's records
     digest: str
 
     @property
@@ -61,7 +63,7 @@ class Identity(NamedTuple):
 
 #: Of an identity: what the spec says in so many words, and what comes from the outcome's versions.
 ASKED = ("source", "fusion", "columns", "allowed", "record", "arch", "mode", "recipe",
-         "pretrain_seed", "split", "headline")  # fmt: skip
+         "pretrain_seed", "split", "headline", "missing")  # fmt: skip
 VERSIONS = ("source_version", "fusion_version", "target_version", "protocol_version", "core")
 
 
@@ -253,6 +255,8 @@ def _judged(arm: Arm, habits: _Habits, reference: Reference) -> Arm:
     who = arm.identity
     barred = list(_leaks(arm))
     stale = list(_stale(who, habits, reference))
+    if who.missing:
+        barred.append("records are missing from its test")
     if who.recipe.limit is not None:
         barred.append(f"limited to {who.recipe.limit} images")
     setting = tuple(_setting(who, habits, tested=any(r.outcome.status == "ok" for r in arm.runs)))
@@ -299,6 +303,8 @@ def _stale(who: Identity, habits: _Habits, reference: Reference) -> Iterator[str
 
 def _setting(who: Identity, habits: _Habits, *, tested: bool) -> Iterator[str]:
     """The settings in which an arm differs from those like it, as a reader would say them."""
+    if who.missing:
+        yield lacking(who.missing)
     changes = _differences(who.recipe, habits.recipe[_kind(who)])
     yield from (change for change in changes if not change.startswith("limit "))
     if who.recipe.limit is not None:

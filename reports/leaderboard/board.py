@@ -186,7 +186,7 @@ def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) ->
     for row, arm in zip(rows, arms, strict=True):
         who, target = row.identity, arm.runs[0].spec.target
         alone = who._replace(
-            fusion="none", options=(), columns=(), types=(), allowed=(), record=None
+            fusion="none", options=(), columns=(), types=(), allowed=(), record=None, missing=""
         )
         other = who._replace(pretrain_seed=0)
         base = who._replace(source=target) if baseline == "self" else other._replace(source="none")
@@ -194,11 +194,13 @@ def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) ->
             "self" if baseline == "self" else base.origin: base,
             "imagenet": other._replace(source="imagenet"),
             "fusion": alone,
+            "whole": who._replace(missing=""),
         }
         gains = {}
         for name, other in others.items():
             base = bases.get(_same(other, arm.departs))
-            if base is not None and base is not row and who.arch != "none" and not arm.stale:
+            alike = who.arch != "none" or name == "whole"
+            if base is not None and base is not row and alike and not arm.stale:
                 gain = _gain(row, base)
                 gains |= {name: gain} if gain else {}
         found.append(replace(row, gains=gains))
@@ -212,7 +214,7 @@ def _same(who: Identity, departs: tuple[str, ...]) -> tuple:
     """
     return (who.source, who.pretrain_seed, who.fusion, who.options, who.columns, who.types,
             who.record, who.arch, who.mode, departs, who.split, who.headline,
-            who.digest)  # fmt: skip
+            who.missing, who.digest)  # fmt: skip
 
 
 def _gain(row: Row, base: Row) -> Comparison | None:

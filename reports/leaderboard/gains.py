@@ -92,7 +92,7 @@ def by_place(made: Board, fusion: str) -> dict[Place, list[Row]]:
     rows: dict[Place, list[Row]] = defaultdict(list)
     for row in made.rows:
         who = row.identity
-        if who.fusion == fusion and who.arch != "none":
+        if who.fusion == fusion and who.arch != "none" and not who.missing:
             rows[Place(made.protocol, who.mode, who.arch, made.headline)].append(row)
     return dict(rows)
 

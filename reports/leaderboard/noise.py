@@ -97,7 +97,10 @@ class Noise:
         size, count, arch = len(made), len(cells.runs), cells.arm.identity.arch
         training = self.training.get(cells.trained, "")
         if isinstance(training, Component):
-            keys = sorted(run.outcome.key for run in cells.runs)
+            # A test without some records is of the same training.
+            keys = sorted(
+                (run.spec.missing and run.spec.base) or run.outcome.key for run in cells.runs
+            )
             own = training.drawn(size, seed_of("training noise", *keys))
             doubt = training.doubt(size, seed_of("training noise", *cells.trained))
             made += own * doubt / np.sqrt(count)

@@ -27,7 +27,8 @@ class Row:
     done: int  # cells
     expected: int
     headline: Estimate | None  # of the cells there are, also where some are missing
-    gains: dict[str, Comparison]  # over "scratch", RANDOM or "self", "imagenet", from "fusion"
+    gains: dict[str, Comparison]  # over "scratch", RANDOM or "self", "imagenet", from "fusion",
+    # and over the "whole" record where some of it is missing
     metrics: dict[str, Estimate]
     classes: tuple[str, ...]
     per_class: tuple[dict[str, Estimate], ...]

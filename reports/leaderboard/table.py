@@ -206,7 +206,7 @@ def _seconds(value: float) -> str:
 
 def gain_names(made: Board) -> dict[str, str]:
     """The gains that some row of the board has, with their headings."""
-    names = {name: f"over {name}" for name in OVER} | {"fusion": "by fusion"}
+    names = {name: f"over {name}" for name in OVER} | {"fusion": "by fusion", "whole": "over whole"}
     return {k: v for k, v in names.items() if any(k in row.gains for row in made.rows)}
 
 
@@ -248,9 +248,10 @@ def _columns(made: Board) -> Iterator[Column]:
     yield told("mode", "identity.mode")
     yield Column("network" if made.several else None, "network", words=True)
     yield Column("setting", lambda row: "; ".join(row.setting), "", "setting", True, True)
+    yield told("missing", "identity.missing")
     yield told("metric", lambda row: made.headline)
     yield Column(made.headline, "headline", ".3f", "*")
-    for name in (*OVER, "fusion"):
+    for name in (*OVER, "fusion", "whole"):
         field = f"gain_{name.replace(' ', '_')}_"
         yield Column(gains.get(name), f"gains.{name}.difference", "+.3f", f"{field}*")
         yield told(f"{field}p", f"gains.{name}.p")
@@ -293,7 +294,7 @@ def _row(store: Store, row: Row) -> dict[str, Any]:
         "why_no_rank": row.why,
         **_plain(who, "source origin fusion"),
         "options": dict(who.options),
-        **_plain(who, "columns arch mode"),
+        **_plain(who, "columns missing arch mode"),
         "setting": row.setting,
         "recipe": who.recipe.model_dump(mode="json"),
         **_plain(row, "headline gains metrics"),

@@ -119,7 +119,7 @@ def _may_show(target: str) -> bool:
 
 def _title(outcome: Outcome) -> str:
     spec = outcome.spec
-    names = ("partition", "train_size", "seed", "pretrain_seed")
+    names = ("partition", "train_size", "seed", "pretrain_seed", "missing")
     drawn = {name: getattr(spec, name, 0) for name in names}
     seed = "".join(f" {name.replace('_', ' ')} {n}" for name, n in drawn.items() if n)
     if isinstance(spec, RunSpec):

@@ -15,11 +15,11 @@ from benchmark.spec import RANDOM
 from benchmark.stats import Comparison
 from benchmark.store import Store
 from reports import plots, render
-from reports.leaderboard import subgroups, table
+from reports.leaderboard import table
 from reports.leaderboard.arms import Run
 from reports.leaderboard.board import UNKNOWN, Board, higher_is_better
 from reports.leaderboard.rows import Row
-from reports.page import gallery
+from reports.page import gallery, record
 
 TOP = 6  # rows of a card on the index
 GAINS = 14  # rows of a chart of gains
@@ -88,7 +88,7 @@ class View:
     curves: Curves
     plain_last: str  # what the last of the curves' rows is called, if it had no pretraining
     classes: tuple[str, ...]
-    subgroups: tuple[tuple[str, tuple[subgroups.Subgroups, ...]], ...]  # of the curves' rows
+    record: record.Told  # by subgroups, and without records; of the curves' rows
     looks: tuple[gallery.Album, ...]
     failures: tuple[Failed, ...]
     facts: tuple[tuple[str, tuple[str, ...]], ...]
@@ -123,7 +123,7 @@ def of(store: Store, made: Board, id: str) -> View:
         curves=drawn,
         plain_last=next((row.name for row in drawn.rows[-1:] if row.name in PLAIN), ""),
         classes=classes,
-        subgroups=tuple(_subgroups(store, made, drawn.rows)),
+        record=record.of(store, made, drawn.rows),
         looks=tuple(gallery.looks(store, made)),
         failures=tuple(_failures(made)),
         facts=tuple(_facts(made)),
@@ -178,14 +178,6 @@ def calibration(tested: Sequence[Tested]) -> tuple[plots.Array, plots.Array]:
     enough = count >= FEWEST
     sums = [np.bincount(bins, weights=values, minlength=BINS)[enough] for values in (tops, right)]
     return sums[0] / count[enough], sums[1] / count[enough]
-
-
-def _subgroups(
-    store: Store, made: Board, rows: Sequence[Row]
-) -> Iterator[tuple[str, tuple[subgroups.Subgroups, ...]]]:
-    for row in rows:
-        if found := subgroups.of(store, row.runs):
-            yield made.label(row), found
 
 
 def _by_class(row: Row) -> Iterator[tuple[str, float]]:
