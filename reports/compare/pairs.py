@@ -56,20 +56,17 @@ def compare(
             for name in names
         )
 
+    def shows(arm: Arm) -> bool:
+        usual = not arm.stale and not arm.identity.missing
+        return usual and keeps(arm.runs[0].spec, "source", "fusion")
+
     # Boards whole: what is usual on them, and their noise, come of rows that are not compared too.
     places: dict[Place, list[Run]] = defaultdict(list)
     keys = [row.key for row in rows if keeps(row.spec, "target", "protocol")]
     for run in read(store, keys):
         places[place_of(run)].append(run)
     arms = {place: gather(store, part)[1] for place, part in places.items()}
-    shown = {
-        place: [
-            a for a in part
-            if not a.stale and not a.identity.missing
-            and keeps(a.runs[0].spec, "source", "fusion")
-        ]  # fmt: skip
-        for place, part in arms.items()
-    }
+    shown = {place: [arm for arm in part if shows(arm)] for place, part in arms.items()}
 
     @cache
     def noise_of(place: Place) -> Noise:
