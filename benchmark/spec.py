@@ -97,6 +97,16 @@ def lacking(missing: str) -> str:
 TrainSize = Annotated[str, AfterValidator(_spelled)]
 
 
+def _rates(asked: Any) -> Any:
+    """`1e-4,1e-3` as two numbers, each once, from the smallest."""
+    found = sorted(
+        {float(rate) for rate in (asked.split(",") if isinstance(asked, str) else asked)}
+    )
+    if len(found) == 1 or (found and found[0] <= 0):
+        raise ValueError("give two learning rates or more, as in 1e-4,1e-3")
+    return found
+
+
 class Augment(Frozen):
     """Random changes of an image; each is drawn per image."""
 
@@ -142,6 +152,8 @@ class Recipe(Frozen):
     # without a choice, solved or by plain gradient descent as the paper ran it.
     head: Literal["chosen", "trained", "optimum", "faithful"] = "trained"
     limit: int | None = Field(default=None, ge=2)  # images used at most, whole groups, seeded
+    #: Learning rates of a fine-tuning of which validation chooses, in place of `lr`.
+    tune: Annotated[tuple[float, ...], BeforeValidator(_rates), NEUTRAL] = ()
     #: How a set draws its images where not as usual: "boundary=half scaling=joint".
     data: Annotated[str, NEUTRAL] = ""
 

@@ -38,7 +38,8 @@ from benchmark.spec import SCHEMA_VERSION, Cell, Failure, Outcome
 #: Folders of what can be made again.
 CACHES = ("features", "prepared", "splits")
 #: Files of a cell's folder that are no part of its result.
-OTHERS = ("outcome.json", "outcome.damaged.json", "spec.json", "running.json", "log.txt", "last.pt")
+OTHERS = ("outcome.json", "outcome.damaged.json", "spec.json", "running.json", "log.txt",
+          "last*.pt", "*.tmp-*")  # fmt: skip
 #: What comes of reading an npz file that is not what was written.
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 #: The tensors of a pretraining, or of a run that kept its network, and what is said of them.
@@ -169,19 +170,19 @@ class Store:
         """Write the outcome, the last thing a cell does; a success needs its checkpoint no more."""
         folder = self.of(cell)
         if outcome.status == "ok" and folder.is_dir():
-            kept = [p for p in folder.iterdir() if p.is_file() and p.name not in OTHERS]
-            kept = sorted(p for p in kept if ".tmp-" not in p.name)
+            kept = [p for p in sorted(folder.iterdir()) if p.is_file()]
+            kept = [p for p in kept if not any(map(p.match, OTHERS))]
             outcome = outcome.model_copy(update={"files": {p.name: sum_of(p) for p in kept}})
         write(folder / "outcome.json", sealed(outcome.model_dump_json(indent=1)))
         if outcome.status == "ok":
-            (folder / "last.pt").unlink(missing_ok=True)
+            remove(folder.glob("last*.pt"))
         (folder / "running.json").unlink(missing_ok=True)
 
     def tidy(self, cell: Cell) -> None:
         """Take away what a process that was killed while it finished a cell left beside it."""
         folder = self.of(cell)
         if (folder / "running.json").exists():  # the last to go
-            remove([folder / "last.pt", folder / "running.json"])
+            remove([*folder.glob("last*.pt"), folder / "running.json"])
 
     def fail(self, cell: Cell, failure: Failure, **more: Any) -> Outcome:
         """Write down that a cell failed, and why."""

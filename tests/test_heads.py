@@ -12,9 +12,10 @@ from benchmark.data.prepare import Prepared
 from benchmark.data.split import Parts
 from benchmark.spec import Recipe
 from benchmark.store import Store
-from benchmark.train import heads, loop
+from benchmark.train import choose, heads, loop
+from benchmark.train.choose import Rows
 from benchmark.train.classifier import Standardised
-from benchmark.train.heads import PENALTIES, Rows
+from benchmark.train.heads import PENALTIES
 from benchmark.train.softmax import softmax_path
 
 RECIPE = Recipe(epochs=40, batch=32, lr=1e-3, optimizer="adamw", dropout=0.0, threads=1)
@@ -73,7 +74,7 @@ def test_without_a_validation_part_the_training_part_is_cut_by_group(problem):
         ("a", "b", "c"), groups, np.full(160, ""), np.arange(160).astype(str), {}, "",
     )  # fmt: skip
     parts = Parts(np.arange(120), np.arange(0), np.arange(120, 160), 0.0)
-    rows = heads.rows_of(prepared, parts, 3)
+    rows = choose.rows_of(prepared, parts, 3)
     assert sorted([*rows.fit, *rows.val]) == list(range(120))
     assert not set(groups[rows.fit]) & set(groups[rows.val])
     assert 16 <= len(rows.val) <= 32
@@ -87,7 +88,7 @@ def test_without_a_validation_part_the_training_part_is_cut_by_group(problem):
     np.testing.assert_array_equal(found.weight, path[-1].weight)  # in the end of all of it
     assert choice.text.endswith("by validation AUROC inside the training part")
     kept = parts._replace(val=np.arange(100, 120), train=np.arange(100))
-    assert heads.rows_of(prepared, kept, 3).val is kept.val
+    assert choose.rows_of(prepared, kept, 3).val is kept.val
 
 
 def test_ends_of_lists_and_heads_short_of_their_optimum_are_told(problem, monkeypatch):

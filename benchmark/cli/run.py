@@ -84,6 +84,10 @@ def run(
     epochs: Annotated[int | None, typer.Option()] = None,
     batch: Annotated[int | None, typer.Option()] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    tune: Annotated[
+        list[float] | None,
+        typer.Option(help="Learning rates of which validation takes the best; repeatable."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Images at most; such runs have no rank.")
     ] = None,

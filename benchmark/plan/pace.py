@@ -111,8 +111,9 @@ class Foresight:
         test = 1 / spec.split.folds if spec.split.folds > 1 else spec.split.test or 0.2
         val = (1 - test) * spec.split.validation
         share = self._share(spec, n * (1 - test - val))
-        trained = n * (1 - test - val) * share * spec.recipe.epochs
-        return Passes(trained, n * (val * spec.recipe.epochs + test), keeps=self.runtime.keep)
+        epochs = spec.recipe.epochs * max(1, len(spec.recipe.tune))
+        trained = n * (1 - test - val) * share * epochs
+        return Passes(trained, n * (val * epochs + test), keeps=self.runtime.keep)
 
     def _share(self, spec: RunSpec, n: float) -> float:
         """How much of the training part is used."""
@@ -150,7 +151,9 @@ class Foresight:
             "arch": arch,
             "device": self.runtime.device,
             "machine": [platform.node(), os.environ.get("CUDA_VISIBLE_DEVICES", "")],
-            "recipe": recipe.model_dump(mode="json", exclude={"epochs", "lr", "limit", "select"}),
+            "recipe": recipe.model_dump(
+                mode="json", exclude={"epochs", "lr", "tune", "limit", "select"}
+            ),
         }
         key = canonical(facts)
         if key not in self.paces:

@@ -35,7 +35,16 @@ LISTS = (
 )  # fmt: skip
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
 OWN = ("name", "metadata", "label", "group", "image")  # of a folder of the user's own
-SINGLE = ("column", "allow-column", "type", "subsets", "subgroup")  # one value for the whole plan
+SINGLE = (
+    "tune",
+    "column",
+    "allow-column",
+    "type",
+    "subsets",
+    "subgroup",
+)  # one value for the whole plan
+#: Lists that are one value: learning rates of which validation chooses.
+WHOLE = ("tune", "recipe.tune")
 #: What `part.field` can change; of an arm and of a method these are the options.
 PARTS = ("recipe", "pretrain", "fusion", "data")
 OPTIONS = ("fusion", "distance")
@@ -270,6 +279,7 @@ def _crossed(options: dict[str, Any], exclude: list[dict[str, Any]]) -> Iterator
     for name in sorted(named - options.keys()):
         raise BenchError(f"The plan excludes by '{name}' and does not set it.", "Set it, too.")
     apart = [name for name in options if name in named or name in RECIPE or "." in name]
+    apart = [name for name in apart if name not in WHOLE]
     for values in product(*(listed(options[name]) for name in apart)):
         chosen = dict(zip(apart, values, strict=True))
         if not any(_matches(chosen, entry) for entry in exclude):
@@ -318,7 +328,7 @@ def _facts(kind: type[Asked], options: dict[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name, value in options.items():
         part, _, field = name.partition(".")
-        if kind is Request and name in RECIPE:
+        if kind is Request and name in (*RECIPE, "tune"):
             part, field = "recipe", name
         if field and value != PROTOCOL:
             facts.setdefault("options" if part in OPTIONS else part, {})[field] = value

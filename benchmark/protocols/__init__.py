@@ -64,6 +64,8 @@ def recipe_for(
     none = {name: known[name] for name in cannot_bear}
     for name in ("augment", "test_augment") if none else ():
         base[name] = base[name] and {**base[name], **none}
+    if mode != "finetune":  # heads choose their own rate
+        changes = {name: value for name, value in changes.items() if name != "tune"}
     return change(base, changes)
 
 

@@ -1,5 +1,6 @@
 """One training on one fold of a target, and its test: how each arm comes to its probabilities."""
 
+import copy
 import hashlib
 import math
 import warnings
@@ -17,7 +18,7 @@ from benchmark.data import prepare, split
 from benchmark.errors import BenchError
 from benchmark.files import cached_folder
 from benchmark.spec import Outcome, RunSpec, canonical, is_solved, seed_of
-from benchmark.train import features, heads, loop, record_map, subgroups, weights
+from benchmark.train import choose, features, heads, loop, record_map, subgroups, weights
 from benchmark.train.context import Work, bootstrap_seed, facts_of
 
 #: Folds inside the training part by which the arm on the record of a late fusion is chosen.
@@ -103,13 +104,19 @@ def _trained(work: Work, fold: Fold) -> Answer:
         "report": work.report,
     }
     with work.timed("train"):
-        if spec.mode == "finetune" or recipe.head == "trained":
+        if recipe.tune:
+            rows = choose.rows_of(prepared, parts, fold.inner_seed)
+            model, fit, doubts = choose.rate(
+                make, inputs, labels, rows, recipe, folder=work.folder, **how
+            )
+            work.warnings.extend(doubts)
+        elif spec.mode == "finetune" or recipe.head == "trained":
             model, path = make(), work.folder / "last.pt"
             fit = loop.fit(
                 model, inputs, labels, parts.train, parts.val, recipe, checkpoint=path, **how
             )
         else:
-            rows = heads.rows_of(prepared, parts, fold.inner_seed)
+            rows = choose.rows_of(prepared, parts, fold.inner_seed)
             model, fit, doubts = heads.trained(make, inputs, labels, rows, recipe, **how)
             work.warnings.extend(doubts)
     if fit.resumed:
@@ -133,8 +140,10 @@ def _network(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inpu
     backbone = features.Extractor.of(spec)._replace(seed=init).build(work)
 
     def make() -> nn.Module:
+        # Several are made to choose a learning rate: each begins where the first did.
+        own = copy.deepcopy(backbone) if spec.recipe.tune else backbone
         with seeded(seed_of("head", init)):
-            model = fold.arm.network(backbone, fold.width, len(fold.prepared.classes), **fold.how)
+            model = fold.arm.network(own, fold.width, len(fold.prepared.classes), **fold.how)
         return work.put(model)
 
     return make, work.pixels(fold.prepared, backbone, spec.recipe, fold.record)
@@ -167,7 +176,7 @@ def _solved(work: Work, fold: Fold) -> Answer:
     how: dict[str, Any] = {"classes": len(prepared.classes), "report": work.report}
     with work.timed("train"):
         if recipe.head == "chosen":
-            rows = heads.rows_of(prepared, parts, fold.inner_seed)
+            rows = choose.rows_of(prepared, parts, fold.inner_seed)
             found, choice = heads.solved(values, prepared.labels, rows, recipe, **how)
         else:
             found, choice = heads.optimum(values, prepared.labels, parts.train, recipe, **how)

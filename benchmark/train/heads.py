@@ -7,11 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark.data import split
-from benchmark.data.prepare import Prepared
-from benchmark.errors import NotFinite
 from benchmark.spec import Recipe
-from benchmark.train import loop
+from benchmark.train import choose, loop
+from benchmark.train.choose import Rows, Trial
 from benchmark.train.softmax import PENALTIES, Softmax, softmax_optimum, softmax_path
 
 #: Learning rates of a trained head, as multiples of its recipe's, and then its weight decays.
@@ -23,35 +21,11 @@ PATIENCE = 8
 MOST_STEPS = 100
 
 
-class Rows(NamedTuple):
-    """The rows a head may see."""
-
-    train: np.ndarray  # those it is fitted on in the end
-    fit: np.ndarray  # those its candidates are fitted on
-    val: np.ndarray  # those that choose among the candidates
-
-    @property
-    def inner(self) -> bool:
-        """Whether the protocol has no validation part, and the training part was cut."""
-        return len(self.fit) < len(self.train)
-
-    @property
-    def judge(self) -> str:
-        return "validation AUROC" + (" inside the training part" if self.inner else "")
-
-
 class Choice(NamedTuple):
     """What a head was made with, in words, and what a reader should doubt."""
 
     text: str
     warnings: list[str]
-
-
-def rows_of(prepared: Prepared, parts: split.Parts, seed: int) -> Rows:
-    """The protocol's own validation part, or a grouped cut of the training part."""
-    if len(parts.val):
-        return Rows(parts.train, parts.train, parts.val)
-    return Rows(parts.train, *split.inner(prepared, parts.train, seed))
 
 
 def solved(
@@ -82,7 +56,11 @@ def solved(
     found = path(rows.train, PENALTIES[: best + 1])[-1] if rows.inner else tried[best]
     l2 = PENALTIES[best]
     text = f"penalty {l2:g} of {len(PENALTIES)}, gradient norm {found.gradient_norm:.1g}"
-    doubts = [*_one_class(labels[rows.val]), *_at_end("penalty", l2, PENALTIES), *_stopped(found)]
+    doubts = [
+        *choose.one_class(labels[rows.val]),
+        *choose.at_end("penalty chosen for the head", l2, PENALTIES),
+        *_stopped(found),
+    ]
     return found, Choice(f"{text}, by {rows.judge}", doubts)
 
 
@@ -115,16 +93,6 @@ def probabilities(found: Softmax, values: np.ndarray) -> np.ndarray:
     return torch.from_numpy(values @ found.weight.T + found.bias).double().softmax(1).numpy()
 
 
-class Trial(NamedTuple):
-    """A head trained with some settings; the larger `quality` the better."""
-
-    quality: tuple[float, float]
-    model: nn.Module
-    fit: loop.Fit
-    recipe: Recipe
-    error: NotFinite | None = None
-
-
 def trained(
     make: Callable[[], nn.Module],
     inputs: loop.Inputs,
@@ -134,50 +102,33 @@ def trained(
     **how: Any,
 ) -> tuple[nn.Module, loop.Fit, list[str]]:
     """The best of some short trainings: first of the learning rates, then of the decays."""
-    known, device = labels.cpu().numpy(), labels.device
 
     def attempt(lr: float, decay: float) -> Trial:
         change = {"lr": lr, "weight_decay": decay, "select": "validation"}
-        one, model = recipe.model_copy(update=change), make()
-        try:
-            fit = loop.fit(model, inputs, labels, rows.fit, rows.val, one, patience=PATIENCE, **how)
-            scores = loop.predict(model, inputs, torch.as_tensor(rows.val), one, device)
-        except NotFinite as error:
-            return Trial((-1.0, 0.0), model, loop.Fit(), one, error)
-        return Trial(loop.quality(known[rows.val], scores), model, fit, one)
-
-    def best_of(trials: list[Trial]) -> Trial:
-        return max(trials, key=lambda trial: trial.quality)
+        one = recipe.model_copy(update=change)
+        return choose.attempt(make, inputs, labels, rows, one, patience=PATIENCE, **how)
 
     rates = [float(f"{recipe.lr * factor:.3g}") for factor in RATES]
-    best = best_of([attempt(lr, DECAYS[0]) for lr in rates])
-    best = best_of([best, *(attempt(best.recipe.lr, decay) for decay in DECAYS[1:])])
-    if best.error is not None:
-        raise best.error
-    model, fit, lr, decay = best.model, best.fit, best.recipe.lr, best.recipe.weight_decay
-    if rows.inner:
-        model = make()
-        loop.fit(
-            model, inputs, labels, rows.train, rows.val[:0], best.recipe, stop=fit.epoch, **how
-        )
+    best = choose.best_of([attempt(lr, DECAYS[0]) for lr in rates])
+    best = choose.best_of([best, *(attempt(best.recipe.lr, decay) for decay in DECAYS[1:])])
+    model, fit = choose.settled(best, make, inputs, labels, rows, **how)
+    lr, decay = best.recipe.lr, best.recipe.weight_decay
     fit.chosen = (
         f"learning rate {lr:g}, decay {decay:g}, epoch {fit.epoch} of {recipe.epochs}, "
         f"by {rows.judge}"
     )
-    doubts = [*_one_class(known[rows.val]), *_at_end("learning rate", lr, rates)]
-    doubts += _at_end("decay", decay, DECAYS) if decay else []  # no decay is an end by nature
+    doubts = [
+        *choose.one_class(labels.cpu().numpy()[rows.val]),
+        *choose.at_end("learning rate chosen for the head", lr, rates),
+    ]
+    doubts += (
+        choose.at_end("decay chosen for the head", decay, DECAYS) if decay else []
+    )  # no decay is an end by nature
     return model, fit, doubts
 
 
 def _balance(labels: np.ndarray, seen: np.ndarray, classes: int, recipe: Recipe) -> np.ndarray:
     return loop.class_weights(labels[seen], classes, recipe)[labels[seen]]
-
-
-def _at_end(what: str, value: float, among: Sequence[float]) -> list[str]:
-    for end, word in ((max(among), "largest"), (min(among), "smallest")):
-        if value == end:
-            return [f"The {what} chosen for the head, {value:g}, is the {word} of its list."]
-    return []
 
 
 def _stopped(found: Softmax) -> list[str]:
@@ -187,9 +138,3 @@ def _stopped(found: Softmax) -> list[str]:
         f"The head is not at its optimum: gradient norm {found.gradient_norm:.1g} after "
         f"{found.iterations} iterations."
     ]
-
-
-def _one_class(labels: np.ndarray) -> list[str]:
-    if len(np.unique(labels)) > 1:
-        return []
-    return ["The validation part has one class: the head's settings were chosen by its loss."]

@@ -8,7 +8,7 @@ import warnings
 import torch
 
 from benchmark.errors import FULL, BenchError, Damaged, Interrupted
-from benchmark.files import tail
+from benchmark.files import remove, tail
 from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, RunSpec, Runtime
 from benchmark.stats import Estimate
 from benchmark.store import Store
@@ -29,7 +29,7 @@ def run(
         return done
     folder = store.begin(cell)
     if runtime.fresh:
-        (folder / "last.pt").unlink(missing_ok=True)
+        remove(folder.glob("last*.pt"))
     work = Work(
         cell, runtime, store, report or loop.Callbacks(), device_of(runtime), memory or Memory()
     )

@@ -106,11 +106,12 @@ def fit(
     report: Callbacks | None = None,
     patience: int | None = None,
     stop: int | None = None,
+    keep: bool = False,
 ) -> Fit:
     """Train `model` in place and leave the chosen checkpoint's weights in it.
 
     It ends before the recipe's last epoch after `patience` epochs without a better validation
-    AUROC, or after `stop` epochs.
+    AUROC, or after `stop` epochs. `keep` writes the last epoch's checkpoint in any case.
     """
     report = report or Callbacks()
     device = labels.device
@@ -125,7 +126,8 @@ def fit(
         result.history, best, start = saved["history"], saved["best"], saved["epoch"]
         result.resumed = start
     written = time.monotonic()
-    for epoch in range(start, recipe.epochs if stop is None else stop):
+    last = recipe.epochs if stop is None else stop
+    for epoch in range(start, last):
         began = time.monotonic()
         loss = _epoch(model, inputs, labels, rows, recipe, loss_of, optimizer, epoch, seed, report)
         if not math.isfinite(loss):
@@ -147,7 +149,8 @@ def fit(
                 best = {"score": score, "epoch": epoch, "state": _copy(model)}
         result.history.append(facts)
         report.epoch({**facts, "epochs": recipe.epochs, "seconds": seconds})
-        if checkpoint is not None and time.monotonic() - written > CHECKPOINT_EVERY:
+        due = time.monotonic() - written > CHECKPOINT_EVERY or (keep and epoch + 1 == last)
+        if checkpoint is not None and due:
             _save(checkpoint, model, optimizer, result.history, best, epoch + 1)
             written = time.monotonic()
         if select and patience is not None and epoch - best["epoch"] >= patience:

@@ -341,7 +341,8 @@ def _differences(value: Any, usual: Any, prefix: str = "") -> Iterator[str]:
         if isinstance(one, Frozen) and isinstance(other, Frozen):
             yield from _differences(one, other, f"{name}.")
         else:
-            shown = "×".join(map(str, one)) or "none" if isinstance(one, tuple) else one
+            sign = ", " if name == "tune" else "×"
+            shown = sign.join(map(str, one)) or "none" if isinstance(one, tuple) else one
             yield f"{prefix}{name.replace('_', ' ')} {shown}"
 
 

@@ -189,6 +189,18 @@ def record(made: Board) -> str:
     return f"The record, if a row says no other: {', '.join(made.columns)}." if reads else ""
 
 
+def ends(made: Board) -> list[str]:
+    """Rows of which a setting was chosen at an end of its list: a better one may lie beyond."""
+    found = {
+        made.label(row): sum(any("of its list" in w for w in r.outcome.warnings) for r in row.runs)
+        for row in made.rows
+    }
+    told = ", ".join(f"{name} ({n} cell{'s' * (n > 1)})" for name, n in found.items() if n)
+    return (
+        [f"Chosen at an end of its list, so a better value may lie beyond: {told}."] if told else []
+    )
+
+
 def cost(row: Row) -> str:
     """`1,310 GPU-s, 61 kJ`: of all cells of the row."""
     energy = f", {row.joules / 1000:,.0f} kJ" if row.joules is not None else ""
@@ -229,6 +241,7 @@ def _table(made: Board) -> render.Table:
             *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
             *made.noise.notes(metric_title(made.headline).partition(" (")[0]),
             *made.overlaps,
+            *ends(made),
             *([] if made.unit or made.leaky else [f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}."]),
         ],
         facts=_plain(made, "target protocol partition train_size leaky siblings"),
@@ -317,6 +330,7 @@ def _run(run: Run) -> dict[str, Any]:
         **_plain(run.spec, "fold seed pretrain_seed"),
         "status": run.outcome.status,
         "reason": reason(run),
+        "chosen": run.outcome.chosen,
         "headline": run.outcome.metrics.get(run.spec.headline),
     }
 

@@ -123,6 +123,7 @@ def _environment() -> "Environment":
     environment.globals.update(
         getattr=getattr,
         spread=table.SPREAD,
+        ends=table.ends,
         product=version("transfer-bench"),
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
