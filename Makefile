@@ -29,7 +29,7 @@ demo: $(DONE)  ## sets up, then runs a small true grid on synthetic data, to a p
 	  --fusion none --fusion concat
 	$(BIN)/bench run $(DEMO) --mode finetune --target demo:skin --target demo:grey --source none
 	$(BIN)/bench distance --store demo/store --arch $(ARCH) --size 32 --limit 100 \
-	  --probe patterns:broad --method task2vec --method otdd --method scores:logme --method expert \
+	  --protocol demo --probe patterns:broad --method task2vec --method otdd --method scores:logme --method expert \
 	  --target demo:skin --target demo:grey \
 	  --source patterns:near --source patterns:middle --source patterns:far
 	$(BIN)/bench leaderboard --store demo/store

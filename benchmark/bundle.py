@@ -49,7 +49,7 @@ LARGEST = 256 << 20  # bytes of a member
 #: What an outcome may say, also of the data and of the machine; all other words stay at home.
 NUMBERS = ("key", "spec", "versions", "status", "metrics", "classes", "per_class", "over_classes",
            "subgroups", "subgroup_sizes", "joules")  # fmt: skip
-FACTS = {"train", "val", "test", "test_groups", "siblings", "overlap", "source_images",
+FACTS = {"train", "val", "test", "test_groups", "siblings", "overlap", "folds", "source_images",
          "target_images"}  # fmt: skip
 DIGESTS = {"digest", "source_digest", "target_digest"}
 MACHINE = {"device", "python", "torch", "numpy", "system"}

@@ -253,6 +253,8 @@ class DistanceSpec(Frozen):
     limit: int | None = None
     options: dict[str, Scalar] = {}
     weights: str | None = None  # of the probe network, where the method uses one
+    #: Of a score, which sees the target's labels: it is taken on the training part of each fold.
+    split: Annotated[Split | None, NEUTRAL] = None
 
 
 Spec = Annotated[PretrainSpec | RunSpec | DistanceSpec, Field(discriminator="kind")]
@@ -413,7 +415,7 @@ def _without_neutral(value: Frozen, dumped: dict[str, Any]) -> dict[str, Any]:
         if getattr(value, name) == default:
             del dumped[name]
     for name, item in value:
-        if isinstance(item, Frozen):
+        if isinstance(item, Frozen) and name in dumped:
             _without_neutral(item, dumped[name])
     return dumped
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmark import registry
 from benchmark.errors import BenchError, did_you_mean
-from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, Scalar, Size
+from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, Scalar, Size, Split
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import overlaps, own, render
@@ -26,6 +26,7 @@ class How(NamedTuple):
     size: Size
     limit: int | None
     options: tuple[tuple[str, Scalar], ...]
+    split: Split | None
     version: str
     core: str
 
@@ -60,11 +61,17 @@ class Measure:
 
 
 def measured(
-    store: Store, outcomes: Sequence[Outcome], arch: str, weights: set[str], asked: Sequence[str]
+    store: Store,
+    outcomes: Sequence[Outcome],
+    arch: str,
+    weights: set[str],
+    asked: Sequence[str],
+    split: Split | None = None,
 ) -> tuple[list[Measure], list[str]]:
     """The distances that suit a network, and what was left out; `weights` are those of its runs.
 
-    Distances of the same network are taken, of another only where a method has no other.
+    Distances of the same network are taken, of another only where a method has no other; so are
+    scores on the training parts of the runs' `split`, where that is given.
     """
     fine = own.told_apart(store, [outcome for outcome in outcomes if outcome.status == "ok"])
     done = [(outcome.spec, outcome) for outcome in fine if isinstance(outcome.spec, DistanceSpec)]
@@ -80,6 +87,7 @@ def measured(
     for method in sorted({how.method for how in groups}):
         hows = [how for how in groups if how.method == method]
         near = [how for how in hows if how.arch in (arch, "none")] or hows
+        near = [how for how in near if split and how.split == split] or near
         newest = max(near, key=lambda how: (_number(how.version), _number(how.core)))
         fresh = [how for how in near if how[-2:] == newest[-2:]]
         if len(fresh) < len(near):
@@ -87,6 +95,11 @@ def measured(
         usual = max(fresh, key=lambda how: (len(groups[how]), repr(how)))
         for how in sorted(fresh, key=lambda how: (how != usual, repr(how))):
             measures.append(_measure(how, usual, groups[how], weights, arch))
+            if split and needs(method) == "weights" and how.split != split:
+                notes.append(
+                    f"{measures[-1].label} was not taken on the training parts of these runs, and "
+                    "may have seen their test images: measure it with their --protocol."
+                )
     return measures, notes
 
 
@@ -105,7 +118,8 @@ def _how(store: Store, spec: DistanceSpec, outcome: Outcome) -> How:
     versions = outcome.versions
     return How(
         spec.method, spec.arch, _probe(store, spec), spec.size, spec.limit,
-        tuple(sorted(spec.options.items())), versions.get("method", ""), versions.get("core", ""),
+        tuple(sorted(spec.options.items())), spec.split,
+        versions.get("method", ""), versions.get("core", ""),
     )  # fmt: skip
 
 
@@ -186,7 +200,15 @@ def _label(how: How, usual: How) -> str:
     parts += [f"probe {how.probe}"] if how.probe != usual.probe else []
     parts += [f"size {how.size}"] if how.size != usual.size else []
     parts += [f"limit {how.limit}"] if how.limit != usual.limit else []
+    parts += [_cut(how.split)] if how.split != usual.split else []
     return f"{how.method} ({', '.join(parts)})" if parts else how.method
+
+
+def _cut(split: Split | None) -> str:
+    """`training parts of 5 grouped folds`."""
+    if split is None:
+        return "all images"
+    return f"training parts of {split.folds} {split.kind} fold{'s' * (split.folds > 1)}"
 
 
 def _about(how: How, arch: str, seeds: Counter[int], noise: float, card: object) -> str:
@@ -195,7 +217,8 @@ def _about(how: How, arch: str, seeds: Counter[int], noise: float, card: object)
     other = ", another network than the runs'" if how.arch not in (arch, "none") else ""
     low, high = min(seeds), max(seeds)
     count = f"{low}" if low == high else f"{low} to {high}"
-    text = f"{how.method}{with_}{other}: {count} seed{'s' if high > 1 else ''}"
+    on = f", on the {_cut(how.split)}" if how.split else ""
+    text = f"{how.method}{with_}{other}{on}: {count} seed{'s' if high > 1 else ''}"
     if not math.isnan(noise):
         text += f", whose noise is {noise:.0%} of the spread over pairs"
     if card is None:

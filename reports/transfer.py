@@ -104,7 +104,9 @@ def analyse(
         found = group.pairs
         if not found:
             continue
-        measures, notes = measured(store, outcomes, place.arch, group.weights, distances)
+        measures, notes = measured(
+            store, outcomes, place.arch, group.weights, distances, group.split
+        )
         lines = tuple(_lines(found, measures))
         notes = [*_cautions(found, measures), *notes, *group.left]
         analyses.append(

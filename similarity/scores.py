@@ -337,7 +337,7 @@ def _array(values: Any) -> np.ndarray:
 class Score(Distance):
     """How well a source's network suits a target, from its features and outputs there."""
 
-    card = DistanceCard(title="Transferability score", needs="weights", more_is_near=True)
+    card = DistanceCard(title="Transferability score", version=2, needs="weights", more_is_near=True)
     variants = ("logme", "leep", "nce", "h_score", "transrate", "gbc", "parc", "nleep", "sfda",
                 "knn", "linear_probe")  # fmt: skip
 

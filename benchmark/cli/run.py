@@ -164,6 +164,9 @@ def distance(
     seed: Seeds = None,
     pretrain_seed: WeightSeeds = None,
     size: Pixels = 224,
+    protocol: Annotated[
+        str, typer.Option(help="Of the runs: scores see its training parts only.")
+    ] = "standard",
     limit: Annotated[int | None, typer.Option(help="Images of a side at most.", min=2)] = None,
     set_: Settings = None,
     retry: Retry = "",

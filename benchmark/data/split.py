@@ -151,15 +151,22 @@ def linked_groups(data: Prepared) -> np.ndarray:
     return connected_components(edges, directed=False)[1][group]
 
 
-def limited(data: Prepared, limit: int, seed: int) -> np.ndarray:
-    """At most `limit` rows: whole groups in random order, the classes in their proportions."""
-    if limit >= len(data.labels):
-        return np.arange(len(data.labels))
+def limited(
+    data: Prepared, limit: int, seed: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """At most `limit` rows: whole groups in random order, the classes in their proportions.
+
+    `rows`: of these alone; a seed has one order of groups, so parts that overlap keep the same.
+    """
+    within = np.arange(len(data.labels)) if rows is None else rows
+    if limit >= len(within):
+        return within
     units = linked_groups(data)
     rng = np.random.default_rng(seed)
-    order = rng.permutation(int(units.max()) + 1)[units]
+    order = rng.permutation(int(units.max()) + 1)[units][within]
     label_of = np.zeros(int(units.max()) + 1, dtype=np.int64)
     label_of[units] = data.labels  # a group's class; groups rarely mix classes
+    units = units[within]
     keep: list[np.ndarray] = []
     for label in np.unique(label_of[units]):
         rows = np.flatnonzero(label_of[units] == label)
@@ -168,7 +175,7 @@ def limited(data: Prepared, limit: int, seed: int) -> np.ndarray:
         ends = np.flatnonzero(np.diff(units[rows], append=-1) != 0) + 1
         cut = ends[max(0, np.searchsorted(ends, quota, side="right") - 1)]
         keep.append(rows[:cut])
-    return np.sort(np.concatenate(keep))
+    return np.sort(within[np.concatenate(keep)])
 
 
 def _random(

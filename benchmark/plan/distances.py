@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import product
 
-from benchmark import registry
+from benchmark import protocols, registry
 from benchmark.api import Distance, Ready, SourceCard
 from benchmark.data.download import find_root
 from benchmark.errors import BenchError
@@ -102,5 +102,6 @@ def cells(
             limit=None if cards_only else request.limit,
             options=options_of(method, {}, request.options),
             weights=weights,
+            split=protocols.load(request.protocol).split if own else None,
         )
         yield Cell.of(spec, versions), why

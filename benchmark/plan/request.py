@@ -213,6 +213,7 @@ class DistanceRequest(Asked):
     arch: str = "resnet50"
     probe: str = "imagenet"  # the source whose weights look at the images
     key: str = ""  # of weights in the store that look instead
+    protocol: str = "standard"  # of the runs that a score is to foretell
     size: int = 224
     limit: int | None = None
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmark import stats
-from benchmark.spec import RANDOM, trained_on
+from benchmark.spec import RANDOM, Split, trained_on
 from benchmark.stats import Array, Estimate
 from reports.leaderboard.board import Baseline, Board, higher_is_better
 from reports.leaderboard.rows import Row, paired
@@ -47,6 +47,7 @@ class Group:
     left: list[str] = field(default_factory=list)
     weights: set[str] = field(default_factory=set)
     noise: dict[str, dict[str, float]] = field(default_factory=dict)  # of each target, as known
+    split: Split | None = None  # of the runs
 
 
 def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Place, Group]:
@@ -64,6 +65,7 @@ def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Pla
             groups[place].pairs += found
             groups[place].left += [*others, *why, *more]
             groups[place].noise[made.target] = made.noise.known(place.arch, place.mode)
+            groups[place].split = made.split
             groups[place].weights |= {run.spec.weights or "" for row in part for run in row.runs}
     return dict(groups)
 

@@ -133,7 +133,9 @@ class Writer:
         for where, part in [*parts, (entries.POOLED, boards)] if pooled else parts:
             many = where == entries.POOLED
             for place, group in gains.gather(part, "none", "scratch").items():
-                hows, _ = distances.measured(self.store, outcomes, place.arch, group.weights, ())
+                hows, _ = distances.measured(
+                    self.store, outcomes, place.arch, group.weights, (), group.split
+                )
                 for how in hows:
                     pairs = [
                         pair

@@ -15,7 +15,7 @@ from stores import ok
 
 from benchmark import stats
 from benchmark.errors import BenchError
-from benchmark.spec import Cell, DistanceSpec, Recipe
+from benchmark.spec import Cell, DistanceSpec, Outcome, Recipe, Split
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import distances, transfer
@@ -316,6 +316,19 @@ def test_older_versions_of_a_distance_are_left_out(tmp_path: Path):
     (found,) = analyse(store)
     assert len(found.measures) == 1
     assert any("older versions" in note for note in found.notes)
+
+
+def test_a_score_that_may_have_seen_the_test_images_is_said_to(tmp_path: Path):
+    store = grid(tmp_path)
+    runs = Split(folds=1)  # as those of the grid
+    measured(store, method="scores:logme", split=Split(folds=3))
+    (found,) = analyse(store)
+    assert any("may have seen their test images" in note for note in found.notes)
+    measured(store, method="scores:logme", split=runs)
+    (found,) = analyse(store)
+    assert [measure.label for measure in found.measures] == ["scores:logme"]
+    assert "on the training parts of 1 grouped fold" in found.measures[0].about
+    assert not any("test images" in note for note in found.notes)
 
 
 def test_an_infinite_score_is_left_out_of_the_correlation(tmp_path: Path):
