@@ -33,6 +33,7 @@ from benchmark.data.tables import class_folders, column_types, read_table
 from benchmark.errors import BenchError, DataMissing, did_you_mean, private
 from benchmark.metadata import FORBIDDEN, WARN, is_missing
 from benchmark.spec import Augment, Input, Recipe, Scalar, Size
+from benchmark.stats import Estimate
 from benchmark.train import archs
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "DataMissing",
     "Distance",
     "DistanceCard",
+    "Estimate",
     "Experts",
     "File",
     "Fusion",

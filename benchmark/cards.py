@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmark.data.download import File
 from benchmark.spec import Augment, Recipe, Scalar
+from benchmark.stats import Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class DistanceCard(Card):
 
     needs: str = "features"  # "card", "features" or "network" of a probe; "weights" of the source
     more_is_near: bool = False  # a score: higher is better
+    by_excess: bool = False  # what counts is its excess over the floor
     options: Mapping[str, Scalar] = field(default_factory=dict)  # name -> default
 
 
@@ -120,4 +122,6 @@ class Measured:
     value: float
     low: float = math.nan
     high: float = math.nan
-    facts: Mapping[str, float] = field(default_factory=dict)
+    #: Of these `floor` and `excess` are known everywhere: the latter is D(a, b) less what halves of
+    #: a side are apart, at the same size.
+    facts: Mapping[str, float | Estimate] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from benchmark.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 def per_image(
@@ -201,3 +202,39 @@ def _batch_norm(
 
 def _two(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def weights_of(probe: nn.Module, conv_only: bool) -> list[torch.Tensor]:
+    """The weights whose Fisher is taken: of convolutions and batch norms, in module order."""
+    from torch import nn
+
+    kinds = (nn.Conv2d,) if conv_only else (nn.Conv2d, nn.BatchNorm2d)
+    found = [m.weight for m in probe.modules() if isinstance(m, kinds) and m.weight is not None]
+    if not found:
+        raise BenchError(
+            "The probe network has no convolution or batch norm.", "Take one that has, as resnet50."
+        )
+    return found
+
+
+def batch_means(
+    logits: Callable[[Any], torch.Tensor],
+    weights: list[torch.Tensor],
+    batches: Iterator[torch.Tensor],
+    generator: torch.Generator,
+) -> Iterator[list[torch.Tensor]]:
+    """The public code's estimate after each of its batches: squares of batch-mean gradients."""
+    import torch
+
+    for weight in weights:
+        weight.requires_grad_()
+    totals = [weight.new_zeros(len(weight), dtype=torch.float64) for weight in weights]
+    for done, rows in enumerate(batches, start=1):
+        z = logits(rows.numpy())
+        p = z.detach().softmax(1).cpu()
+        drawn = torch.multinomial(p, 1, generator=generator)[:, 0].to(z.device)
+        loss = torch.nn.functional.cross_entropy(z, drawn)
+        grads = torch.autograd.grad(loss, weights, materialize_grads=True)
+        for total, g in zip(totals, grads, strict=True):
+            total += g.square().reshape(len(g), -1).mean(1)
+        yield [total / done for total in totals]

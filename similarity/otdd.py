@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from benchmark.api import BenchError, Distance, DistanceCard, Measured, Side
+from similarity._floor import against_halves, labelled
 
 if TYPE_CHECKING:
     import torch
@@ -39,17 +40,6 @@ class OTDD(NamedTuple):
     distance: float
     gap: float
     marginal_error: float
-
-
-class SubsetInterval(NamedTuple):
-    """Mean distance over seeded subsets with its 95 % bootstrap interval, and every subset's."""
-
-    value: float
-    low: float
-    high: float
-    draws: tuple[OTDD, ...]
-    size: int
-    seed: int
 
 
 class _Labelled(NamedTuple):
@@ -99,61 +89,6 @@ def otdd(
     if debiased:
         terms += [(-0.5, first, first), (-0.5, second, second)]
     return _report([(w, _entropic(_half_cost(a, b, inner), epsilon)) for w, a, b in terms])
-
-
-def subset_interval(
-    x1: Any,
-    y1: Any,
-    x2: Any,
-    y2: Any,
-    *,
-    size: int,
-    share: float = 1.0,
-    draws: int = 10,
-    seed: int = 0,
-    inner: Inner = "gaussian",
-    epsilon: float = 0.0,
-    debiased: bool = True,
-) -> SubsetInterval:
-    """Distance between stratified subsets of at most `size` samples a side, drawn `draws` times.
-
-    `share`: of a side at most, so that the draws of a small one differ, too.
-    """
-    if draws < 2:
-        raise BenchError(f"An interval needs two draws, not {draws}.", "Raise draws.")
-    first = _labelled(x1, y1)
-    second = _labelled(x2, y2, like=first)
-    rng = np.random.default_rng(seed)
-    sides = [side.codes.cpu().numpy() for side in (first, second)]
-    sizes = [min(size, max(int(share * len(s)), 2 * len(np.unique(s)))) for s in sides]
-    results = []
-    for _ in range(draws):
-        i, j = (stratified_subset(s, size=n, rng=rng) for s, n in zip(sides, sizes, strict=True))
-        a = (first.features[i], first.codes[i].cpu())
-        b = (second.features[j], second.codes[j].cpu())
-        results.append(otdd(*a, *b, inner=inner, epsilon=epsilon, debiased=debiased))
-    distances = np.array([result.distance for result in results])
-    means = rng.choice(distances, size=(2_000, draws)).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    spread = float(distances.mean()), float(low), float(high)
-    return SubsetInterval(*spread, tuple(results), size, seed)
-
-
-def stratified_subset(labels: np.ndarray, *, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Sorted indices of `size` samples in proportion to the classes, two of each at the least."""
-    if size >= len(labels):
-        return np.arange(len(labels))
-    codes = np.unique(labels, return_inverse=True)[1]
-    counts = np.bincount(codes)
-    if size < np.minimum(counts, 2).sum():
-        todo = f"Take at least {2 * len(counts)} samples."
-        raise BenchError(f"{size} samples cannot hold two of each class.", todo)
-    place = np.empty(len(codes))
-    for code, count in enumerate(counts):
-        order = (np.arange(count) + rng.random()) / count
-        order[:2] = -1  # so that every class has a mean and a covariance
-        place[codes == code] = rng.permutation(order)
-    return np.sort(np.argsort(place, kind="stable")[:size])
 
 
 def _labelled(x: Any, y: Any, *, like: _Labelled | None = None) -> _Labelled:
@@ -248,7 +183,7 @@ def _emd(a: torch.Tensor, b: torch.Tensor) -> float:
 def _exact(cost: torch.Tensor) -> _Solution:
     if max(cost.shape) > EXACT_LIMIT:
         what = f"{max(cost.shape):,} samples are too many for exact transport."
-        raise BenchError(what, f"Use epsilon > 0, or subset_interval with {EXACT_LIMIT:,} a side.")
+        raise BenchError(what, f"Use epsilon > 0, or {EXACT_LIMIT:,} a side at most.")
     import ot
     import torch
 
@@ -342,35 +277,37 @@ def _report(terms: list[tuple[float, _Solution]]) -> OTDD:
 
 
 class TransportDistance(Distance):
-    """The root of the transport cost between pooled features, over seeded subsets."""
+    """The transport cost between pooled features of halves, as its excess over the floor.
+
+    It is `squared` that counts: to a squared distance sampling adds, to its root it does not.
+    """
 
     card = DistanceCard(
         title="Optimal-transport dataset distance",
-        version=2,
+        version=3,
         reference="https://arxiv.org/abs/2002.02923",
-        options={"inner": "gaussian", "epsilon": 0.0, "size": 500, "draws": 10},
+        by_excess=True,
+        options={"inner": "gaussian", "epsilon": 0.0, "size": 500, "draws": 5},
     )
 
     def measure(
         self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]
     ) -> Measured:
-        found = subset_interval(
-            source.features,
-            source.labels,
-            target.features,
-            target.labels,
-            size=int(options["size"]),
-            share=0.8,
-            draws=int(options["draws"]),
-            seed=seed,
-            inner="exact" if options["inner"] == "exact" else "gaussian",
-            epsilon=float(options["epsilon"]),
-        )
-        halves = [one.half_cost for one in found.draws]
-        facts = {
-            "half_cost": float(np.mean(halves)),
-            "squared": float(np.mean([one.squared for one in found.draws])),
-            "gap": max(one.gap for one in found.draws),
-            "marginal_error": max(one.marginal_error for one in found.draws),
+        inner: Inner = "exact" if options["inner"] == "exact" else "gaussian"
+        epsilon, solved = float(options["epsilon"]), list[OTDD]()
+
+        def between(a: tuple[Any, Any], b: tuple[Any, Any]) -> float:
+            solved.append(otdd(*a, *b, inner=inner, epsilon=epsilon))
+            return solved[-1].squared
+
+        raw, facts = against_halves(
+            source, target, labelled, between, name=f"otdd {inner} {epsilon}",
+            size=int(options["size"]), draws=int(options["draws"]), seed=seed,
+        )  # fmt: skip
+        facts |= {
+            "half_cost": raw.value / 2,
+            "root": max(raw.value, 0.0) ** 0.5,
+            "gap": max(one.gap for one in solved),
+            "marginal_error": max(one.marginal_error for one in solved),
         }
-        return Measured(found.value, found.low, found.high, facts)
+        return Measured(*raw[:3], facts)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from benchmark.api import BenchError, Distance, DistanceCard, Input, Measured, Side
 from benchmark.spec import Scalar
+from similarity._floor import against_halves, labelled
 
 
 def log_size(images: int) -> float:
@@ -89,13 +89,15 @@ def _positive(number: int, name: str) -> int:
 class Rival(Distance):
     """What a distance has to beat; the variant names it."""
 
-    card = DistanceCard(title="Plain rivals")
+    card = DistanceCard(
+        title="Plain rivals", version=2, by_excess=True, options={"size": 500, "draws": 5}
+    )
     variants = ("size", "classes", "channels", "frechet", "mmd")
 
     def __init__(self, variant: str = "", given: Input | None = None) -> None:
         super().__init__(variant, given)
         if self.variant in ("size", "classes", "channels"):
-            self.card = replace(self.card, needs="card")
+            self.card = DistanceCard(title=self.card.title, needs="card")
 
     def measure(
         self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]
@@ -106,5 +108,9 @@ class Rival(Distance):
             return Measured(class_count(source.card.classes, target.card.classes))
         if self.variant == "channels":
             return Measured(channels(source.card.channels, target.card.channels))
-        between = frechet if self.variant == "frechet" else mmd
-        return Measured(between(source.features, target.features))
+        compared = frechet if self.variant == "frechet" else mmd
+        raw, facts = against_halves(
+            source, target, labelled, lambda a, b: compared(a[0], b[0]), name=self.variant,
+            size=int(options["size"]), draws=int(options["draws"]), seed=seed,
+        )  # fmt: skip
+        return Measured(*raw[:3], facts)

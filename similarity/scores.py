@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmark.api import BenchError, Distance, DistanceCard, Measured, Side
 from benchmark.spec import Scalar
+from similarity._labelled import array, class_means, in_order, one_hot, prepare
 
 VARIANCE_FLOOR = 1e-4  # GBC: keeps one-sample and constant classes finite
 DISTORTION = 1e-4  # TransRate's ε
@@ -24,7 +25,7 @@ Metric = Literal["auroc", "accuracy"]
 
 def leep(source_probabilities: Any, labels: Any) -> float:
     """Log expected empirical prediction; source_probabilities (n, Z) sum to one in each row."""
-    probabilities, codes = _prepare(source_probabilities, labels)
+    probabilities, codes = prepare(source_probabilities, labels)
     if (probabilities < 0).any() or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-2:
         what = "The source's probabilities are negative or do not sum to one."
         raise BenchError(what, "Give the softmax of its logits.")
@@ -33,7 +34,7 @@ def leep(source_probabilities: Any, labels: Any) -> float:
 
 def _empirical_prediction(z: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Probability (n,) of each sample's own label by way of Z, whose probabilities are z (n, Z)."""
-    joint = _one_hot(codes).T @ z / len(codes)  # P(y, z)
+    joint = one_hot(codes).T @ z / len(codes)  # P(y, z)
     mass = joint.sum(axis=0)
     given = joint / np.where(mass > 0, mass, 1.0)  # P(y | z)
     return (given[codes] * z).sum(axis=1)
@@ -41,9 +42,9 @@ def _empirical_prediction(z: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 def nce(source_labels: Any, labels: Any) -> float:
     """Negative conditional entropy −H(Y|Z) of the labels given the source's predicted classes."""
-    source = np.unique(_array(source_labels), return_inverse=True)[1]
-    indicator, codes = _prepare(_one_hot(source), labels)
-    joint = _one_hot(codes).T @ indicator / len(codes)
+    source = np.unique(array(source_labels), return_inverse=True)[1]
+    indicator, codes = prepare(one_hot(source), labels)
+    joint = one_hot(codes).T @ indicator / len(codes)
     ratio = np.where(joint > 0, joint / joint.sum(axis=0), 1.0)
     return float((joint * np.log(ratio)).sum())
 
@@ -53,8 +54,8 @@ def logme(features: Any, labels: Any) -> float:
 
     Exact also for n < d. Infinite where fewer than n directions reproduce a class exactly.
     """
-    x, codes = _prepare(features, labels)
-    targets = _one_hot(codes)
+    x, codes = prepare(features, labels)
+    targets = one_hot(codes)
     n, d = x.shape
     if n > d + targets.shape[1]:  # the evidence needs no more than the inner products
         r: Any = np.linalg.qr(np.hstack([x, targets]), mode="r")
@@ -106,7 +107,7 @@ def h_score(features: Any, labels: Any, *, shrinkage: bool = True) -> float:
     """
     from sklearn.covariance import ledoit_wolf_shrinkage
 
-    x, codes = _prepare(features, labels)
+    x, codes = prepare(features, labels)
     n, d = x.shape
     if not shrinkage and n <= d:
         return math.nan
@@ -117,7 +118,7 @@ def h_score(features: Any, labels: Any, *, shrinkage: bool = True) -> float:
         return 0.0
     variance = s[kept] ** 2 / n
     alpha = float(ledoit_wolf_shrinkage(x, assume_centered=True)) if shrinkage else 0.0
-    hot = _one_hot(codes)
+    hot = one_hot(codes)
     explained = ((hot.T @ u[:, kept]) ** 2 / hot.sum(axis=0)[:, None]).sum(axis=0)
     between = (1 - alpha) * variance * explained
     return float((between / ((1 - alpha) * variance + alpha * variance.sum() / d)).sum())
@@ -125,7 +126,7 @@ def h_score(features: Any, labels: Any, *, shrinkage: bool = True) -> float:
 
 def transrate(features: Any, labels: Any, *, weighted: bool = False) -> float:
     """Coding rate of the features less the mean rate of a class (`weighted`: by frequency)."""
-    x, codes = _prepare(features, labels)
+    x, codes = prepare(features, labels)
     x = x - x.mean(axis=0)
     counts = np.bincount(codes)
     rates = np.array([_coding_rate(x[codes == code]) for code in range(len(counts))])
@@ -147,9 +148,9 @@ def gbc(
     """
     if covariance not in ("diagonal", "spherical"):
         raise BenchError(f"No covariance named '{covariance}'.", "Use diagonal or spherical.")
-    x, codes = _prepare(features, labels)
-    means = _class_means(x, codes)
-    variances = _class_means((x - means[codes]) ** 2, codes)
+    x, codes = prepare(features, labels)
+    means = class_means(x, codes)
+    variances = class_means((x - means[codes]) ** 2, codes)
     if covariance == "spherical":
         variances = np.broadcast_to(variances.mean(axis=1, keepdims=True), variances.shape)
     variances = np.maximum(variances, VARIANCE_FLOOR)
@@ -170,7 +171,7 @@ def parc(features: Any, labels: Any) -> float:
     """
     from scipy.stats import rankdata
 
-    x, codes = _prepare(features, labels)
+    x, codes = prepare(features, labels)
     x = x - x.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     x = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
@@ -190,7 +191,7 @@ def nleep(features: Any, labels: Any, *, seed: int = SEED, log: bool = True) -> 
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
 
-    x, codes, _ = _in_order(features, labels)
+    x, codes, _ = in_order(features, labels)
     components = 5 * (int(codes.max()) + 1)
     if len(x) < components:
         what = f"N-LEEP's mixture has {components} components and there are {len(x)} samples."
@@ -211,12 +212,12 @@ def sfda(features: Any, labels: Any, *, log: bool = True) -> float:
     to the first fit's doubt. `log=False`: mean posterior, as the public code and tables have it.
     Blind where n ≤ d and λ is small: any labels can then be told apart and the score is 0.
     """
-    x, codes = _prepare(features, labels)
+    x, codes = prepare(features, labels)
     x = x - x.mean(axis=0)
     log_posterior, shrinkage = _fisher(x, codes, None)
     doubt = np.exp(np.exp(log_posterior))
     sure = (doubt / doubt.sum(axis=1, keepdims=True))[np.arange(len(codes)), codes][:, None]
-    means = _class_means(x, codes)
+    means = class_means(x, codes)
     others = (means.sum(axis=0) - means) / (len(means) - 1)
     log_posterior, _ = _fisher(sure * x + (1 - sure) * others[codes], codes, shrinkage)
     own = log_posterior[np.arange(len(codes)), codes]
@@ -229,7 +230,7 @@ def _fisher(x: np.ndarray, codes: np.ndarray, shrinkage: float | None) -> tuple[
     All of the Fisher directions together are the inverse of the scatter, so no eigenproblem of d
     by d is solved: the inverse comes from the singular values of the centred samples.
     """
-    means = _class_means(x, codes)
+    means = class_means(x, codes)
     _, s, vt = np.linalg.svd(x - means[codes], full_matrices=False)
     scatter = s**2 / len(x)
     if shrinkage is None:
@@ -253,7 +254,7 @@ def knn(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import Normalizer
 
-    nearest = min(neighbours, max(len(_array(labels)) // 2, 1))  # no more than a fold trains on
+    nearest = min(neighbours, max(len(array(labels)) // 2, 1))  # no more than a fold trains on
     model = make_pipeline(Normalizer(), KNeighborsClassifier(nearest, weights="distance"))
     return _cross_validated(model, features, labels, groups, metric)
 
@@ -280,8 +281,8 @@ def _cross_validated(model: Any, features: Any, labels: Any, groups: Any, metric
 
     if metric not in ("auroc", "accuracy"):
         raise BenchError(f"No metric named '{metric}'.", "Use auroc or accuracy.")
-    x, codes, order = _in_order(features, labels)
-    units = None if groups is None else _array(groups)[order]
+    x, codes, order = in_order(features, labels)
+    units = None if groups is None else array(groups)[order]
     each = np.arange(len(codes)) if units is None else units
     fewest = min(len(np.unique(each[codes == code])) for code in range(codes.max() + 1))
     if fewest < 2:
@@ -299,45 +300,12 @@ def _cross_validated(model: Any, features: Any, labels: Any, groups: Any, metric
     return float(np.mean(correct) if metric == "accuracy" else np.nanmean(np.nanmean(aurocs, 0)))
 
 
-def _prepare(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Features as float64 and labels as the index of their class, after what every score needs."""
-    x = _array(features).astype(np.float64)
-    names = _array(labels)
-    if x.ndim != 2 or names.shape != x.shape[:1]:
-        what = f"Features {x.shape} and labels {names.shape} do not go together."
-        raise BenchError(what, "Give features (n, d) and labels (n,).")
-    if not np.isfinite(x).all():
-        raise BenchError("The features are not all finite.", "Leave out NaN and infinite rows.")
-    classes, codes = np.unique(names, return_inverse=True)
-    if len(classes) < 2:
-        raise BenchError(f"A score needs two classes, not {len(classes)}.", "Give labels of two.")
-    return x, codes
-
-
-def _in_order(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """As `_prepare`, in an order that the features alone decide, so that seeds mean the same."""
-    x, codes = _prepare(features, labels)
-    order = sorted(range(len(x)), key=lambda i: x[i].tobytes())
-    return x[order], codes[order], order
-
-
-def _class_means(x: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    hot = _one_hot(codes)
-    return hot.T @ x / hot.sum(axis=0)[:, None]
-
-
-def _one_hot(codes: np.ndarray) -> np.ndarray:
-    return np.eye(codes.max() + 1)[codes]
-
-
-def _array(values: Any) -> np.ndarray:
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-
-
 class Score(Distance):
     """How well a source's network suits a target, from its features and outputs there."""
 
-    card = DistanceCard(title="Transferability score", version=2, needs="weights", more_is_near=True)
+    card = DistanceCard(
+        title="Transferability score", version=2, needs="weights", more_is_near=True
+    )
     variants = ("logme", "leep", "nce", "h_score", "transrate", "gbc", "parc", "nleep", "sfda",
                 "knn", "linear_probe")  # fmt: skip
 

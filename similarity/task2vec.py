@@ -7,18 +7,20 @@ for a linear head fitted on the task, averaged over the filter.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.api import Distance, DistanceCard, Measured, Side
+from benchmark.api import Distance, DistanceCard, Estimate, Measured, Side
 from benchmark.errors import BenchError, NotFinite
 from benchmark.spec import Scalar
-from similarity._fisher import per_image
+from similarity._fisher import batch_means, per_image, weights_of
+from similarity._floor import against_halves
+from similarity._subsets import of_pairs, pairs_of, subset
 
 if TYPE_CHECKING:
     import torch
@@ -36,18 +38,6 @@ class Embedding:
 
     values: np.ndarray  # (d,) float64, none negative
     meta: Mapping[str, Any] = field(default_factory=dict)  # method, n, classes, seed, draws, …
-
-
-@dataclass(frozen=True)
-class NoiseFloor:
-    """Distances of a task to itself: below `value` two tasks cannot be told apart.
-
-    Halves hold half the images, so `subsets` is wide of the noise of the whole set, not narrow.
-    """
-
-    seeds: tuple[float, ...]  # the same images, other heads and draws
-    subsets: tuple[float, ...]  # two disjoint halves, stratified by class
-    value: float  # the larger of the two means
 
 
 def embed(
@@ -78,7 +68,7 @@ def embed(
 
     codes, classes = _codes(labels, len(images))
     probe = copy.deepcopy(network).requires_grad_(False).train(reference)
-    weights = _weights(probe, conv_only)
+    weights = weights_of(probe, conv_only)
     like, generator = weights[0], torch.Generator().manual_seed(seed)
 
     def load(rows: Any) -> torch.Tensor:
@@ -97,7 +87,7 @@ def embed(
         draws = EXACT_CLASSES
     if reference:
         method, draws = "reference", EPOCH
-        *_, totals = batch_means(logits, weights, codes, generator)
+        *_, totals = batch_means(logits, weights, _balanced(codes, generator), generator)
     else:
         method = "exact" if draws is None else "montecarlo"
         totals = per_image(
@@ -152,39 +142,6 @@ def asymmetric(a: Any, b: Any, alpha: float = ALPHA) -> float:
     So of two sources equally near the more complex one is nearer; the value may be below zero.
     """
     return cosine(a, b) - alpha * cosine(a, trivial(a))
-
-
-def noise_floor(
-    network: nn.Module,
-    images: Any,
-    labels: Any,
-    *,
-    seeds: int = 3,
-    subsets: int = 3,
-    seed: int = 0,
-    distance: Callable[[Any, Any], float] = cosine,
-    **options: Any,
-) -> NoiseFloor:
-    """How far a task is from itself, with other seeds and on other images of its own.
-
-    Compares every pair of `seeds` embeddings of all images, and the two halves of each of `subsets`
-    random halvings. `options` go to `embed`; use those of the distance that the floor belongs to.
-    """
-    if seeds < 2 or subsets < 1:
-        raise BenchError(
-            "A noise floor needs repetitions.", "Take two seeds and one subset, or more."
-        )
-    codes, _ = _codes(labels, len(images))
-    again = [embed(network, images, codes, seed=seed + k, **options) for k in range(seeds)]
-    halves = []
-    for k in range(subsets):
-        order = np.random.default_rng((seed, k)).permutation(len(codes))
-        order = order[np.argsort(codes[order], kind="stable")]
-        rows = (np.sort(order[start::2]) for start in (0, 1))
-        halves.append([embed(network, images[r], codes[r], seed=seed, **options) for r in rows])
-    of_seeds = tuple(distance(a, b) for a, b in combinations(again, 2))
-    of_subsets = tuple(distance(a, b) for a, b in halves)
-    return NoiseFloor(of_seeds, of_subsets, float(max(np.mean(of_seeds), np.mean(of_subsets))))
 
 
 def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -272,74 +229,7 @@ def _balanced(codes: np.ndarray, generator: torch.Generator) -> Iterator[torch.T
     return iter(drawn.view(-1, BATCH))
 
 
-# --- the Fisher -------------------------------------------------------------------------------
-
-
-def _weights(probe: nn.Module, conv_only: bool) -> list[torch.Tensor]:
-    from torch import nn
-
-    kinds = (nn.Conv2d,) if conv_only else (nn.Conv2d, nn.BatchNorm2d)
-    found = [m.weight for m in probe.modules() if isinstance(m, kinds) and m.weight is not None]
-    if not found:
-        raise BenchError(
-            "The probe network has no convolution or batch norm.", "Take one that has, as resnet50."
-        )
-    return found
-
-
-def batch_means(
-    logits: Callable[[Any], torch.Tensor],
-    weights: list[torch.Tensor],
-    codes: np.ndarray,
-    generator: torch.Generator,
-) -> Iterator[list[torch.Tensor]]:
-    """The public code's estimate after each of its batches: squares of batch-mean gradients."""
-    import torch
-
-    for weight in weights:
-        weight.requires_grad_()
-    totals = [weight.new_zeros(len(weight), dtype=torch.float64) for weight in weights]
-    for done, rows in enumerate(_balanced(codes, generator), start=1):
-        z = logits(rows.numpy())
-        p = z.detach().softmax(1).cpu()
-        drawn = torch.multinomial(p, 1, generator=generator)[:, 0].to(z.device)
-        loss = torch.nn.functional.cross_entropy(z, drawn)
-        grads = torch.autograd.grad(loss, weights, materialize_grads=True)
-        for total, g in zip(totals, grads, strict=True):
-            total += g.square().reshape(len(g), -1).mean(1)
-        yield [total / done for total in totals]
-
-
 # --- the component ----------------------------------------------------------------------------
-
-
-def subset(labels: np.ndarray, share: float, seed: tuple[int, int]) -> np.ndarray:
-    """Sorted rows of a part of the images: each class has its share, as far as whole images go."""
-    rng, n = np.random.default_rng(seed), len(labels)
-    order = rng.permutation(n)
-    order = order[np.argsort(labels[order], kind="stable")]
-    size = max(2, round(share * n))
-    return np.sort(order[((rng.random() + np.arange(size)) * n / size).astype(int)])
-
-
-def pairs_of(asked: Scalar, subsets: int, seed: int) -> list[tuple[int, int]]:
-    """Which subset of the source meets which of the target.
-
-    "": each its like; a number: so many drawn without repeats; "3-3,14-2": those.
-    """
-    text, rng = str(asked), np.random.default_rng(seed)
-    if text.isdigit():
-        one, other = (rng.permutation(subsets)[: int(text)].tolist() for _ in range(2))
-        return list(zip(one, other, strict=True))
-    if not text:
-        return [(k, k) for k in range(subsets)]
-    found = [tuple(part.strip().split("-")) for part in text.split(",")]
-    if not all(len(p) == 2 and all(k.isdigit() and int(k) < subsets for k in p) for p in found):
-        raise BenchError(
-            f"'{text}' are no pairs of the subsets 0 to {subsets - 1}.",
-            "Give how many to draw (5), or the pairs themselves (3-3,14-2).",
-        )
-    return [(int(one), int(other)) for one, other in found]
 
 
 class Task2Vec(Distance):
@@ -347,11 +237,12 @@ class Task2Vec(Distance):
 
     card = DistanceCard(
         title="Task2Vec",
-        version=2,
+        version=3,
         needs="network",
         reference="https://arxiv.org/abs/1902.03545",
         options={
-            "floor": 2,  # repeats of the target's embedding against itself; 0 measures no noise
+            "floor": 2,  # halvings of each side; 0 measures no noise
+            "size": 500,  # images of a half at most
             "conv_only": False,
             "reference": False,
             "draws": 0,
@@ -393,23 +284,25 @@ class Task2Vec(Distance):
             pairs = pairs_of(options["pairs"], subsets, seed)
             one = {k: part(source, k) for k in dict.fromkeys(k for k, _ in pairs)}
             other = {k: part(target, k) for k in dict.fromkeys(k for _, k in pairs)}
-            return _of_pairs([(one[a], other[b]) for a, b in pairs], [*other.values()], between)
+            sides = [*one.values()], [*other.values()]
+            return of_pairs([(one[a], other[b]) for a, b in pairs], sides, between)
 
         def of(side: Side) -> np.ndarray:
             return side.cached(name, lambda: _embedding(side, slice(None), seed, how))
 
-        def floor() -> np.ndarray:
-            found = noise_floor(
-                target.network, np.arange(len(target.labels)), target.labels, seeds=repeats,
-                subsets=repeats, seed=seed, distance=between, prepare=target.images, **how,
-            )  # fmt: skip
-            return np.array(found.value)
+        def look(side: Side) -> Callable[[np.ndarray], np.ndarray]:
+            def half(rows: np.ndarray) -> np.ndarray:
+                known = f"{name} of {hashlib.sha256(rows.tobytes()).hexdigest()[:16]}"
+                return side.cached(known, lambda: _embedding(side, rows, seed, how))
 
-        facts = {}
-        repeats = int(options["floor"])
-        if repeats:  # a target has one floor, whatever the source
-            noise = target.cached(f"{name} {self.variant} {alpha} floor {repeats}", floor)
-            facts = {"floor": float(noise)}
+            return half
+
+        facts: dict[str, float | Estimate] = {}
+        if halvings := int(options["floor"]):
+            _, facts = against_halves(
+                source, target, look, between, name=f"{name} {self.variant} {alpha}",
+                size=int(options["size"]), draws=halvings, seed=seed,
+            )  # fmt: skip
         return Measured(between(of(source), of(target)), facts=facts)
 
 
@@ -418,18 +311,3 @@ def _embedding(side: Side, rows: Any, seed: int, how: dict[str, Any]) -> np.ndar
     places = np.arange(len(side.labels))[rows]
     labels = side.labels[rows]
     return embed(side.network, places, labels, seed=seed, prepare=side.images, **how).values
-
-
-def _of_pairs(
-    pairs: Sequence[tuple[Any, Any]], target: Sequence[Any], between: Callable[[Any, Any], float]
-) -> Measured:
-    """The mean over pairs of subsets and its interval; the floor is that of the target's own."""
-    found = np.array([between(a, b) for a, b in pairs])
-    if len(found) < 2:
-        return Measured(float(found[0]))
-    deviation = float(found.std(ddof=1))
-    mean, half = float(found.mean()), 1.96 * deviation / len(found) ** 0.5
-    facts = {"deviation": deviation}
-    if len(target) > 1:
-        facts["floor"] = float(np.mean([between(a, b) for a, b in pairwise(target)]))
-    return Measured(mean, mean - half, mean + half, facts)

@@ -151,9 +151,7 @@ def linked_groups(data: Prepared) -> np.ndarray:
     return connected_components(edges, directed=False)[1][group]
 
 
-def limited(
-    data: Prepared, limit: int, seed: int, rows: np.ndarray | None = None
-) -> np.ndarray:
+def limited(data: Prepared, limit: int, seed: int, rows: np.ndarray | None = None) -> np.ndarray:
     """At most `limit` rows: whole groups in random order, the classes in their proportions.
 
     `rows`: of these alone; a seed has one order of groups, so parts that overlap keep the same.

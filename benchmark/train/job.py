@@ -97,5 +97,8 @@ def _distance(work: Work, spec: DistanceSpec) -> Outcome:
         found, facts = measure.measure(work, spec)
     n = int(facts.get("target_images", 0))
     numbers = {"distance": Estimate(found.value, found.low, found.high, n)}
-    numbers.update({k: Estimate(v, math.nan, math.nan, n) for k, v in found.facts.items()})
+    for name, fact in found.facts.items():
+        numbers[name] = (
+            fact if isinstance(fact, Estimate) else Estimate(fact, math.nan, math.nan, n)
+        )
     return work.outcome(metrics=numbers, data=facts, chosen="")

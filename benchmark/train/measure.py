@@ -15,6 +15,7 @@ from benchmark.data import prepare, split
 from benchmark.errors import BenchError
 from benchmark.files import cached_folder
 from benchmark.spec import DistanceSpec, Recipe, RunSpec, Split, seed_of
+from benchmark.stats import Estimate
 from benchmark.train import features, finetune
 from benchmark.train.context import Work
 
@@ -44,7 +45,11 @@ def _mean(found: Sequence[Measured]) -> Measured:
     if len(found) == 1:
         return found[0]
     numbers = np.mean([[one.value, one.low, one.high] for one in found], axis=0)
-    facts = {name: float(np.mean([one.facts[name] for one in found])) for name in found[0].facts}
+    facts = {
+        name: float(np.mean([one.facts[name] for one in found]))
+        for name, fact in found[0].facts.items()
+        if not isinstance(fact, Estimate)
+    }
     return Measured(*numbers.tolist(), facts)
 
 
@@ -74,7 +79,7 @@ class _Side:
         seed = seed_of("side", self.prepared.digest, self.spec.seed) % 2**32
         return split.limited(self.prepared, self.spec.limit or SIDE, seed, rows)
 
-    def trainings(self, how: Split) -> "list[_Side]":
+    def trainings(self, how: Split) -> "Sequence[_Side]":
         """The training part of each fold, as a side; the images of all are looked at once."""
         asked = (RunSpec(source="none", target=self.name, split=how, fold=k)
                  for k in range(how.folds))  # fmt: skip

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.errors import BenchError
-from similarity.otdd import OTDD, label_distances, otdd, stratified_subset, subset_interval
+from similarity.otdd import label_distances, otdd
 
 PAIR_A = Path(__file__).parents[1] / "data" / "otdd_pair_a.npz"
 
@@ -218,37 +218,6 @@ def test_exact_transport_has_a_limit_and_names_the_way_out(monkeypatch):
     with pytest.raises(BenchError, match=r"too many.*epsilon > 0"):
         otdd(x, y, x, y)
     assert otdd(x, y, x, y, epsilon=1.0).distance == pytest.approx(0, abs=1e-6)
-
-
-def test_a_subset_keeps_proportions_and_two_of_each_class():
-    labels = np.array(["a"] * 700 + ["b"] * 290 + ["c"] * 9 + ["d"])
-    for seed in range(20):
-        chosen = stratified_subset(labels, size=100, rng=np.random.default_rng(seed))
-        assert len(set(chosen.tolist())) == 100
-        counts = {name: int((labels[chosen] == name).sum()) for name in "abcd"}
-        assert counts["d"] == 1
-        assert 2 <= counts["c"] <= 3
-        assert abs(counts["a"] - 70) <= 3
-    with pytest.raises(BenchError, match="two of each class"):
-        stratified_subset(labels, size=6, rng=np.random.default_rng(0))
-
-
-def test_subsets_are_seeded_and_come_with_an_interval():
-    x1, y1 = labelled(10, n=120, d=5, classes=3)
-    x2, y2 = labelled(11, n=90, d=5, classes=4, shift=1.0)
-    found = subset_interval(x1, y1, x2, y2, size=40, draws=6, seed=3)
-    again = subset_interval(x1, y1, x2, y2, size=40, draws=6, seed=3)
-    other = subset_interval(x1, y1, x2, y2, size=40, draws=6, seed=4)
-    assert found == again != other
-    assert len(found.draws) == 6
-    assert isinstance(found.draws[0], OTDD)
-    assert found.low < found.value < found.high
-    whole = subset_interval(x1, y1, x2, y2, size=500, draws=2, seed=0)
-    shared = subset_interval(x1, y1, x2, y2, size=500, share=0.8, draws=6, seed=0)
-    assert shared.low < shared.value < shared.high  # a small side is no reason to feign certainty
-    assert whole.low == whole.value == whole.high == otdd(x1, y1, x2, y2).distance
-    with pytest.raises(BenchError, match="two draws"):
-        subset_interval(x1, y1, x2, y2, size=40, draws=1, seed=0)
 
 
 @pytest.mark.gpu

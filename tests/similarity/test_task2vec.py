@@ -13,10 +13,10 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 from torch.nn import functional as F
 
-from benchmark.api import Measured
+from benchmark.api import Estimate
 from benchmark.errors import BenchError, NotFinite
 from similarity import _fisher, task2vec
-from similarity.task2vec import Embedding, cosine, embed, noise_floor, raw_cosine
+from similarity.task2vec import Embedding, cosine, embed, raw_cosine
 
 
 @pytest.fixture(autouse=True)
@@ -334,6 +334,11 @@ class Images(NamedTuple):
     pixels: torch.Tensor
     labels: np.ndarray
     kept: dict[str, np.ndarray]
+    name: str = "given"
+
+    @property
+    def groups(self) -> np.ndarray:
+        return np.arange(len(self.labels))
 
     def images(self, rows: np.ndarray) -> torch.Tensor:
         return self.pixels[rows]
@@ -344,11 +349,11 @@ class Images(NamedTuple):
         return self.kept[name]
 
 
-def measured(variant: str = "", **options: Any) -> tuple[Measured, Images, Images]:
+def measured(variant: str = "", kept: Any = ({}, {}), **options: Any) -> tuple[Any, Images, Images]:
     sides = []
-    for seed in (1, 2):
+    for seed, known in zip((1, 2), kept, strict=True):
         images, labels = task(40, 2, 10, seed)
-        sides.append(Images(awkward(), images * seed, labels, {}))
+        sides.append(Images(awkward(), images * seed, labels, known or {}))
     method = task2vec.Task2Vec(variant)
     asked = {**method.card.options, "floor": 0, **options}
     found = method.measure(*sides, seed=3, options=asked)
@@ -368,7 +373,7 @@ def test_the_mean_over_subsets_meets_each_with_its_like_or_as_told(monkeypatch: 
     told, one, other = measured(**study, pairs="0-1,3-1")
     (c,), (a, b) = other.kept.values(), one.kept.values()
     assert told.value == pytest.approx((cosine(a, c) + cosine(b, c)) / 2, abs=1e-15)
-    assert "floor" not in told.facts, "one subset of the target has no noise to show"
+    assert "floor" not in told.facts, "one subset of a side has no noise to show"
     drawn, one, _ = measured(**study, pairs=2)
     assert len(one.kept) == 2
     assert drawn.value != told.value
@@ -397,36 +402,27 @@ def test_a_subset_holds_each_class_by_its_share():
     assert len(task2vec.subset(labels[:30], 0.01, (0, 0))) == 2
 
 
-def test_a_noise_floor_has_what_seeds_and_what_subsets_do():
-    net, (images, labels) = awkward(), task(40, 2)
-    options: dict[str, Any] = {"head": random_head(2, net.channels)}
-    floor = noise_floor(net, images, labels, seeds=3, subsets=2, **options)
-    assert floor.seeds == (0.0, 0.0, 0.0)  # nothing is random but the head, and that is given
-    assert len(floor.subsets) == 2
-    assert floor.value == pytest.approx(np.mean(floor.subsets))
-    shifted = images * 2 + torch.linspace(-3, 3, 3, dtype=torch.float64)[:, None, None]
-    apart = embed(net, shifted, labels, **options), embed(net, images, labels, **options)
-    assert 0 < floor.value < cosine(*apart)
-    drawn = noise_floor(net, images, labels, seeds=3, subsets=1, draws=1, **options)
-    assert min(drawn.seeds) > 0
-    raw = noise_floor(net, images, labels, seeds=2, subsets=2, distance=raw_cosine, **options)
-    assert raw.subsets != floor.subsets
-
-
-def test_halves_of_a_noise_floor_share_no_image_and_hold_each_class(monkeypatch: Any):
-    seen: list[Any] = []
-
-    def note(net: Any, images: Any, labels: Any, **options: Any) -> Embedding:
-        seen.append((images, labels))
-        return Embedding(1.0 + np.bincount(images, minlength=21))
-
-    monkeypatch.setattr(task2vec, "embed", note)
-    labels = np.array(["a"] * 15 + ["b"] * 6)
-    noise_floor(awkward(), np.arange(21), labels, seeds=2, subsets=3)
-    assert len(seen) == 2 + 3 * 2
-    for (one, of_one), (other, of_other) in zip(seen[2::2], seen[3::2], strict=True):
-        assert sorted([*one, *other]) == list(range(21))
-        assert {*np.bincount(of_one)} | {*np.bincount(of_other)} <= {3, 7, 8}
+def test_the_floor_is_that_of_halves_of_both_sides(monkeypatch: Any):
+    monkeypatch.setattr(task2vec, "EPOCH", 128)
+    found, *sides = measured(floor=2)
+    one, other = ([x for x in side.kept.values() if x.size > 2] for side in sides)
+    assert len(one) == len(other) == 5, "two halvings, and the whole last"
+    pairs = [list(zip(x[:4:2], x[1:4:2], strict=True)) for x in (one, other)]
+    floor = np.mean([[cosine(*x), cosine(*y)] for x, y in zip(*pairs, strict=True)])
+    across = [[cosine(x[0], y[1]), cosine(x[1], y[0])] for x, y in zip(*pairs, strict=True)]
+    excess = found.facts["excess"]
+    assert isinstance(excess, Estimate)
+    assert found.value == cosine(one[4], other[4])
+    assert found.facts["floor"] == pytest.approx(floor)
+    assert excess.value == pytest.approx(np.mean(across) - floor)
+    assert (excess.n, excess.low < excess.value < excess.high) == (19, True)
+    before = [{**side.kept} for side in sides]
+    again, *_ = measured("raw", floor=2, kept=before)
+    added = [
+        set(side) - set(kept) for side, kept in zip(before, (x.kept for x in sides), strict=True)
+    ]
+    assert [len(names) for names in added] == [1, 1], "other variants take the same embeddings"
+    assert again.facts["floor"] != found.facts["floor"]
 
 
 @pytest.mark.real
@@ -499,5 +495,5 @@ def test_bad_tasks_and_embeddings_are_refused():
     for bad in ([1.0, -1.0], [0.0, 0.0], [1.0, float("nan")], [1.0, 2.0, 3.0]):
         with pytest.raises(BenchError):
             cosine([1.0, 2.0], bad)
-    with pytest.raises(BenchError, match="repetitions"):
-        noise_floor(net, images, labels, seeds=1)
+    with pytest.raises(BenchError, match="-1 halvings"):
+        measured(floor=-1)
