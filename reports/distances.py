@@ -40,7 +40,9 @@ class Measure:
     values: dict[tuple[str, str], Estimate] = field(repr=False)
     noise: float  # of the seeds, as a share of what pairs differ in; NaN with one seed
     about: str  # how it was measured
-    floor: float = math.nan  # the mean distance of a task from itself, by other seeds and subsets
+    raw: dict[tuple[str, str], Estimate] = field(default_factory=dict)  # where excesses count
+    floors: dict[tuple[str, str], float] = field(default_factory=dict)
+    under: frozenset[tuple[str, str]] = frozenset()  # pairs that are not told from their floor
     #: By observer left out (numbered): the distances that remain, where people were asked.
     without: dict[str, dict[tuple[str, str], float]] = field(default_factory=dict, repr=False)
 
@@ -52,7 +54,18 @@ class Measure:
     @property
     def title(self) -> str:
         """The label with the direction, for an axis or a heading."""
-        return f"{self.label} ({self.direction})"
+        return f"{self.label}{' excess' * bool(self.raw)} ({self.direction})"
+
+    def mark(self, source: str, target: str) -> str:
+        """What stands before a value that says nothing."""
+        return "‡ " * ((source, target) in self.under)
+
+    def facts(self, source: str, target: str) -> dict[str, Any]:
+        """Beside a value: the distance before the floor was taken off, the floor, and the mark."""
+        pair = source, target
+        raw = self.raw.get(pair, self.values[pair]).value
+        return {"raw": raw, "floor": self.floors.get(pair, math.nan),
+                "under_floor": pair in self.under}  # fmt: skip
 
     @property
     def overlaps(self) -> list[str]:
@@ -152,7 +165,9 @@ def _measure(
     weights: set[str],
     arch: str,
 ) -> Measure:
-    values, variances, floors = {}, [], []
+    card = registry.card("distance", how.method)
+    values, raw, floors, variances = {}, {}, {}, []
+    under = set[tuple[str, str]]()
     without: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
     for pair, by_seed in found.items():
         # A score may have been taken with several trainings of its source: those of the runs count.
@@ -160,17 +175,26 @@ def _measure(
             min(several, key=lambda o: (getattr(o.spec, "weights", None) not in weights, o.key))
             for several in by_seed.values()
         ]
-        estimates = np.array([outcome.metrics["distance"][:3] for outcome in picked], dtype=float)
-        values[pair] = _mean(estimates)
-        floors += [
-            outcome.metrics["floor"].value for outcome in picked if "floor" in outcome.metrics
-        ]
+        numbers = {
+            name: np.array([outcome.metrics[name][:3] for outcome in picked], dtype=float)
+            for name in ("distance", "excess", "floor")
+            if all(name in outcome.metrics for outcome in picked)
+        }
+        counts = numbers["distance"]
+        if card and card.by_excess and "excess" in numbers:
+            raw[pair], counts = _mean(counts), numbers["excess"]
+        values[pair] = _mean(counts)
+        if "floor" in numbers:
+            floors[pair] = float(numbers["floor"][:, 0].mean())
+        if "excess" in numbers:
+            excess = _mean(numbers["excess"])
+            lowest = excess.value if math.isnan(excess.low) else excess.low
+            under |= {pair} if lowest <= 0 else set()
         for name, number in picked[0].metrics.items():
             if name.startswith("without "):
                 without[name][pair] = number.value
         if len(picked) > 1:
-            variances.append(float(np.var(estimates[:, 0], ddof=1)))
-    card = registry.card("distance", how.method)
+            variances.append(float(np.var(counts[:, 0], ddof=1)))
     spread = np.std([value.value for value in values.values()]) if len(values) > 1 else math.nan
     noise = float(np.sqrt(np.mean(variances)) / spread) if variances and spread > 0 else math.nan
     return Measure(
@@ -179,7 +203,9 @@ def _measure(
         values=values,
         noise=noise,
         about=_about(how, arch, Counter(len(seeds) for seeds in found.values()), noise, card),
-        floor=float(np.mean(floors)) if floors else math.nan,
+        raw=raw,
+        floors=floors,
+        under=frozenset(under),
         without=dict(without),
     )
 
@@ -221,6 +247,8 @@ def _about(how: How, arch: str, seeds: Counter[int], noise: float, card: object)
     text = f"{how.method}{with_}{other}{on}: {count} seed{'s' if high > 1 else ''}"
     if not math.isnan(noise):
         text += f", whose noise is {noise:.0%} of the spread over pairs"
+    if getattr(card, "by_excess", False):
+        text += "; what counts is its excess over the floor"
     if card is None:
         text += "; its component is not installed, so it is taken for a distance"
     return text + "."
@@ -230,9 +258,11 @@ def _about(how: How, arch: str, seeds: Counter[int], noise: float, card: object)
 
 
 FOOTER = (
-    "An interval is the method's own, or the range over seeds. Noise floor: the distance of a task "
-    "from itself, measured with other seeds and other subsets; differences below it say nothing."
+    "An interval is the method's own, or the range over seeds. Floor: what two halves of one set "
+    "are apart, the mean of both sides, at the size at which the sides are compared; excess: the "
+    "distance less the floor."
 )
+UNDER = "‡ not told from its floor: halves of one set may be as far apart."
 
 
 @dataclass(frozen=True)
@@ -243,6 +273,7 @@ class Cell:
     depth: float  # per cent of the full colour, which the nearest pair has
     text: str
     overlap: str  # what is known of images on both sides
+    mark: str  # where it is not told from its floor
 
 
 @dataclass(frozen=True)
@@ -256,8 +287,9 @@ class Map:
     @property
     def notes(self) -> list[str]:
         """How it was measured, and how much of it is noise."""
-        floor = self.measure.floor
-        told = [] if math.isnan(floor) else [f"Noise floor: {floor:.4g}."]
+        floors = self.measure.floors.values()
+        told = [f"Floors: {min(floors):.4g} to {max(floors):.4g}."] if floors else []
+        told += [UNDER] * bool(self.measure.under)
         marked = any(cell and cell.overlap for _, row in self.rows for cell in row)
         told += [overlaps.NOTE] * marked + self.measure.overlaps
         return [text for text in (self.measure.about, *told) if text]
@@ -289,8 +321,11 @@ def of(measure: Measure) -> Map:
             return None
         far = (sign * value.value - low) / (high - low) if high > low else 0.0
         known = overlaps.between(source, target)
-        text = f"{source} to {target}: {number(value)}" + (f"; {known}" if known else "")
-        return Cell(value, round(100 * (1 - far), 1) if math.isfinite(far) else 0.0, text, known)
+        mark = measure.mark(source, target)
+        known_of = [known, UNDER[2:].rstrip(".")] if mark else [known]
+        text = "; ".join([f"{source} to {target}: {number(value)}", *filter(None, known_of)])
+        depth = round(100 * (1 - far), 1) if math.isfinite(far) else 0.0
+        return Cell(value, depth, text, known, mark)
 
     rows = tuple((s, tuple(cell(s, t) for t in targets)) for s in sources)
     return Map(measure, tuple(targets), rows)
@@ -314,7 +349,7 @@ def table_of(found: Map) -> Table:
 
         def text(cell: Cell) -> str:
             mark = ("● " if cell.depth == nearest else "") + ("† " if cell.overlap else "")
-            return mark + number(cell.value)
+            return mark + cell.mark + number(cell.value)
 
         return Column(target, lambda row: row[1][i], text)
 
@@ -339,6 +374,6 @@ def _flat(found: Map) -> Iterator[dict[str, Any]]:
                     "source": source,
                     "target": target,
                     **render.numbers(cell.value),
-                    "floor": found.measure.floor,
+                    **found.measure.facts(source, target),
                     "overlap": cell.overlap,
                 }

@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmark.api import BenchError, Estimate, Measured
 from benchmark.spec import Scalar
+from benchmark.stats import Z
 
 
 def subset(labels: np.ndarray, share: float, seed: tuple[int, int]) -> np.ndarray:
@@ -49,7 +50,7 @@ def of_pairs(
     if len(found) < 2:
         return Measured(float(found[0]))
     deviation = float(found.std(ddof=1))
-    mean, half = float(found.mean()), 1.96 * deviation / len(found) ** 0.5
+    mean, half = float(found.mean()), Z * deviation / len(found) ** 0.5
     facts: dict[str, float | Estimate] = {"deviation": deviation}
     if min(map(len, sides)) > 1:
         each = [np.mean([between(a, b) for a, b in pairwise(side)]) for side in sides]

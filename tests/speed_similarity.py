@@ -75,8 +75,10 @@ def bench_task2vec() -> dict[str, float]:
     found = {"task2vec": 0.0, "ours_seconds": ours, "reached": 0.0}
     for mode, patience in (("eval", PATIENCE * ours), ("train", 4 * ours)):
         network.train(mode == "train")
-        weights = task2vec._weights(network, False)
-        estimates = task2vec.batch_means(logits, weights, codes, generator)
+        weights = task2vec.weights_of(network, False)
+        estimates = task2vec.batch_means(
+            logits, weights, task2vec._balanced(codes, generator), generator
+        )
         spent, distance = 0.0, 1.0
         while spent < patience and distance > NEAR:
             began = time.process_time()

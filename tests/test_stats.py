@@ -116,11 +116,11 @@ def test_static_baseline_beats_every_published_score():
 
 def test_static_baseline_by_hand():
     #           t1   t2   t3
-    # a          3    1    -        a's rank: 2, 1, -
-    # b          1    2    5        b's rank: 1, 2, 1
+    # a          3    1    -        a's place: 3/4, 1/4, -
+    # b          1    2    5        b's place: 1/4, 3/4, 1/2
     gain, target = [3, 1, 1, 2, 5], ["t1", "t2", "t1", "t2", "t3"]
     source = ["a", "a", "b", "b", "b"]
-    assert static_baseline(gain, target, source).tolist() == [1, 2, 1.5, 1, 1.5]
+    assert static_baseline(gain, target, source).tolist() == [1 / 4, 3 / 4, 5 / 8, 3 / 8, 1 / 2]
     alone = static_baseline([1.0, 2.0], ["t", "t"], ["a", "b"])
     assert np.isnan(alone).all()
     with pytest.raises(BenchError, match="more than once"):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmark.errors import BenchError
-from benchmark.stats.estimates import Array, interval
+from benchmark.stats.estimates import Array, Z, interval
 
 Pairs = Literal["all", "without_self", "within_target"]
 #: With fewer sources there is neither an interval nor a p.
@@ -96,28 +96,34 @@ def correlate(
     )
 
 
-def power_warning(correlation: Correlation) -> str:
-    """A plain sentence where the pairs cannot tell the correlation from 0, else an empty one."""
+def power_warning(correlation: Correlation, adjusted: float | None = None) -> str:
+    """A plain sentence where the pairs cannot tell the correlation from 0, else an empty one.
+
+    `adjusted`: its p where it is one of several.
+    """
     rho, *_, p, low, high, n = correlation
+    judged = p if adjusted is None else adjusted
     if np.isnan(rho):
         return f"The correlation is not defined: {n} pairs, or all values the same."
     if np.isnan(p):
         return (
             f"Too few sources: {n} pairs of fewer than {SOURCES} give no interval and no verdict."
         )
-    if p < 0.05 and (low > 0 or high < 0):
+    if judged < 0.05 and (low > 0 or high < 0):
         return ""
-    needed = min(1.0, 1.96 / np.sqrt(n - 1))
+    needed = min(1.0, Z / np.sqrt(n - 1))
     more = f"; even independent pairs would have to reach {needed:.2f}" if abs(rho) < needed else ""
-    interval_and_p = f"[{low:+.2f}, {high:+.2f}] (p = {p:.2g}, sources permuted)"
+    among = f"; {judged:.2g} by Holm, being one of several" if judged != p else ""
+    interval_and_p = f"[{low:+.2f}, {high:+.2f}] (p = {p:.2g}, sources permuted{among})"
     return f"{n} pairs cannot tell a correlation of {rho:+.2f} {interval_and_p} from 0{more}."
 
 
 def static_baseline(gain: ArrayLike, target: ArrayLike, source: ArrayLike) -> Array:
-    """For each pair, the source's mean rank by gain on the other targets (higher is better).
+    """For each pair, the source's mean place by gain on the other targets (higher is better).
 
-    It knows nothing of the pair's own target: what a distance must beat. NaN for a source that
-    has no other target.
+    A place is the rank as a fraction of the runs of that target, (rank − ½) / runs: a long list
+    counts no more than a short one. It knows nothing of the pair's own target: what a distance
+    must beat. NaN for a source that has no other target.
     """
     from scipy import stats
 
@@ -130,12 +136,12 @@ def static_baseline(gain: ArrayLike, target: ArrayLike, source: ArrayLike) -> Ar
         raise BenchError(
             "A (source, target) pair occurs more than once.", "Average its gains before ranking."
         )
-    ranks = stats.rankdata(table, axis=0, nan_policy="omit")
-    known = ~np.isnan(ranks)
+    known = ~np.isnan(table)
+    places = (stats.rankdata(table, axis=0, nan_policy="omit") - 0.5) / known.sum(axis=0)
     others = known.sum(axis=1, keepdims=True) - known
-    total = np.nansum(ranks, axis=1, keepdims=True) - np.nan_to_num(ranks)
+    total = np.nansum(places, axis=1, keepdims=True) - np.nan_to_num(places)
     mean = np.divide(total, others, out=np.full(table.shape, np.nan), where=others > 0)
-    return mean[row, column]
+    return np.round(mean[row, column], 12)  # equal places stay equal whatever was summed
 
 
 def weighted_tau_by_target(

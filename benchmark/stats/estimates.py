@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from benchmark.errors import BenchError
 
 Array = NDArray[np.float64]
+#: Standard errors to either end of a 95 % interval.
+Z = 1.959964
 
 
 class Estimate(NamedTuple):

@@ -22,7 +22,7 @@ from reports.compare.verdict import Pair, Verdict
 from reports.leaderboard import subgroups as by_value
 from reports.leaderboard.arms import Arm, Place, Run, gather, place_of
 from reports.leaderboard.board import higher_is_better
-from reports.leaderboard.by_class import ClassPair, Z, class_pairs, recalls_apart
+from reports.leaderboard.by_class import ClassPair, class_pairs, recalls_apart
 from reports.leaderboard.noise import GONE, Cells, Noise, cells_of, estimate
 from reports.leaderboard.rows import pool, unit_of
 from reports.leaderboard.table import cells, read
@@ -196,7 +196,7 @@ def _not_worse(found: tuple[Array, Array] | Comparison, margin: float | None, si
         return math.nan
     if isinstance(found, Comparison):
         value, low, high, _ = found.difference
-        return normal_p(sign * value + margin, (high - low) / (2 * Z), one_sided=True)
+        return normal_p(sign * value + margin, (high - low) / (2 * stats.Z), one_sided=True)
     first, second = found[::sign]
     return stats.not_worse(first, second, margin)
 
@@ -210,7 +210,7 @@ def _apart(first: Estimate, second: Estimate) -> Comparison:
     value = first.value - second.value
     low = value - math.hypot(first.value - first.low, second.high - second.value)
     high = value + math.hypot(first.high - first.value, second.value - second.low)
-    p = normal_p(value, (high - low) / (2 * Z))
+    p = normal_p(value, (high - low) / (2 * stats.Z))
     return Comparison(Estimate(value, low, high, min(first.n, second.n)), p)
 
 

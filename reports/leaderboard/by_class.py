@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from benchmark import stats
 from benchmark.errors import Damaged
-from benchmark.stats import Estimate
+from benchmark.stats import Estimate, Z
 from benchmark.stats.delong import clustered, normal_p
 from benchmark.store import Store
 from reports.leaderboard.arms import Run
-
-Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True)

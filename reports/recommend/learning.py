@@ -124,15 +124,20 @@ def _normal(scores: Array, known: Mask) -> tuple[Array, Array]:
 
 
 def _mean_ranks(scores: Array) -> Array:
-    """Each source's mean rank on the targets but this one (S, J); 0 is the average, or unknown."""
+    """Each source's mean rank on the targets but this one (S, J); 0 is the average, or unknown.
+
+    Ranks are fractions of the runs of their target: a long list counts no more than a short one.
+    """
     from scipy.stats import rankdata
 
     known = np.isfinite(scores)
-    ranks = np.where(known, rankdata(scores, axis=0, nan_policy="omit"), 0.0)
+    places = (rankdata(scores, axis=0, nan_policy="omit") - 0.5) / np.maximum(known.sum(axis=0), 1)
+    ranks = np.where(known, places, 0.0)
     total = ranks.sum(axis=1, keepdims=True) - ranks
     count = known.sum(axis=1, keepdims=True) - known
     mean = ranks.sum() / max(known.sum(), 1)
-    return np.where(count > 0, total / np.maximum(count, 1) - mean, 0.0)
+    # Rounded: equal places stay equal whatever was summed.
+    return np.round(np.where(count > 0, total / np.maximum(count, 1) - mean, 0.0), 12)
 
 
 def _by_size(matrix: Matrix, ranks: Array, hidden: Sequence[int]) -> Array:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from xml.etree import ElementTree
 
 import numpy as np
@@ -39,6 +40,7 @@ def measure(
     low: float = math.nan,
     high: float = math.nan,
     version: str = "1",
+    more: Mapping[str, Estimate] = MappingProxyType({}),
     **fields: object,
 ) -> None:
     """Store one distance."""
@@ -48,7 +50,7 @@ def measure(
     cell = Cell.of(spec, {"core": "1", "method": version, "source": "1", "target": "1"})
     with quick():
         store.begin(cell)
-        found = {"distance": Estimate(value, low, high, 500)}
+        found = {"distance": Estimate(value, low, high, 500), **more}
         store.finish(cell, ok(cell, metrics=found))
 
 
@@ -329,6 +331,61 @@ def test_a_score_that_may_have_seen_the_test_images_is_said_to(tmp_path: Path):
     assert [measure.label for measure in found.measures] == ["scores:logme"]
     assert "on the training parts of 1 grouped fold" in found.measures[0].about
     assert not any("test images" in note for note in found.notes)
+
+
+def test_one_of_many_distances_is_told_from_0_by_holm(tmp_path: Path):
+    store = grid(tmp_path)
+    measured(store)
+    rng = np.random.default_rng(1)
+    for k in range(12):
+        for source in SOURCES:
+            for target in TARGETS:
+                measure(store, source, target, rng.normal(), options={"n": k}, method="otdd")
+    (found,) = analyse(store)
+    distances_of = [x for x in found.lines if x.pairs == "within_target" and x.kind == "distance"]
+    assert len(distances_of) == 13
+    expected = stats.holm([line.correlation.p for line in distances_of])
+    assert [line.p_holm for line in distances_of] == pytest.approx(expected.tolist())
+    best = lines(found, "within_target")["task2vec"]
+    assert best.correlation.p < 0.05 < best.p_holm
+    assert "by Holm, being one of several" in best.warning
+    assert transfer.verdict(found).startswith(
+        "No distance can be said to foretell the gain; task2v"
+    )
+    told = csv.DictReader(io.StringIO(transfer.show(store, format="csv")))
+    rows = {row["name"]: row for row in told if row["pairs"] == "within_target"}
+    assert float(rows["task2vec"]["p_holm"]) == best.p_holm
+    assert rows["static"]["p_holm"] == ""
+
+
+def test_excesses_count_and_pairs_under_their_floor_are_marked_everywhere(tmp_path: Path):
+    store = grid(tmp_path)
+    for i, source in enumerate(SOURCES):
+        for target in TARGETS:
+            excess = Estimate(i - 1.0, i - 1.5, i - 0.5, 90)
+            more = {"floor": Estimate(7.0, math.nan, math.nan, 90), "excess": excess}
+            measure(store, source, target, 6.0 + i, method="otdd", more=more)
+            measure(store, source, target, 0.4, more=more)
+    found = {measure.label: measure for measure in analyse(store)[0].measures}
+    assert found["otdd"].values["stl10", "isic"] == Estimate(1.0, 0.5, 1.5, 1)
+    assert found["task2vec"].values["stl10", "isic"].value == 0.4, "what counts is the card's word"
+    under = {(s, t) for s in ("imagenet", "dtd") for t in TARGETS}
+    assert found["otdd"].under == found["task2vec"].under == under
+    rows = json.loads(distances.show(store, list(store.outcomes("distance")), format="json"))
+    (row,) = (r for r in rows if (r["method"], r["source"], r["target"]) == ("otdd", "dtd", "isic"))
+    assert (row["value"], row["raw"], row["floor"], row["under_floor"]) == (0, 7, 7, True)
+    assert sum(row["under_floor"] for row in rows) == 2 * len(under)
+    (analysis,) = json.loads(transfer.show(store, format="json"))
+    told = {v["under_floor"]: v for d in analysis["distances"] for v in d["values"]}
+    assert (told[True]["floor"], told[False]["floor"]) == (7, 7)
+    page = write.write(store, tmp_path / "out").read_text()
+    table_of = " ".join(distances.show(store, list(store.outcomes("distance"))).split())
+    for text in (page, table_of, " ".join(transfer.show(store, format="md").split())):
+        assert "‡ -1" in text or r"‡ \-1" in text
+        assert "‡ 1" not in text
+        assert "‡ not told from its floor" in text
+    assert "otdd excess (less is nearer)" in table_of
+    assert "task2vec (less is nearer)" in table_of
 
 
 def test_an_infinite_score_is_left_out_of_the_correlation(tmp_path: Path):

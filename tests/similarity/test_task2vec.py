@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from benchmark.api import Estimate
 from benchmark.errors import BenchError, NotFinite
+from benchmark.stats import Z
 from similarity import _fisher, task2vec
 from similarity.task2vec import Embedding, cosine, embed, raw_cosine
 
@@ -367,7 +368,7 @@ def test_the_mean_over_subsets_meets_each_with_its_like_or_as_told(monkeypatch: 
     assert len(one.kept) == len(other.kept) == 4
     apart = [cosine(a, b) for a, b in zip(one.kept.values(), other.kept.values(), strict=True)]
     assert every.value == pytest.approx(np.mean(apart), abs=1e-15)
-    half = 1.96 * np.std(apart, ddof=1) / 2
+    half = Z * np.std(apart, ddof=1) / 2
     assert (every.low, every.high) == pytest.approx((every.value - half, every.value + half))
     assert 0 < every.facts["floor"] < every.value
     told, one, other = measured(**study, pairs="0-1,3-1")
