@@ -3,14 +3,17 @@
 `make calibrate` runs these at full size, the tests a small part of them.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmark import registry
+from benchmark import registry, stats
 from benchmark.api import Distance, Source
 from benchmark.stats import Estimate
 
@@ -38,15 +41,17 @@ class Given:
 
 
 @cache
-def image_features(name: str, *, size: int = 32, images: int = 10**9) -> Given:
-    """What an untrained ResNet18 says of a built-in set."""
+def image_features(
+    name: str, *, size: int = 32, images: int = 10**9, arch: str = "resnet18"
+) -> Given:
+    """What an untrained network says of a built-in set."""
     import torch
 
     from benchmark.train import network
 
     component = registry.load("source", name)
     assert isinstance(component, Source)
-    backbone = network.build("resnet18", seed=0).eval()
+    backbone = network.build(arch, seed=0).eval()
     found, labels, groups = [], [], []
     for sample in _some(component, images):
         labels.append(sample.label)
@@ -59,8 +64,6 @@ def image_features(name: str, *, size: int = 32, images: int = 10**9) -> Given:
 
 
 def _some(component: Source, images: int) -> Iterator[Any]:
-    from pathlib import Path
-
     samples = list(component.records(Path()))
     step = max(1, len(samples) // images)
     return iter(samples[::step])
@@ -96,3 +99,61 @@ def halves_hold_zero(
         found = excess(one, other, method, seed=repeat, **options)
         held += found.low <= 0 <= found.high
     return held / repeats
+
+
+def foretold(
+    sources: int, targets: int, *, level: float = 0.0, rho: float = 0.0, seed: int = 0
+) -> tuple[np.ndarray, ...]:
+    """Distance, gain, target and source of every pair; both have levels of their sources.
+
+    `level`: the share of the variance that lies between sources; `rho`: what distance and gain
+    have in common, in the levels and in the rest.
+    """
+    rng = np.random.default_rng((seed, sources, targets, round(100 * level)))
+
+    def drawn(*shape: int) -> np.ndarray:
+        x, noise = rng.normal(size=(2, *shape))
+        return np.stack([x, rho * x + (1 - rho**2) ** 0.5 * noise])
+
+    both = level**0.5 * drawn(sources)[:, :, None] + (1 - level) ** 0.5 * drawn(sources, targets)
+    source, target = np.indices((sources, targets))
+    return both[0].ravel(), both[1].ravel(), target.ravel(), source.ravel()
+
+
+def found_significant(
+    sources: int,
+    targets: int,
+    *,
+    level: float = 0.0,
+    rho: float = 0.0,
+    repeats: int = 400,
+    permutations: int = 999,
+) -> float:
+    """The share of simulated tables whose correlation within targets has p < 0.05."""
+    small = 0
+    for repeat in range(repeats):
+        table = foretold(sources, targets, level=level, rho=rho, seed=repeat)
+        how: dict[str, Any] = {"pairs": "within_target", "draws": 0, "permutations": permutations}
+        names = np.char.add("s", table[3].astype(str))  # no source is its own target
+        small += stats.correlate(*table[:3], names, **how).p < 0.05
+    return small / repeats
+
+
+def shown(*, repeats: int = 50, tables: int = 400) -> Iterator[tuple[str, float, float, float]]:
+    """What is held, the share that came out, and between what marks it has to lie."""
+    for name, size, method in product(("demo:skin", "patterns:near"), (100, 300), METHODS):
+        share = halves_hold_zero(image_features(name), size, method, repeats=repeats)
+        yield f"halves of {name}, {size} images, {method}: 0 in the interval", share, 0.9, 1.0
+    for shape, level in product(((5, 3), (8, 3), (8, 12), (15, 12)), (0.0, 0.5, 0.8)):
+        share = found_significant(*shape, level=level, repeats=tables)
+        said = f"nulls of {shape[0]} × {shape[1]}, {level:.0%} between sources: significant"
+        yield said, share, 0.02, 0.07
+    for level in (0.0, 0.5, 0.8):
+        share = found_significant(8, 12, level=level, rho=-0.7, repeats=tables)
+        yield f"ρ = −0.7 at 8 × 12, {level:.0%} between sources: found", share, 0.7, 1.0
+
+
+if __name__ == "__main__":
+    for what, share, low, high in shown():
+        sys.stdout.write(f"{what} in {share:.1%} ({low:.0%} to {high:.0%})\n")
+        sys.stdout.flush()

@@ -51,8 +51,8 @@ MADE = (
     f"{RUN} --mode tuned --target demo:skin --source patterns:near --fold 0 "
     "--fusion none --fusion concat --fusion metanet",
     f"{RUN} --mode finetune --target demo:grey --source none --fold 0 --set recipe.lr=1e30",
-    f"distance {SIZE} --size 32 --limit 100 --probe patterns:broad {BOTH} {SOURCES} "
-    f"{_each('method', METHODS)}",
+    f"distance {SIZE} --size 32 --limit 100 --protocol demo --probe patterns:broad {BOTH} "
+    f"{SOURCES} {_each('method', METHODS)}",
 )
 #: What reads it. `status` tells ages, and `distance` is asked for what is measured already.
 READ = {

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_features import done
+from stores import run_all
 
 from benchmark.data import prepare, split
 from benchmark.plan import plan
@@ -31,7 +31,7 @@ def measured(runtime: Runtime, **changes: Any) -> Outcome:
     """A score of an untrained network on the tiny target."""
     asked: dict[str, Any] = {"methods": ("scores:logme",), "arch": "test_resnet", "size": 32}
     asked |= {"sources": ("tiny",), "targets": ("tiny",), "pretrain": {"epochs": 1}}
-    return done(plan.make(DistanceRequest(**{**asked, **changes}), runtime), runtime)[-1]
+    return run_all(DistanceRequest(**{**asked, **changes}), runtime)[-1]
 
 
 def parts(runtime: Runtime, how: Split) -> list[split.Parts]:

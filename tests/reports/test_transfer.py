@@ -16,7 +16,7 @@ from stores import ok
 
 from benchmark import stats
 from benchmark.errors import BenchError
-from benchmark.spec import Cell, DistanceSpec, Outcome, Recipe, Split
+from benchmark.spec import Cell, DistanceSpec, Recipe, Split
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import distances, transfer
