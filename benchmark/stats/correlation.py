@@ -141,7 +141,7 @@ def static_baseline(gain: ArrayLike, target: ArrayLike, source: ArrayLike) -> Ar
     others = known.sum(axis=1, keepdims=True) - known
     total = np.nansum(places, axis=1, keepdims=True) - np.nan_to_num(places)
     mean = np.divide(total, others, out=np.full(table.shape, np.nan), where=others > 0)
-    return np.round(mean[row, column], 12)  # equal places stay equal whatever was summed
+    return mean[row, column].round(12)  # equal places stay equal whatever was summed
 
 
 def weighted_tau_by_target(

@@ -50,7 +50,7 @@ def _mean(found: Sequence[Measured]) -> Measured:
         for name, fact in found[0].facts.items()
         if not isinstance(fact, Estimate)
     }
-    return Measured(*numbers.tolist(), facts)
+    return Measured(float(numbers[0]), float(numbers[1]), float(numbers[2]), facts)
 
 
 class _Side:
