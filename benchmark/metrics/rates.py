@@ -77,8 +77,8 @@ def rates_of(
     counts = (indicators.T @ weights).astype(float)
     tp, actual, predicted = np.split(counts, 3)
     rates = _rates(tp, actual, predicted)
-    ranking = [_ranking(truth[:, k], scores[:, k], weights) for k in classes]
-    rates["auroc"], rates["auprc"] = (np.stack(column) for column in zip(*ranking, strict=True))
+    ranked = [ranking(truth[:, k], scores[:, k], weights) for k in classes]
+    rates["auroc"], rates["auprc"] = (np.stack(column) for column in zip(*ranked, strict=True))
     return rates, tp, actual
 
 
@@ -110,7 +110,7 @@ def _rates(tp: Array, actual: Array, predicted: Array) -> dict[str, Array]:
         }
 
 
-def _ranking(
+def ranking(
     positive: NDArray[np.bool_], scores: Array, weights: NDArray[Any]
 ) -> tuple[Array, Array]:
     """AUROC (ties by mid-rank) and average precision (ties as one step) of each draw.

@@ -23,7 +23,7 @@ from benchmark.stats.estimates import (
     paired_bootstrap,
     wilcoxon,
 )
-from benchmark.stats.ranks import Extremes, extremes, simultaneous_ranks
+from benchmark.stats.ranks import Extremes, chosen_excess, extremes, simultaneous_ranks
 
 __all__ = [
     "SOURCES",
@@ -35,6 +35,7 @@ __all__ = [
     "Pairs",
     "Z",
     "ceiling",
+    "chosen_excess",
     "clustered",
     "correlate",
     "defined",

@@ -34,6 +34,25 @@ def simultaneous_ranks(
     return lowest, highest
 
 
+def chosen_excess(values: ArrayLike, draws: Sequence[ArrayLike], higher: bool = True) -> float:
+    """By how much the best of these rows is expected to read too well, for having been chosen.
+
+    The rows are taken for as different as their spread leaves after their errors, and chosen from
+    in every draw: the mean lead that the noise gave to the chosen one.
+    """
+    sign = 1.0 if higher else -1.0
+    numbers, drawn = sign * np.asarray(values, dtype=float), sign * np.array(draws)
+    if len(numbers) < 2:
+        return 0.0
+    own = drawn - np.nanmean(drawn, axis=1, keepdims=True)
+    own -= own.mean(axis=0)  # what moves all rows chooses none
+    own = own[:, ~np.isnan(own).any(axis=0)]
+    apart, error = numbers.var(ddof=1), own.var(axis=0, ddof=1).mean() if own.size else 0.0
+    kept = max(0.0, 1 - error / apart) if apart > 0 else 0.0
+    seen = kept * (numbers - numbers.mean())[:, None] + own
+    return float(np.take_along_axis(own, seen.argmax(axis=0)[None], axis=0).mean())
+
+
 def _beats(values: Array, draws: Array, alpha: float) -> NDArray[np.bool_]:
     """(rows, rows) of booleans: whether the first is better by more than chance gives any pair."""
     leads = np.zeros((len(values), len(values)))  # in standard errors

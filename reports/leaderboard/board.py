@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import compress
 from typing import Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 from benchmark import metrics, stats
 from benchmark.errors import units
 from benchmark.spec import RunSpec, Split, trained_on
-from benchmark.stats import Comparison
+from benchmark.stats import Comparison, Estimate
 from benchmark.store import Store
 from reports import overlaps
 from reports.leaderboard.arms import Arm, Identity, Run, gather, usual_columns
@@ -29,6 +30,16 @@ from reports.leaderboard.rows import (
 Baseline = Literal["scratch", "self", "random"]  # random: what frozen features of none give
 #: Said of a board whose images name no patient.
 UNKNOWN = "patients unknown, images taken as independent: intervals are too narrow if they are not"
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The first row, and by how much it reads too well for having been chosen among the others."""
+
+    name: str
+    excess: float
+    corrected: Estimate
+    among: int  # rows with a rank
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,22 @@ class Board:
     def units(self) -> str:
         """Several of them."""
         return units(self.unit)
+
+    @cached_property
+    def winner(self) -> Winner | None:
+        """The best of two rows or more that have a rank."""
+        fair = [row for row in self.rows if row.rank is not None]
+        best = fair[0].headline if len(fair) > 1 else None
+        if best is None:
+            return None
+        higher = higher_is_better(self.headline)
+        values = [row.headline.value for row in fair if row.headline]
+        draws = [row.draws for row in fair if row.draws is not None]
+        excess = stats.chosen_excess(values, draws, higher)
+        less = excess if higher else -excess
+        value, low, high, n = best
+        corrected = Estimate(value - less, low - less, high - less, n)
+        return Winner(self.label(fair[0]), excess, corrected, len(fair))
 
     @property
     def several(self) -> bool:

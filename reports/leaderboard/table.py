@@ -4,6 +4,7 @@ import gc
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, get_args
 
 from benchmark import metrics
@@ -201,6 +202,17 @@ def ends(made: Board) -> list[str]:
     )
 
 
+def doubts(made: Board) -> Iterator[str]:
+    """The noise of the numbers, and what choosing adds to the first row's."""
+    yield from made.noise.notes(metric_title(made.headline).partition(" (")[0])
+    found = made.winner
+    if found is not None and round(found.excess, 3) > 0:
+        yield (
+            f"{found.name} was chosen as the best of {found.among} rows, so its {made.headline} "
+            f"reads about {found.excess:.3f} too well: {render.interval(found.corrected)} without."
+        )
+
+
 def cost(row: Row) -> str:
     """`1,310 GPU-s, 61 kJ`: of all cells of the row."""
     energy = f", {row.joules / 1000:,.0f} kJ" if row.joules is not None else ""
@@ -239,7 +251,7 @@ def _table(made: Board) -> render.Table:
         notes=[
             *([text] if (text := record(made)) else []),
             *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
-            *made.noise.notes(metric_title(made.headline).partition(" (")[0]),
+            *doubts(made),
             *made.overlaps,
             *ends(made),
             *([] if made.unit or made.leaky else [f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}."]),
@@ -295,6 +307,7 @@ def _board(store: Store, made: Board) -> dict[str, Any]:
         "split": made.split.model_dump(mode="json"),
         **_plain(made, "digest seeds columns"),
         "noise": made.noise.facts(),
+        "winner": made.winner and asdict(made.winner),
         "rows": [_row(store, row) for row in made.rows],
     }
 

@@ -31,6 +31,10 @@ SPLITS = {
     "image": "images are split, not {units}",
     "official": "the data set’s own",
 }
+RANKS = (
+    "1 and the rows that beat it, to the last place that the others leave; one 95 % bound for all "
+    "pairs of rows"
+)
 COUNTS = {
     "train": "images in train",
     "val": "images in validation",
@@ -295,14 +299,8 @@ def _facts(made: Board) -> Iterator[tuple[str, tuple[str, ...]]]:
             "of other metrics: combined from the intervals of the folds, of other patients alone",
         ),
     )
-    yield "Noise", tuple(made.noise.notes(table.metric_title(made.headline).partition(" (")[0]))
-    yield (
-        "Ranks",
-        (
-            "1 and the rows that beat it, to the last place that the others leave; one 95 % bound "
-            "for all pairs of rows",
-        ),
-    )
+    yield "Noise", tuple(table.doubts(made))
+    yield "Ranks", (RANKS,)
     counts = [
         (title.format(units=made.units), [int(run.outcome.data.get(name, 0)) for run in fair])
         for name, title in COUNTS.items()

@@ -11,7 +11,7 @@ from boards import CLASSES, fill, predictions, run, shared_draws, varied
 
 from benchmark import metrics, stats
 from benchmark.errors import BenchError
-from benchmark.spec import Recipe, Split
+from benchmark.spec import Augment, Recipe, Split
 from benchmark.stats.delong import clustered, normal_p
 from benchmark.store import Store
 from reports import compare
@@ -246,3 +246,77 @@ def test_every_format_holds_every_pair(tmp_path: Path):
     assert marked.startswith("## dtd against imagenet, by source\n")
     with pytest.raises(BenchError, match="No format"):
         compare.show(store, "dtd", "imagenet", format="yaml")
+
+
+# --- other kinds, and not worse ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "specs"),
+    [
+        ("mode", ("frozen", "finetune"), ({"mode": "frozen", "recipe": Recipe(epochs=3)}, {})),
+        ("arch", ("resnet18", "resnet50"), ({"arch": "resnet18"}, {})),
+        ("train_size", ("100", "all"), ({"train_size": "100"}, {})),
+        (
+            "augmentation",
+            ("on", "off"),
+            ({"protocol": "thomas-augmented", "recipe": Recipe(augment=Augment(rotation=90))},
+             {"protocol": "thomas"}),
+        ),
+    ],
+)  # fmt: skip
+def test_what_else_may_differ(store: Store, kind: str, names: tuple[str, str], specs: tuple):
+    for spec, value in zip(specs, (0.7, 0.8), strict=True):
+        for source in ("dtd", "imagenet"):
+            arm(store, value, source=source, spec=spec)
+    found = compare.compare(store, *names, by=kind)
+    assert (found.kind, found.names) == (kind, names)
+    assert [pair.shared for pair in found.pairs] == sorted(pair.shared for pair in found.pairs)
+    assert ["source dtd" in pair.shared for pair in found.pairs] == [True, False]
+    assert all(pair.paired and pair.cells == 3 for pair in found.pairs)
+    assert found.pairs[0].compared.difference.value == pytest.approx(-0.1)
+    assert f"{names[0]} is better than {names[1]} in 0, worse in 2" in found.conclusion
+    assert compare.compare(store, *names).kind == kind
+
+
+def test_not_worse_is_one_sided_by_the_same_draws(store: Store):
+    rng = np.random.default_rng(4)
+    apart = rng.normal(-0.004, 0.004, 400)
+    for fold in range(3):
+        shared = 0.8 + shared_draws("isic", fold)
+        run(store, fold=fold, value=0.796, draws=shared + apart)
+        run(store, source="imagenet", fold=fold, value=0.8, draws=shared)
+    (near,) = compare.compare(store, "dtd", "imagenet", margin=0.02).pairs
+    (far,) = compare.compare(store, "dtd", "imagenet", margin=0.002).pairs
+    assert near.not_worse == pytest.approx((np.sum(apart <= -0.02) + 1) / 401)
+    assert far.not_worse == pytest.approx((np.sum(apart <= -0.002) + 1) / 401)
+    said = compare.show(store, "dtd", "imagenet", margin=0.02)
+    assert "dtd is not worse by more than 0.02, p = 0.002 (one-sided)" in said
+    assert "p (not worse)" in said
+    assert "dtd may be worse by more than 0.002" in compare.show(
+        store, "dtd", "imagenet", margin=0.002
+    )
+    line, *_ = csv.DictReader(
+        io.StringIO(compare.show(store, "dtd", "imagenet", margin=0.02, format="csv"))
+    )
+    assert float(line["p_not_worse"]) == pytest.approx(near.not_worse)
+    data = json.loads(compare.show(store, "dtd", "imagenet", margin=0.02, format="json"))
+    assert (data["margin"], data["pairs"][0]["not_worse"]) == (0.02, near.not_worse)
+    (plain,) = compare.compare(store, "dtd", "imagenet").pairs
+    assert np.isnan(plain.not_worse)
+
+
+@pytest.mark.parametrize(("margin", "sure"), [(0.05, True), (0.0, False)])
+def test_of_an_error_more_is_worse(store: Store, margin: float, sure: bool):
+    for source, value in (("dtd", 0.12), ("imagenet", 0.10)):
+        arm(store, value, source=source, spec={"headline": "ece"})
+    (pair,) = compare.compare(store, "dtd", "imagenet", margin=margin).pairs
+    assert (pair.not_worse < 0.05) == sure
+
+
+def test_not_worse_of_other_patients_is_by_the_normal(store: Store):
+    arm(store, 0.8)
+    arm(store, 0.9, spec={"protocol": "cats", "split": Split(kind="image", folds=3)})
+    (pair,) = compare.compare(store, "cats", "standard", margin=0.01).pairs
+    error = (pair.compared.difference.high - pair.compared.difference.low) / (2 * 1.959964)
+    assert pair.not_worse == pytest.approx(0.5 * normal_p(0.11, error))

@@ -261,3 +261,38 @@ def test_components_and_ranks_take_arrays_of_any_length():
     draws = values[:, None] + np.random.default_rng(0).normal(0, 0.002, (4, 50))
     lowest, highest = stats.simultaneous_ranks(values, list(draws))
     assert (lowest, highest) == ([4, 3, 2, 1], [4, 3, 2, 1])
+
+
+# --- choosing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("headline", ["auroc", "ece"])
+def test_the_best_of_equal_rows_reads_too_well_and_its_number_is_corrected(
+    store: Store, headline: str
+):
+    rng = np.random.default_rng(11)
+    sign = 1 if headline == "auroc" else -1
+    for i in range(8):
+        value = 0.5 + 0.002 * i
+        for fold in range(3):
+            draws = value + shared_draws("isic", fold) + rng.normal(0, 0.03, DRAWS)
+            run(store, source=f"s{i}", fold=fold, value=value, draws=draws,
+                spec={"headline": headline} | SOLVED)  # fmt: skip
+    found = only(store).winner
+    assert found is not None and found.name == ("s7" if sign > 0 else "s0")
+    # The mean of the largest of eight is 1.42 deviations, of a mean over three folds.
+    assert found.excess == pytest.approx(1.42 * 0.03 / np.sqrt(3), rel=0.15)
+    best = only(store).rows[0].headline
+    assert best is not None
+    assert sign * (best.value - found.corrected.value) == pytest.approx(found.excess)
+    told = json.loads(leaderboard.show(store, format="json"))[0]["winner"]
+    assert told["corrected"]["value"] == pytest.approx(found.corrected.value)
+    assert f"best of 8 rows, so its {headline} reads about" in leaderboard.show(store)
+
+
+def test_a_row_that_is_far_ahead_was_not_chosen_by_chance():
+    rng = np.random.default_rng(12)
+    values = np.array([0.6, 0.7, 0.9])
+    draws = values[:, None] + rng.normal(0, 0.005, (3, 2000))
+    assert stats.chosen_excess(values, list(draws)) < 5e-4
+    assert stats.chosen_excess(values[:1], list(draws[:1])) == 0
