@@ -196,10 +196,9 @@ def ends(made: Board) -> list[str]:
         made.label(row): sum(any("of its list" in w for w in r.outcome.warnings) for r in row.runs)
         for row in made.rows
     }
-    told = ", ".join(f"{name} ({n} cell{'s' * (n > 1)})" for name, n in found.items() if n)
-    return (
-        [f"Chosen at an end of its list, so a better value may lie beyond: {told}."] if told else []
-    )
+    told = [f"{name} ({n} cell{'s' * (n > 1)})" for name, n in found.items() if n]
+    text = f"Chosen at an end of its list, so a better value may lie beyond: {', '.join(told)}."
+    return [text] if told else []
 
 
 def doubts(made: Board) -> Iterator[str]:
@@ -249,7 +248,7 @@ def _table(made: Board) -> render.Table:
         rows=made.rows,
         style=lambda row: "bold" if row.rank == 1 else "dim" if row.rank is None else "",
         notes=[
-            *([text] if (text := record(made)) else []),
+            *filter(None, [record(made)]),
             *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
             *doubts(made),
             *made.overlaps,
