@@ -26,7 +26,7 @@ MADE = ("source", "pretrain_seed", "pretraining", "fusion", "options", "columns"
         "record", "arch", "mode", "recipe", "split", "headline", "digest")  # fmt: skip
 #: What goes with a kind: it may differ too.
 FREE = {
-    "source": ("source", "pretrain_seed", "pretraining"),
+    "source": ("source", "pretrain_seed", "pretraining", "recipe"),
     "fusion": ("fusion", "options", "columns", "types", "record"),
     "protocol": ("record", "recipe", "split", "headline"),
     "mode": ("mode", "recipe"),
@@ -102,7 +102,7 @@ def partners(
         sides = [[arm for arm in part if called(arm.runs[0].spec, kind) == name] for name in names]
         for a, b in product(*sides):
             bare = "none" in (a.identity.arch, b.identity.arch) and kind == "fusion"
-            if _rest(kind, a.identity, bare) == _rest(kind, b.identity, bare):
+            if _rest(kind, a, bare) == _rest(kind, b, bare):
                 yield a, b
 
 
@@ -111,11 +111,14 @@ def patients(who: Identity) -> tuple:
     return who.split, who.digest, who.recipe.limit
 
 
-def _rest(kind: str, who: Identity, bare: bool) -> tuple:
+def _rest(kind: str, arm: Arm, bare: bool) -> tuple:
     """What must be the same; an arm on the record alone shares only the patients with another."""
+    who = arm.identity
     if bare:
         return (*patients(who), who.headline)
     same = [getattr(who, name) for name in MADE if name not in FREE.get(kind, ())]
     if kind == "augmentation":
         same.append(without_augment(who.recipe))
+    if kind == "source":  # scratch has a schedule of its own
+        same.append(arm.departs)
     return (*same, who.recipe.limit)

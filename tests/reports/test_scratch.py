@@ -87,6 +87,9 @@ def test_scratch_is_the_baseline_although_it_was_trained_on_its_own_schedule(tmp
     gains = {row.name: row.gains for row in made.rows}
     assert gains["dtd"]["scratch"].difference.value == pytest.approx(0.1)
     assert gains["dtd, epochs 90"]["scratch"].difference.value == pytest.approx(-0.05)
+    usual, short = compare.compare(store, "dtd", "none").pairs
+    assert usual.compared.difference.value == pytest.approx(0.1)
+    assert short.compared.difference.value == pytest.approx(-0.05)
     write.write(store, tmp_path / "page")
     text = (tmp_path / "page" / "target-isic.html").read_text()
     assert "Recipe of mode <bdi>finetune, scratch</bdi>" in text
