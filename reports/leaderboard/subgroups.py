@@ -216,7 +216,8 @@ def table(found: Sequence[Change], names: tuple[str, str], metric: str, unit: st
     known = [one for one in found if one.compared and one.value != GAP]
     note = (
         f"{len(known)} differences were looked at: p (Holm) is adjusted for them. Values of fewer "
-        f"than {FEWEST} {units(unit)} are pooled as {OTHER}; a fold that tests fewer gives none."
+        f"than {FEWEST} {units(unit)} are pooled as {OTHER}; a fold that tests fewer gives none. "
+        f"Intervals are of these networks on other {units(unit)}, without the noise of training."
     )
     columns = (
         Column("column", "column", words=True),
@@ -226,6 +227,6 @@ def table(found: Sequence[Change], names: tuple[str, str], metric: str, unit: st
         Column(names[1], "second", lambda one: render.said(one.value, ".3f")),
         Column("difference", "compared.difference", "+.3f"),
         Column("p", "compared.p", "p"),
-        Column("p (Holm)", "holm", "p"),
+        Column("p (Holm)", lambda one: None if math.isnan(one.holm) else one.holm, "p"),
     )
     return Table(f"{metric} by subgroup", columns, found, notes=[note] if found else [NONE])
