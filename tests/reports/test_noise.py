@@ -10,12 +10,16 @@ from boards import DRAWS, pretrain, run, shared_draws
 
 from benchmark import stats
 from benchmark.spec import Recipe
+from benchmark.stats import Estimate
 from benchmark.stats.noise import Component, over_folds, over_pretrainings, over_seeds
 from benchmark.store import Store
 from reports import compare
+from reports.distances import Measure
+from reports.leaderboard import gains
 from reports.leaderboard import table as leaderboard
 from reports.leaderboard.board import Board
 from reports.leaderboard.rows import Row
+from reports.mlflow import entry as entries
 from reports.page import board_page
 
 SOLVED = {"mode": "frozen", "recipe": Recipe(head="chosen")}
@@ -132,8 +136,7 @@ def test_seeds_that_differ_widen_a_row_by_its_share_of_their_noise(store: Store)
     one, other = (noise_in(row) for row in made.rows)
     assert one.std() == pytest.approx(found.deviation / np.sqrt(24), rel=0.15)
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.15
-    again = only(store).rows[0].draws
-    assert made.rows[0].draws is not None and np.array_equal(made.rows[0].draws, again)
+    assert np.array_equal(one, noise_in(only(store).rows[0])), "seeded"
 
 
 def test_rows_of_one_file_of_weights_share_its_noise_and_others_do_not(store: Store):
@@ -215,6 +218,28 @@ def test_both_components_stand_below_the_board_in_json_and_on_the_page(store: St
         assert one["deviation"] == pytest.approx(float(shown), abs=6e-4)
     facts = dict(board_page.of(store, only(store), "x").facts)
     assert facts["Noise"][0] in text.replace("\\", "")
+
+
+def test_mlflow_is_told_of_the_components_beside_a_correlation(store: Store):
+    rng = np.random.default_rng(10)
+    for number in range(2):
+        spec = {"weights": pretrain(store, "dtd", seed=number), "pretrain_seed": number}
+        arm(store, 0.8 + 0.03 * rng.normal(size=(2, 3)), spec=spec)
+    for source in ("none", "stl10", "imagenet"):
+        arm(store, 0.8 + 0.03 * rng.normal(size=(2, 3)), source)
+    made = only(store)
+    ((place, group),) = gains.gather([made], "none", "scratch").items()
+    near = {(pair.source, "isic"): Estimate(i, i, i, 1) for i, pair in enumerate(group.pairs)}
+    how = Measure("otdd", more_is_near=False, values=near, noise=np.nan, about="")
+    entry = entries.of_correlation("isic", place, group.pairs, how, group.noise)
+    told = {name: value for name, value, _ in entry.metrics}
+    ((_, training),), ((_, pretraining),) = (
+        part.items() for part in (made.noise.training, made.noise.pretraining)
+    )
+    assert isinstance(training, Component) and isinstance(pretraining, Component)
+    assert training.deviation > 0
+    assert told["noise_training"] == pytest.approx(training.deviation)
+    assert told["noise_pretraining"] == pytest.approx(pretraining.deviation)
 
 
 def test_one_pretraining_of_each_source_is_told(store: Store):
