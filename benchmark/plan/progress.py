@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import plain
-from benchmark.spec import Cell, DistanceSpec, Failure, Outcome, PretrainSpec, RunSpec, lacking
+from benchmark.spec import (
+    Cell,
+    DistanceSpec,
+    Failure,
+    Outcome,
+    PretrainSpec,
+    RunSpec,
+    lacking,
+    trained_on,
+)
 
 
 def say(text: str = "") -> None:
@@ -42,8 +51,9 @@ def title(cell: Cell) -> str:
     """A cell in the user's words."""
     spec = cell.spec
     if isinstance(spec, RunSpec):
-        less = f", {lacking(spec.missing)}" if spec.missing else ""
-        return f"{spec.source} → {spec.target}, {spec.fusion}, {spec.mode}, fold {spec.fold}{less}"
+        less = lacking(spec.missing) if spec.missing else ""
+        words = (spec.fusion, spec.mode, trained_on(spec.train_size), f"fold {spec.fold}", less)
+        return ", ".join((f"{spec.source} → {spec.target}", *filter(None, words)))
     if isinstance(spec, PretrainSpec):
         return f"pretraining on {spec.source}"
     return f"{spec.method} {spec.source} → {spec.target}"

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeVar
 from benchmark.index import Summary
 from benchmark.spec import (
     UNREAD,
-    Frozen,
     Outcome,
     PretrainSpec,
     Recipe,
@@ -26,6 +25,7 @@ from benchmark.spec import (
 )
 from benchmark.store import Store
 from reports import overlaps
+from reports.leaderboard.departs import columns_of, differences
 
 Value = TypeVar("Value", bound=Hashable)
 
@@ -222,14 +222,6 @@ def usual_columns(arms: Sequence[Arm]) -> tuple[str, ...]:
     return max(counts, key=lambda columns: (len(columns), counts[columns], columns), default=())
 
 
-def _columns(columns: tuple[str, ...], usual: tuple[str, ...]) -> str:
-    """How the columns of an arm differ from the usual ones, in the fewer words."""
-    less = [name for name in usual if name not in columns]
-    if set(columns) <= set(usual) and len(less) < len(columns):
-        return f"without {', '.join(less)}" if less else "columns in another order"
-    return f"columns {', '.join(columns)}"
-
-
 def _kind(who: Identity) -> tuple[str, bool]:
     return who.origin if who.origin == "scratch" else who.mode, who.arch == "none"
 
@@ -260,7 +252,7 @@ def _judged(arm: Arm, habits: _Habits, reference: Reference) -> Arm:
     if who.recipe.limit is not None:
         barred.append(f"limited to {who.recipe.limit} images")
     setting = tuple(_setting(who, habits, tested=any(r.outcome.status == "ok" for r in arm.runs)))
-    departs = tuple(_differences(who.recipe, habits.recipe[_kind(who)]))
+    departs = tuple(differences(who.recipe, habits.recipe[_kind(who)]))
     return Arm(who, arm.runs, setting, departs, tuple(barred + stale), bool(stale))
 
 
@@ -294,7 +286,7 @@ def _stale(who: Identity, habits: _Habits, reference: Reference) -> Iterator[str
         if value != usual:
             yield f"{name} version {value or 'unknown'}, not {usual}"
     if who.split != reference.split:
-        yield f"another split ({', '.join(_differences(who.split, reference.split))})"
+        yield f"another split ({', '.join(differences(who.split, reference.split))})"
     if who.headline != reference.headline:
         yield f"judged by {who.headline}, not {reference.headline}"
     if who.digest and who.digest != reference.digest:
@@ -305,17 +297,17 @@ def _setting(who: Identity, habits: _Habits, *, tested: bool) -> Iterator[str]:
     """The settings in which an arm differs from those like it, as a reader would say them."""
     if who.missing:
         yield lacking(who.missing)
-    changes = _differences(who.recipe, habits.recipe[_kind(who)])
+    changes = differences(who.recipe, habits.recipe[_kind(who)])
     yield from (change for change in changes if not change.startswith("limit "))
     if who.recipe.limit is not None:
         yield f"limit {who.recipe.limit}"  # told even where all rows share it
     usual = dict(habits.options[who.fusion])
     yield from (f"{name} {value}" for name, value in who.options if usual.get(name) != value)
     if who.columns and who.columns != habits.columns:
-        yield _columns(who.columns, habits.columns)
+        yield columns_of(who.columns, habits.columns)
     usual = dict(habits.types[who.fusion])
     yield from (f"{name} {kind}" for name, kind in who.types if usual.get(name, kind) != kind)
-    yield from _differences(who.record, habits.record[who.fusion])
+    yield from differences(who.record, habits.record[who.fusion])
     if who.pretrain_seed != habits.pretrain_seed[_weights(who)]:
         yield f"pretraining seed {who.pretrain_seed}"
     pretraining = habits.pretraining[_weights(who)]
@@ -326,24 +318,8 @@ def _setting(who: Identity, habits: _Habits, *, tested: bool) -> Iterator[str]:
     elif who.pretraining is not None and pretraining is None:
         yield f"pretrained for {who.pretraining.epochs} epochs"
     else:
-        changes = _differences(who.pretraining, pretraining)
+        changes = differences(who.pretraining, pretraining)
         yield from (f"pretrained with {change}" for change in changes)
-
-
-def _differences(value: Any, usual: Any, prefix: str = "") -> Iterator[str]:
-    """`epochs 3` for each field of a frozen model that differs."""
-    if value == usual or value is None or usual is None:
-        return
-    for name in type(value).model_fields:
-        one, other = getattr(value, name), getattr(usual, name)
-        if one == other:
-            continue
-        if isinstance(one, Frozen) and isinstance(other, Frozen):
-            yield from _differences(one, other, f"{name}.")
-        else:
-            sign = ", " if name == "tune" else "×"
-            shown = sign.join(map(str, one)) or "none" if isinstance(one, tuple) else one
-            yield f"{prefix}{name.replace('_', ' ')} {shown}"
 
 
 def _usual(values: Sequence[Value]) -> Value:

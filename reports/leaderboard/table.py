@@ -192,13 +192,13 @@ def record(made: Board) -> str:
 
 def ends(made: Board) -> list[str]:
     """Rows of which a setting was chosen at an end of its list: a better one may lie beyond."""
-    found = {
-        made.label(row): sum(any("of its list" in w for w in r.outcome.warnings) for r in row.runs)
-        for row in made.rows
-    }
+    found = dict[str, int]()
+    for row in made.rows:
+        at_end = [any("of its list" in text for text in r.outcome.warnings) for r in row.runs]
+        found[made.label(row)] = sum(at_end)
     told = [f"{name} ({n} cell{'s' * (n > 1)})" for name, n in found.items() if n]
-    text = f"Chosen at an end of its list, so a better value may lie beyond: {', '.join(told)}."
-    return [text] if told else []
+    text = "Chosen at an end of its list, so a better value may lie beyond"
+    return [f"{text}: {', '.join(told)}."] if told else []
 
 
 def doubts(made: Board) -> Iterator[str]:
