@@ -10,7 +10,7 @@ CODE    := benchmark sources targets similarity reports
 ARCH    := test_resnet
 DEMO    := --store demo/store --protocol demo --arch $(ARCH)
 
-.PHONY: help demo test test-all check lint format speed torture clean
+.PHONY: help demo test test-all check lint format speed calibrate torture clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -59,6 +59,9 @@ lint: $(DONE)  ## form, types and who may import whom
 
 speed: $(DONE)  ## how long things take, beside their marks
 	$(BIN)/python tests/speed.py
+
+calibrate: $(DONE)  ## how often verdicts are right, beside their marks
+	$(BIN)/python -m tests.calibrate
 
 torture: $(DONE)  ## kills, damages and full disks at random, then the same command
 	$(BIN)/python tests/torture.py --kills $(KILLS) --damages $(DAMAGES) --disks $(DISKS)
