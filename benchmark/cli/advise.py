@@ -78,7 +78,7 @@ def commands(question: Question, found: Recommendation) -> str:
     now, *later = (f"  {question.pinned(found).command(source)}" for source in found.plan)
     then = (
         "Then, in this order, whatever the results are:"
-        if found.fixed
+        if not found.evidence.targets
         else "Then, if each result is as expected; it may change the rest, so ask again after each:"
     )
     return "\n".join(["Run now:", now, *([then, *later] if later else []), ""])

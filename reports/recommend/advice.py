@@ -15,13 +15,14 @@ from reports import render
 from reports.leaderboard import table as leaderboard
 from reports.leaderboard.board import higher_is_better
 from reports.leaderboard.gains import Place
-from reports.recommend import evaluate, learning, matrix
+from reports.recommend import evaluate, matrix
 from reports.recommend.belief import Belief, Evidence, Prior, believe, next_run
 from reports.recommend.matrix import Matrix
+from reports.recommend.prior import TooFew, learn
 from reports.render import Column, Table, told
 
 FOOTER = (
-    "Expected scores come from how a source did on other targets, corrected by distances as far as "
+    "Expected scores come from how a source did on other targets, moved by distances as far as "
     "they foretold the others, and by the runs on this one. Regret is what is lost against the "
     "best source if this one were the only one run; best is the probability that it is the best."
 )
@@ -50,7 +51,6 @@ class Recommendation:
     about: str
     relative: bool  # no run on the target: scores are differences to its mean source
     plan: tuple[str, ...]  # what to run, if every result is as expected
-    fixed: bool  # the plan holds whatever the results are
     sources: tuple[Advice, ...]
     notes: tuple[str, ...]
     evidence: Evidence
@@ -96,23 +96,21 @@ def recommend(
         for s in candidates
     }  # fmt: skip
     try:
-        (prior,) = learning.learn(known, [column])
-    except learning.TooFew as error:
+        (prior,) = learn(known, [column])
+    except TooFew as error:
         hints, names = _hints(known, column, places)
         left.sort(key=lambda s: (-hints[s], known.sources[s]))
         run = sorted(seen, key=lambda s: -seen[s])
         told = [replace(blank[s], expected=Estimate(sign * seen[s], NAN, NAN, 1)) for s in run]
         told += [blank[s] for s in (*left, *sorted(set(blank) - {*run, *left}))]
-        plan, fixed, evidence = left[:budget], True, Evidence()
+        plan, evidence = left[:budget], Evidence()
         notes = [_guess(error, names)]
     else:
         told = _told(blank, believe(prior, seen), sign)
-        plan, fixed, evidence = _plan(prior, seen, left, budget), not prior.adaptive, prior.evidence
-        notes = _reasons(prior, known)
+        plan, evidence = _plan(prior, seen, left, budget), prior.evidence
+        notes = [_reason(prior)]
     chosen = tuple(known.sources[s] for s in plan)
-    return Recommendation(
-        target, about, not seen, chosen, fixed, tuple(told), tuple(notes), evidence
-    )
+    return Recommendation(target, about, not seen, chosen, tuple(told), tuple(notes), evidence)
 
 
 def _told(blank: dict[int, Advice], found: Belief, sign: int) -> list[Advice]:
@@ -190,25 +188,14 @@ def _hints(known: Matrix, column: int, places: Array) -> tuple[Array, list[str]]
     return np.where(count > 0, np.nansum(told, axis=0) / np.maximum(count, 1), -np.inf), names
 
 
-def _reasons(prior: Prior, known: Matrix) -> list[str]:
+def _reason(prior: Prior) -> str:
     """What the expectation rests on, in words."""
-    evidence = prior.evidence
-    shown = ", ".join(f"{name} {weight:+.2f}" for name, weight in evidence.weights.items())
-    lines = [
-        f"Learnt from {evidence.targets} other targets; weights, in standard deviations of a "
-        f"target's scores, for a rank or for a standard deviation of a distance: {shown}."
-    ]
-    gain = f"{evidence.gain:+.3f} ± {evidence.error:.3f} on the targets left out"
-    if known.methods and len(evidence.weights) == 1:
-        lines.append(f"Distances were not heeded: they changed weighted τ by {gain}.")
-    elif known.methods:
-        lines.append(f"Distances were heeded: they raised weighted τ by {gain}.")
-    if not prior.adaptive:
-        lines.append(
-            "Choosing by the results of the first runs lost on the targets left out, so the order "
-            "is fixed."
-        )
-    return lines
+    targets, weights = prior.evidence.targets, prior.evidence.weights
+    shown = ", ".join(f"{name} {weight:+.2f}" for name, weight in weights.items())
+    moved = (
+        f", moved by nearness (normal scores for a standard deviation): {shown}" if shown else ""
+    )
+    return f"Learnt from {targets} other targets: each source's level on them{moved}."
 
 
 def advise(

@@ -2,7 +2,7 @@
 
 A source's score on the target is level + scale · (mean + deviation). Deviations are Gaussian with
 a covariance between sources, the level is Gaussian, and the scale is one of a few; what they are
-on other targets (`reports.learning`) is the prior, and each run on the target corrects it.
+on other targets (`recommend.prior`) is the prior, and each run on the target corrects it.
 """
 
 import math
@@ -23,9 +23,7 @@ class Evidence:
     """What a prior was learnt from, for the reader."""
 
     targets: int = 0
-    weights: dict[str, float] = field(default_factory=dict)  # of what was heeded
-    gain: float = math.nan  # in weighted tau by the distances, on targets left out
-    error: float = math.nan  # its standard error
+    weights: dict[str, float] = field(default_factory=dict)  # of each nearness
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,6 @@ class Prior:
     scales: Array  # (J,) that the target may have, each as likely: the score of one unit
     level: float
     spread: float  # standard deviation of the level
-    adaptive: bool = True  # whether the runs seen choose the next, or the mean alone
     evidence: Evidence = Evidence()
 
 
@@ -104,7 +101,7 @@ def believe(prior: Prior, seen: Mapping[int, float]) -> Belief:
 
 def next_run(prior: Prior, seen: Mapping[int, float], candidates: Sequence[int]) -> int:
     """The source with the largest expected improvement on the best run; at first, the best mean."""
-    worth = believe(prior, seen).improvement() if seen and prior.adaptive else prior.mean
+    worth = believe(prior, seen).improvement() if seen else prior.mean
     return int(candidates[int(np.argmax(worth[np.asarray(candidates)]))])
 
 
@@ -119,11 +116,11 @@ def order(prior: Prior, truth: Array) -> list[int]:
 
 
 def regrets(truth: Array, ordered: Sequence[int]) -> Array:
-    """After 1, 2, … RUNS runs: best minus best tried, in units of best minus median."""
+    """After 1, 2, … RUNS runs: best minus best tried, in units of best minus median, 2 at most."""
     best, unit = np.nanmax(truth), np.nanmax(truth) - np.nanmedian(truth)
     tried = np.maximum.accumulate(truth[list(ordered)[:RUNS]])
     full = np.append(tried, np.full(RUNS - len(tried), tried[-1]))
-    return (best - full) / unit if unit > 0 else np.full(RUNS, np.nan)
+    return np.minimum((best - full) / unit, 2.0) if unit > 0 else np.full(RUNS, np.nan)
 
 
 def tau(score: Array, truth: Array) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark import registry
+from benchmark.api import Ready
 from benchmark.errors import BenchError, DataMissing
 from benchmark.registry import names, plugins
 from benchmark.stats import Array
@@ -82,6 +83,11 @@ def images_of(source: str) -> float:
     return float(card.images) if card and card.images > 0 else math.nan
 
 
+def _at_hand(source: str) -> bool:
+    """Whether it can be run as it is: no file of weights has to be asked for first."""
+    return not isinstance(registry.load("source", source), Ready)
+
+
 def of_store(
     store: Store,
     target: str = "",
@@ -112,7 +118,7 @@ def of_store(
     found = scores.get(place, {})
     reached = {s for pairs in near.values() for s, t in pairs if t == target and s != target}
     kept = {*(source for source, _ in found), *reached, *sources}
-    kept = kept or {name for name in names("source") if images_of(name) > 0}
+    kept = kept or {name for name in names("source") if images_of(name) > 0 and _at_hand(name)}
     if sources:
         kept &= set(sources)
         found = {pair: score for pair, score in found.items() if pair[0] in kept}
