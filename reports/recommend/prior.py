@@ -23,7 +23,7 @@ from reports.recommend.belief import Evidence, Prior
 from reports.recommend.matrix import Matrix
 
 Mask = NDArray[np.bool_]
-PENALTIES = np.append(np.logspace(-1, 4, 16), np.inf)  # from next to none to no slope at all
+PENALTIES: Array = np.append(np.logspace(-1, 4, 16), np.inf)  # from next to none to no slope at all
 #: Bounds on the work: of the bootstrap, of typical slopes from normal score to score, of rounds.
 DRAWS, SCALES, ROUNDS, SETTLED = 200, 10, 8, 0.02
 LEAST = 0.05  # of a target's voice, where all sources are near that are far here
@@ -182,20 +182,20 @@ def _slopes(near: Array, left: Array, known: Mask) -> tuple[Array, Array]:
     sums = np.einsum("sjm,sj->jm", near, left)
 
     def solved(gram: Array, total: Array, penalty: float) -> Array:
-        if np.isinf(penalty):
+        if penalty == np.inf:
             return np.zeros(methods)
-        return np.linalg.solve(gram + penalty * np.eye(methods), total)
+        return np.asarray(np.linalg.solve(gram + penalty * np.eye(methods), total), np.float64)
 
     errors = np.zeros((len(PENALTIES), count))
     for i, j in np.ndindex(errors.shape):
         found = solved(grams.sum(0) - grams[j], sums.sum(0) - sums[j], PENALTIES[i])
         errors[i, j] = (found @ grams[j] @ found - 2 * found @ sums[j]) / known[:, j].sum()
     shares = np.random.default_rng(0).dirichlet(np.ones(count), DRAWS)
-    best = PENALTIES[(errors @ shares.T).argmin(axis=0)]
+    best: Array = PENALTIES[(errors @ shares.T).argmin(axis=0)]
     drawn = np.array(
         [
             solved(np.tensordot(count * share, grams, 1), count * share @ sums, penalty)
-            for share, penalty in zip(shares, best, strict=True)
+            for share, penalty in zip(shares, map(float, best), strict=True)
         ]
     )
     off = drawn - drawn.mean(axis=0)
