@@ -61,7 +61,7 @@ speed: $(DONE)  ## how long things take, beside their marks
 	$(BIN)/python tests/speed.py
 
 calibrate: $(DONE)  ## how often verdicts are right, beside their marks
-	$(BIN)/python -m tests.calibrate
+	$(BIN)/python tests/calibrate.py
 
 torture: $(DONE)  ## kills, damages and full disks at random, then the same command
 	$(BIN)/python tests/torture.py --kills $(KILLS) --damages $(DAMAGES) --disks $(DISKS)

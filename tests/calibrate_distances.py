@@ -3,7 +3,6 @@
 `make calibrate` runs these at full size, the tests a small part of them.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -151,9 +150,3 @@ def shown(*, repeats: int = 50, tables: int = 400) -> Iterator[tuple[str, float,
     for level in (0.0, 0.5, 0.8):
         share = found_significant(8, 12, level=level, rho=-0.7, repeats=tables)
         yield f"ρ = −0.7 at 8 × 12, {level:.0%} between sources: found", share, 0.7, 1.0
-
-
-if __name__ == "__main__":
-    for what, share, low, high in shown():
-        sys.stdout.write(f"{what} in {share:.1%} ({low:.0%} to {high:.0%})\n")
-        sys.stdout.flush()

@@ -2,12 +2,10 @@
 
 Patients are simulated as pooled features and a column of the record; heads, their choice of
 settings, metrics, noise of training and the paired test are those of the product.
-`python tests/calibrate_record.py 200 concat` prints the shares; without arms, of all three.
 """
 
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -125,16 +123,8 @@ def shares(runs: int, share: float, arms: Sequence[str] = ARMS) -> dict[str, flo
     return {arm: float(np.mean([one[arm] for one in found])) for arm in found[0]}
 
 
-def main() -> None:
-    """Print the shares beside their marks."""
-    runs, arms = int((sys.argv[1:] or ["200"])[0]), sys.argv[2:] or ARMS
-    for what, share, mark in (
-        ("noise", 0.0, "at most 7 %"),
-        ("half the label", 1.0, "90 % or more"),
-    ):
-        said = ", ".join(f"{arm} {value:.1%}" for arm, value in shares(runs, share, arms).items())
-        sys.stdout.write(f"A record of {what} helps in ({mark} of {runs}): {said}\n")
-
-
-if __name__ == "__main__":
-    main()
+def shown(runs: int = 200) -> Iterator[tuple[str, float, float, float]]:
+    """What is held, the share that came out, and between what marks it has to lie."""
+    for what, share, low, high in (("noise", 0.0, 0.0, 0.07), ("half the label", 1.0, 0.9, 1.0)):
+        for arm, value in shares(runs, share).items():
+            yield f"a record of {what} is said to help, {arm} ({runs} runs)", value, low, high
