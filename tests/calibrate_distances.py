@@ -68,7 +68,7 @@ def _some(component: Source, images: int) -> Iterator[Any]:
     return iter(samples[::step])
 
 
-def excess(source: Given, target: Given, method: str, seed: int = 0, **options: Any) -> Estimate:
+def excess(source: Any, target: Any, method: str, seed: int = 0, **options: Any) -> Estimate:
     """The excess of a distance over its floor, with its interval."""
     found = registry.load("distance", method)
     assert isinstance(found, Distance)
@@ -131,10 +131,12 @@ def found_significant(
     """The share of simulated tables whose correlation within targets has p < 0.05."""
     small = 0
     for repeat in range(repeats):
-        table = foretold(sources, targets, level=level, rho=rho, seed=repeat)
+        distance, gain, target, source = foretold(
+            sources, targets, level=level, rho=rho, seed=repeat
+        )
         how: dict[str, Any] = {"pairs": "within_target", "draws": 0, "permutations": permutations}
-        names = np.char.add("s", table[3].astype(str))  # no source is its own target
-        small += stats.correlate(*table[:3], names, **how).p < 0.05
+        names = np.char.add("s", source.astype(str))  # no source is its own target
+        small += stats.correlate(distance, gain, target, names, **how).p < 0.05
     return small / repeats
 
 

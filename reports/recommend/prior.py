@@ -194,8 +194,8 @@ def _slopes(near: Array, left: Array, known: Mask) -> tuple[Array, Array]:
     best: Array = PENALTIES[(errors @ shares.T).argmin(axis=0)]
     drawn = np.array(
         [
-            solved(np.tensordot(count * share, grams, 1), count * share @ sums, penalty)
-            for share, penalty in zip(shares, map(float, best), strict=True)
+            solved(np.tensordot(count * share, grams, 1), count * share @ sums, float(penalty))
+            for share, penalty in zip(shares, best, strict=True)
         ]
     )
     off = drawn - drawn.mean(axis=0)
