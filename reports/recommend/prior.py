@@ -188,7 +188,7 @@ def _slopes(near: Array, left: Array, known: Mask) -> tuple[Array, Array]:
 
     errors = np.zeros((len(PENALTIES), count))
     for i, j in np.ndindex(errors.shape):
-        found = solved(grams.sum(0) - grams[j], sums.sum(0) - sums[j], PENALTIES[i])
+        found = solved(grams.sum(0) - grams[j], sums.sum(0) - sums[j], float(PENALTIES[i]))
         errors[i, j] = (found @ grams[j] @ found - 2 * found @ sums[j]) / known[:, j].sum()
     shares = np.random.default_rng(0).dirichlet(np.ones(count), DRAWS)
     best: Array = PENALTIES[(errors @ shares.T).argmin(axis=0)]

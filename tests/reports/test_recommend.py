@@ -212,10 +212,6 @@ def exchangeable(rng: np.random.Generator, sources: int, targets: int) -> np.nda
     return rng.normal(size=(sources, 1)) + rng.normal(size=(sources, targets))
 
 
-def noise(rng: np.random.Generator, sources: int, targets: int) -> np.ndarray:
-    return rng.normal(size=(sources, targets))
-
-
 def scattered(scores: np.ndarray, *, share: float, seed: int = 0) -> Matrix:
     """Each target at a level and a scale of its own, a share of the pairs not run."""
     rng = np.random.default_rng(seed)
@@ -228,7 +224,7 @@ def scattered(scores: np.ndarray, *, share: float, seed: int = 0) -> Matrix:
     ("family", "share", "better"),
     [
         (low_rank, 0.3, True), (clustered, 0.0, True), (clustered, 0.3, True),
-        (dominated, 0.0, False), (exchangeable, 0.2, False), (noise, 0.0, False),
+        (dominated, 0.0, False), (exchangeable, 0.2, False),
     ],
 )  # fmt: skip
 def test_it_is_no_worse_than_static_and_better_where_targets_are_of_kinds(
