@@ -36,7 +36,7 @@ def test_lists_are_crossed_and_single_values_are_lists_of_one(tmp_path: Path):
 def test_every_option_can_be_a_list_and_protocol_stands_for_what_the_protocol_says(tmp_path: Path):
     found = made(BASE + "size: [16, $protocol]\nrecipe.lr: [0.1, $protocol]\n", tmp_path)
     assert [(one[4], one[5]) for one in found] == [
-        (16, 5e-4), (16, 0.1), (32, 5e-4), (32, 0.1)
+        (16, 3e-3), (16, 0.1), (32, 3e-3), (32, 0.1)
     ]  # fmt: skip
 
 
