@@ -118,7 +118,7 @@ def said(value: Any, format: str | Callable[[Any], str] = "") -> str:
     if callable(format):
         return format(value)
     if format == "p":
-        return p_value(value)
+        return "–" if math.isnan(value) else p_value(value)
     if isinstance(value, Estimate):
         text = said(value.value, format)
         if math.isnan(value.value) or math.isnan(value.low):

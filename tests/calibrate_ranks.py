@@ -207,7 +207,7 @@ def shown() -> Iterator[tuple[str, float, float, float]]:
     for seeds in (1, 3):
         share = trainings_told_apart(60, seeds=seeds)
         yield f"simulated trainings told apart, {seeds} seeds a row", share, 0.02, 0.07
-    same, others = pretrainings_told_apart(60)
+    same, others = pretrainings_told_apart(400)
     yield "simulated pretrainings told apart, of those that made the estimate", same, 0.02, 0.07
     yield "simulated pretrainings told apart, of two other sources", others, 0.0, 0.07
     wrong, found = rank_errors(200)
