@@ -87,6 +87,7 @@ class TargetCard(SourceCard):
     task: str = ""
     group: str = ""  # what a group is: "lesion", "patient", ...
     labels: tuple[str, ...] = ()  # class order; empty: sorted by code point
+    ordinal: bool = False  # the labels are grades in this order: judged by quadratic kappa
     columns: Mapping[str, str] = field(default_factory=dict)  # inputs: name -> type
     forbidden: Mapping[str, str] = field(default_factory=dict)  # name -> why it leaks
     warned: Mapping[str, str] = field(default_factory=dict)  # name -> why it is doubtful

@@ -124,7 +124,8 @@ def check_predictions(outcome: Outcome, arrays: dict[str, np.ndarray]) -> None:
         raise Unusable("its predictions are out of range")
     try:
         with warnings.catch_warnings(action="ignore"):
-            evaluation = metrics.evaluate(labels, scores, groups, draws=0, seed=0)
+            ordinal = headline == metrics.KAPPA
+            evaluation = metrics.evaluate(labels, scores, groups, draws=0, seed=0, ordinal=ordinal)
     except BenchError as error:  # labels beyond the classes, scores that are not finite
         raise Unusable(error.what.rstrip(".")) from error
     found = evaluation.overall

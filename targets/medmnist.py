@@ -153,6 +153,7 @@ class MedMNIST(Target):
             task=found.what,
             classes=len(found.labels),
             labels=found.labels,
+            ordinal=name == "retina",
             images=found.images,
             channels=3 if found.colour else 1,
             license=found.license,

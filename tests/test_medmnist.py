@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from benchmark import protocols, registry
 from benchmark.data import prepare, split
 from benchmark.errors import BenchError, DataMissing
+from benchmark.plan import run as run_plan
+from benchmark.store import Store
 from reports import overlaps
+from reports.leaderboard import table
 
 
 @pytest.fixture
@@ -49,3 +53,17 @@ def test_sets_that_share_images_are_known():
 def test_a_set_that_is_not_there_is_refused(name):
     with pytest.raises(BenchError, match="of one label"):
         registry.load("target", f"medmnist:{name}")
+
+
+def test_grades_are_judged_by_quadratic_kappa(place, runtime, request_tiny):
+    runtime = runtime.model_copy(update={"data": place.parent})
+    asked = request_tiny(targets=("medmnist:retina",), sources=("none",), protocols=("official",),
+                         modes=("frozen",), recipe={"size": 28, "threads": 1})  # fmt: skip
+    assert run_plan.run(asked, runtime) == 0
+    store = Store(runtime.store)
+    (outcome,) = store.outcomes("run")
+    assert outcome.spec.headline == "quadratic_kappa"
+    kept = store.predictions(outcome.key)
+    want = cohen_kappa_score(kept["labels"], kept["scores"].argmax(1), weights="quadratic")
+    assert outcome.metrics["quadratic_kappa"].value == pytest.approx(want)
+    assert "Quadratic weighted kappa" in table.show(store)

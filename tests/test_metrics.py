@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmark import metrics
 from benchmark.errors import BenchError, NotFinite
 from benchmark.metrics import evaluate, one_vs_rest, subgroups
+from benchmark.metrics.rates import ALL, metrics_of
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "metrics_golden.npz")
 CASES = sorted({key.split("__")[0] for key in GOLDEN.files})
@@ -159,7 +160,8 @@ def test_against_scikit_learn():
         "log_loss": sk.log_loss(labels, scores),
     }
     assert {k: values[k] for k in expected} == pytest.approx(expected, abs=1e-12)
-    assert set(values) == {k for k in metrics.NAMES if not k.startswith("positive_")}
+    binary = {k for k in metrics.NAMES if k.startswith("positive_")}
+    assert set(values) == set(metrics.NAMES) - binary - {metrics.KAPPA}
 
 
 def test_binary_against_scikit_learn():
@@ -181,7 +183,7 @@ def test_binary_against_scikit_learn():
         "positive_npv": sk.precision_score(labels, top, pos_label=0),
     }
     assert {k: values[k] for k in expected} == pytest.approx(expected, abs=1e-12)
-    assert set(values) == set(metrics.NAMES)
+    assert set(values) == set(metrics.NAMES) - {metrics.KAPPA}
 
 
 def test_calibration_error_by_hand():
@@ -435,3 +437,19 @@ def test_a_draw_without_any_of_a_subgroup_says_nothing():
     accuracy = result["x"]["few"].draws["accuracy"]
     assert 0 < np.isnan(accuracy).sum() < 100
     assert not np.isnan(result["x"]["most"].draws["accuracy"]).any()
+
+
+def test_quadratic_kappa_is_scikit_learns_under_any_weights():
+    from sklearn.metrics import cohen_kappa_score
+
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(5, size=60), rng.random((60, 5))
+    weights = rng.integers(4, size=(60, 3)).astype(np.float32)
+    found = metrics_of(labels, scores, weights, ordinal=True)["quadratic_kappa", ALL]
+    guess = scores.argmax(1)
+    want = [cohen_kappa_score(labels, guess, weights="quadratic", sample_weight=w)
+            for w in weights.T]  # fmt: skip
+    np.testing.assert_allclose(found, want)
+    one = metrics_of(np.zeros(4, int), np.eye(5)[[0, 0, 0, 0]], np.ones((4, 1)), ordinal=True)
+    assert np.isnan(one["quadratic_kappa", ALL]).all()  # one grade, and nothing else was said
+    assert ("quadratic_kappa", ALL) not in metrics_of(labels, scores, weights)

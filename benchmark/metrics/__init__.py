@@ -16,6 +16,7 @@ from benchmark.errors import BenchError, NotFinite
 from benchmark.metrics.rates import ALL, Array, Rows, mean_of, metrics_of, rates_of
 from benchmark.stats import Estimate, interval
 
+KAPPA = "quadratic_kappa"  # of ordinal labels
 _CHUNK = 1_000_000  # weights held at a time; a dozen arrays of this size live at once
 
 
@@ -44,6 +45,7 @@ NAMES: dict[str, Description] = {
     "ece": Description("Expected calibration error (top label, 15 equal bins)", False),
     "brier": Description("Brier score (sum over classes; binary: class 1)", False),
     "log_loss": Description("Log loss (nats)", False),
+    KAPPA: Description("Quadratic weighted kappa (grades)"),
     "positive_sensitivity": Description("Sensitivity (class 1)"),
     "positive_specificity": Description("Specificity (class 1)"),
     "positive_precision": Description("Positive predictive value (class 1)"),
@@ -114,15 +116,22 @@ def one_vs_rest(labels: ArrayLike, scores: ArrayLike) -> OneVsRest:
 
 
 def evaluate(
-    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, *, draws: int = 2000, seed: int
+    labels: ArrayLike,
+    scores: ArrayLike,
+    groups: ArrayLike,
+    *,
+    draws: int = 2000,
+    seed: int,
+    ordinal: bool = False,
 ) -> Evaluation:
     """Every metric with its 95 % percentile interval; `groups` (n,) are resampled, not samples.
 
     Intervals are NaN with fewer than two groups: one patient says nothing about the next.
-    Calibration (ece, brier, log_loss) is NaN unless the scores are probabilities.
+    Calibration (ece, brier, log_loss) is NaN unless the scores are probabilities. Of `ordinal`
+    labels, which are grades, the quadratic kappa is told too.
     """
     y, p = _checked(labels, scores)
-    evaluation = _evaluate(y, p, groups, draws, seed, [np.arange(len(y))])[0]
+    evaluation = _evaluate(y, p, groups, draws, seed, [np.arange(len(y))], ordinal)[0]
     _warn_undefined(evaluation.table)
     return evaluation
 
@@ -136,6 +145,7 @@ def subgroups(
     draws: int = 2000,
     seed: int,
     minimum: int = 10,
+    ordinal: bool = False,
 ) -> dict[str, dict[str, Evaluation]]:
     """The metrics of each value of each column of texts (n,), all from one resample of the groups.
 
@@ -152,7 +162,8 @@ def subgroups(
             rows = np.flatnonzero(values == value)
             if len(np.unique(names[rows])) >= minimum:
                 parts[column, value] = rows
-    found = zip(parts, _evaluate(y, p, names, draws, seed, list(parts.values())), strict=True)
+    made = _evaluate(y, p, names, draws, seed, list(parts.values()), ordinal)
+    found = zip(parts, made, strict=True)
     result: dict[str, dict[str, Evaluation]] = {column: {} for column in columns}
     for (column, value), evaluation in found:
         result[column][value] = evaluation
@@ -224,7 +235,13 @@ def _summary(column: Array) -> Macro:
 
 
 def _evaluate(
-    labels: Rows, scores: Array, groups: ArrayLike, draws: int, seed: int, parts: Sequence[Rows]
+    labels: Rows,
+    scores: Array,
+    groups: ArrayLike,
+    draws: int,
+    seed: int,
+    parts: Sequence[Rows],
+    ordinal: bool,
 ) -> list[Evaluation]:
     """Each part's metrics; groups of all rows are drawn, once for all parts."""
     names = _one_per_sample(groups, len(labels), "groups")
@@ -233,17 +250,18 @@ def _evaluate(
     for weights in _bootstrap(codes, len(distinct), draws, seed):
         for found, rows in zip(chunks, parts, strict=True):
             with np.errstate(divide="ignore", invalid="ignore"):  # a draw without any of the part
-                found.append(metrics_of(labels[rows], scores[rows], weights[rows]))
+                drawn = labels[rows], scores[rows], weights[rows]
+                found.append(metrics_of(*drawn, ordinal=ordinal))
     return [
-        _evaluation(labels[rows], scores[rows], len(np.unique(codes[rows])), found, draws)
+        _evaluation(labels[rows], scores[rows], len(np.unique(codes[rows])), found, draws, ordinal)
         for rows, found in zip(parts, chunks, strict=True)
     ]
 
 
 def _evaluation(
-    labels: Rows, scores: Array, groups: int, chunks: list[dict], draws: int
+    labels: Rows, scores: Array, groups: int, chunks: list[dict], draws: int, ordinal: bool
 ) -> Evaluation:
-    point = metrics_of(labels, scores, np.ones((len(labels), 1)))
+    point = metrics_of(labels, scores, np.ones((len(labels), 1)), ordinal=ordinal)
     if groups < 2 or not chunks:  # nothing can be said of another patient
         chunks = [dict.fromkeys(point, np.full(draws, np.nan))]
     drawn = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in point}

@@ -31,7 +31,9 @@ def roc_curve(tested: Sequence[Tested]) -> Array:
     return np.mean(rates, axis=0) if rates else np.full(len(GRID), np.nan)
 
 
-def metrics_of(labels: Rows, scores: Array, weights: NDArray[Any]) -> dict[tuple[str, int], Array]:
+def metrics_of(
+    labels: Rows, scores: Array, weights: NDArray[Any], *, ordinal: bool = False
+) -> dict[tuple[str, int], Array]:
     """Each metric's (draws,) by name and class, or name and ALL."""
     rates, tp, actual = rates_of(labels, scores, weights)
     total = actual.sum(axis=0)
@@ -52,10 +54,22 @@ def metrics_of(labels: Rows, scores: Array, weights: NDArray[Any]) -> dict[tuple
     if binary:
         for name in ("sensitivity", "specificity", "precision", "npv"):
             overall[f"positive_{name}"] = rates[name][1]
+    if ordinal:
+        overall["quadratic_kappa"] = quadratic_kappa(labels, scores, weights, actual)
     by_class = {"auroc": rates["auroc"], "recall": recall}
     return {(name, ALL): values for name, values in overall.items()} | {
         (name, k): row for name, rows in by_class.items() for k, row in enumerate(rows)
     }
+
+
+def quadratic_kappa(labels: Rows, scores: Array, weights: NDArray[Any], actual: Array) -> Array:
+    """Cohen's kappa of grades, misses weighed by their square; NaN where chance cannot miss."""
+    grades, guess = np.arange(scores.shape[1]), scores.argmax(axis=1)
+    predicted = (guess[:, None] == grades).T.astype(float) @ weights
+    missed = (labels - guess) ** 2.0 @ weights
+    by_chance = (((grades[:, None] - grades) ** 2 @ actual) * predicted).sum(axis=0)
+    by_chance = by_chance / actual.sum(axis=0)
+    return 1 - np.divide(missed, by_chance, out=np.full(len(missed), np.nan), where=by_chance > 0)
 
 
 def mean_of(rates: Array, weights: Array | float = 1.0) -> Array:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from benchmark import protocols
 from benchmark.api import Fusion, TargetCard
 from benchmark.errors import BenchError, did_you_mean
+from benchmark.metrics import KAPPA
 from benchmark.plan.parts import Why, load, options_of, pretrain_cell, read_version, version_of
 from benchmark.plan.record import check_classes, check_sizes, columns_of
 from benchmark.plan.request import MODES, Request
@@ -209,6 +210,7 @@ def _run_cell(
     protocol = protocols.load(arm.protocol)
     component = load("fusion", arm.fusion, runtime)
     reads = component.card.record
+    grades = load("target", arm.target, runtime).card.ordinal
     versions = {
         "core": CORE_VERSION,
         "target": arm.version,
@@ -234,7 +236,7 @@ def _run_cell(
         options=options_of(component, protocol.fusion.get(arm.fusion, {}), request.options),
         weights=first.key if first else None,
         base=base,
-        headline=protocol.headline,
+        headline=KAPPA if grades else protocol.headline,
         split=protocol.split,
         recipe=_recipe(
             arm.protocol,

@@ -47,7 +47,7 @@ def measure(
     values = {name: cells[rows] for name, cells in columns.items()}
     found = metrics.subgroups(
         prepared.labels[rows], tested.scores, groups, values,
-        draws=draws, seed=tested.seed, minimum=FEWEST,
+        draws=draws, seed=tested.seed, minimum=FEWEST, ordinal=headline == metrics.KAPPA,
     )  # fmt: skip
     told = dict.fromkeys((headline, *TOLD))
     kept = [one.draws[headline] for part in found.values() for one in part.values()]
