@@ -143,7 +143,8 @@ class Folder(Target):
         if given.metadata is not None:
             plain_file(given.metadata, given.metadata.parent)
             table.update(given.metadata.read_bytes())
-        table.update(repr((given.label, given.group, given.image)).encode())
+        split = (given.split,) if given.split else ()  # without one, as it always was
+        table.update(repr((given.label, given.group, given.image, *split)).encode())
         return f"{self.card.version}-{pixels.hexdigest()[:12]}-{table.hexdigest()[:8]}"
 
     @classmethod
@@ -202,7 +203,7 @@ def _read(given: Input, root: Path) -> Rows:
     """The labelled images, by the table where there is one, else by the folders they lie in."""
     if given.metadata is not None:
         return _by_table(given, root)
-    if given.label or given.group or given.image:
+    if given.label or given.group or given.image or given.split:
         raise BenchError(
             "A column was named, but no table.", "Name the table with --metadata FILE."
         )
@@ -239,7 +240,7 @@ def _by_table(given: Input, root: Path) -> Rows:
     """The rows of the table that have a label, each with its image."""
     assert given.metadata is not None
     files, columns = _files(root), _label_columns(given)
-    named = [name for name in (given.image, given.group) if name]
+    named = [name for name in (given.image, given.group, given.split) if name]
     rows = read_table(given.metadata, need=(*named, *columns))
     if not rows:
         raise BenchError(f"{given.metadata.name} has no rows.", "Write one for each image.")
@@ -256,15 +257,26 @@ def _by_table(given: Input, root: Path) -> Rows:
             f"The row of {private(name)} has no {given.group}.",
             "Fill it in: images of one group must not be on both sides of the split.",
         )
-    left_out = {column, given.group, *columns}
+    left_out = {column, given.group, given.split, *columns}
     return Rows(
         [paths[i] for i in keep],
         [labels[i] for i in keep],
         [{k: v for k, v in rows[i].items() if k not in left_out} for i in keep],
         groups,
-        [""] * len(keep),
+        _parts(rows, keep, given.split) if given.split else [""] * len(keep),
         len(rows) - len(keep),
     )
+
+
+def _parts(rows: list[dict[str, str]], keep: list[int], column: str) -> list[str]:
+    """The part that a table puts each image in, as `--protocol official` takes it."""
+    parts = [rows[i][column].strip().lower() for i in keep]
+    if unknown := sorted({*parts} - {*PARTS}):
+        raise BenchError(
+            f"The column {column} holds {len(unknown)} values that are no part of a split.",
+            f"Write {', '.join(sorted(PARTS))} in each row.",
+        )
+    return parts
 
 
 def _labels(

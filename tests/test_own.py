@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from stores import ok
 
-from benchmark import cli, registry, synthetic
+from benchmark import cli, protocols, registry, synthetic
 from benchmark.api import Input, Target, read_table
 from benchmark.data import prepare
 from benchmark.data.contents import digests
+from benchmark.data.split import split as cut
 from benchmark.errors import BenchError, DataMissing
 from benchmark.plan import plan, run
 from benchmark.plan.plan import Plan, Request
@@ -419,3 +420,23 @@ def test_no_image_is_named_in_what_lasts(tmp_path: Path):
     failure = failure_of(caught.value, f"log: {caught.value}")
     assert "Doe" not in failure.model_dump_json()
     assert "see the log on this machine" in failure.message
+
+
+def test_a_table_names_the_parts_of_its_split(scans: Path, tmp_path: Path) -> None:
+    parts = [("train", "val", "Test")[0 if i < 24 else 1 + i // 2 % 2] for i in range(N)]
+    lines = [f"im{i},{KIND[i]},{parts[i]}" for i in range(N)]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["image,kind,part", *lines]))
+    own = Input(path=scans, metadata=table, label="kind", split="part")
+    runtime = Runtime(store=tmp_path / "store", inputs={"folder:scans": own})
+    data = prepare.prepare("folder:scans", 8, runtime)
+    found = cut(data, protocols.load("official").split, fold=0)
+    assert (len(found.train), len(found.val), len(found.test)) == (24, 8, 8)
+    assert "part" not in data.metadata
+    whole = registry.version("target", "folder:scans", given=own)
+    assert whole != registry.version(
+        "target", "folder:scans", given=own.model_copy(update={"split": None})
+    )
+    table.write_text(table.read_text().replace("Test", "held out"))
+    with pytest.raises(BenchError, match="1 values that are no part of a split"):
+        registry.load("target", "folder:scans", given=own).look()

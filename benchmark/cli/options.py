@@ -82,6 +82,9 @@ Metadata = Annotated[Path | None, typer.Option(help="CSV beside your own folder.
 Label = Annotated[str | None, typer.Option(help="Its column of labels.")]
 Group = Annotated[str | None, typer.Option(help="Its column of patients.")]
 Image = Annotated[str | None, typer.Option(help="Its column of file names.")]
+Split = Annotated[
+    str | None, typer.Option(help="Its column of train, val and test, for --protocol official.")
+]
 Types = Annotated[
     list[str] | None, typer.Option("--type", help="COLUMN=numeric|categorical|date|boolean.")
 ]

@@ -149,6 +149,7 @@ def recommend(
     label: options.Label = None,
     group: options.Group = None,
     image: options.Image = None,
+    split: options.Split = None,
     type_: options.Types = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Test the recommendation on targets left out.")

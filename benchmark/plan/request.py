@@ -34,7 +34,7 @@ LISTS = (
     "fold", "partition", "train_size", "seed", "pretrain_seed", "missing",
 )  # fmt: skip
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
-OWN = ("name", "metadata", "label", "group", "image")  # of a folder of the user's own
+OWN = ("name", "metadata", "label", "group", "image", "split")  # of a folder of the user's own
 SINGLE = (
     "tune",
     "column",
@@ -315,7 +315,7 @@ def _valid(kind: type[Kind], options: dict[str, Any]) -> Kind:
             named += found
         if own != Input(path=Path()) and not any(one.given for one in named):
             raise BenchError(
-                "--name, --metadata, --label, --group and --image describe a folder of your own.",
+                f"{', '.join(f'--{name}' for name in OWN)} describe a folder of your own.",
                 "Name it: --target ./my-images.",
             )
         told(named)

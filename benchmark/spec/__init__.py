@@ -107,6 +107,7 @@ class Input(Frozen):
     label: str | None = None  # column of the label; None takes the class folders
     group: str | None = None  # column of patient, lesion or slide
     image: str | None = None  # column of the file name
+    split: str | None = None  # column of the part: train, val or test
 
 
 #: The version of a user's own set that is broken: no cell of it is run, nor ever done.
