@@ -337,7 +337,8 @@ def test_imagenet_is_not_a_name_for_other_data(runtime, request_tiny, arch: str)
     request = request_tiny(sources=("imagenet",), archs=(arch,), folds=(0,))
     with pytest.raises(BenchError, match=r"not made with ImageNet-1k.*bench weights add FILE"):
         plan.make(request, runtime)
-    request = request_tiny(sources=("none",), archs=(arch,), folds=(0,))
+    size = {"size": 112}  # whole patches of 14 and of 16
+    request = request_tiny(sources=("none",), archs=(arch,), folds=(0,), recipe=size)
     assert len(plan.make(request, runtime).of("to run")) == 1
 
 

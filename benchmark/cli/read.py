@@ -78,7 +78,8 @@ def compare(
     by: Annotated[
         str,
         typer.Option(
-            help="source, fusion, protocol, mode, arch, train_size or augmentation, if not plain."
+            help="source, fusion, protocol, mode, arch, train_size, augmentation or trains, where "
+            "that is not plain."
         ),
     ] = "",
     target: options.Targets = None,

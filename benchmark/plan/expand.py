@@ -140,6 +140,11 @@ def _cells(
     for arch, mode, source in _networks(request, modes, runtime) if image else [BARE]:
         one = _Arm(*versioned, columns, name, fusion, arch, mode, source)
         why = broken or skip or (arm.refuses(arch, mode) if image else "")
+        recipe = _recipe_of(request, runtime, one)
+        if image and not why:
+            why = archs.refuses(arch, recipe.crop or recipe.size)
+        if recipe.trains == "lora":
+            archs.need_attention(arch)
         if not why and source != "none":
             why = read_version("source", source, runtime)[1] or ""
         # Weights that were not trained here have no seed of their own.
@@ -238,16 +243,17 @@ def _run_cell(
         base=base,
         headline=KAPPA if grades else protocol.headline,
         split=protocol.split,
-        recipe=_recipe(
-            arm.protocol,
-            arm.target,
-            arm.mode,
-            arm.source == "none",
-            canonical(request.recipe),
-            tuple(_spared(protocol, arm.target, runtime)),
-        ).model_copy(update={"data": _drawn(arm.target, request.data, runtime)}),
+        recipe=_recipe_of(request, runtime, arm),
     )
     return Cell.of(spec, versions)
+
+
+def _recipe_of(request: Request, runtime: Runtime, arm: _Arm) -> Recipe:
+    """How the cells of a line are trained."""
+    name, target, mode, scratch = arm.protocol, arm.target, arm.mode, arm.source == "none"
+    spared = tuple(_spared(protocols.load(name), target, runtime))
+    found = _recipe(name, target, mode, scratch, canonical(request.recipe), spared)
+    return found.model_copy(update={"data": _drawn(target, request.data, runtime)})
 
 
 @cache

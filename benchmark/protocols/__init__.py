@@ -12,6 +12,8 @@ from benchmark.errors import BenchError, did_you_mean
 from benchmark.spec import Augment, Protocol, Recipe
 
 FOLDER = Path(__file__).parent
+#: What of a recipe says how a network is trained, and nothing of a head.
+TRAINED = ("trains", "lora_rank", "layer_decay")
 
 
 def names() -> list[str]:
@@ -64,9 +66,9 @@ def recipe_for(
     none = {name: known[name] for name in cannot_bear}
     for name in ("augment", "test_augment") if none else ():
         base[name] = base[name] and {**base[name], **none}
-    if mode != "finetune":  # heads choose their own rate
-        changes = {name: value for name, value in changes.items() if name != "tune"}
-    return change(base, changes)
+    # Heads choose their own rate; that of a tuned network says what it was fine-tuned as.
+    idle = {"finetune": (), "tuned": ("tune",)}.get(mode, ("tune", *TRAINED))
+    return change(base, {name: value for name, value in changes.items() if name not in idle})
 
 
 def left_out(

@@ -138,6 +138,12 @@ class Recipe(Frozen):
     limit: int | None = Field(default=None, ge=2)  # images used at most, whole groups, seeded
     #: Learning rates of a fine-tuning of which validation chooses, in place of `lr`.
     tune: Annotated[tuple[float, ...], BeforeValidator(_rates), NEUTRAL] = ()
+    #: What a fine-tuning changes of the network beside the arm's own parts: all of it, nothing, its
+    #: last block or stage, its norms, its biases, or its attention by low-rank updates.
+    trains: Annotated[Literal["all", "head", "last", "norm", "bias", "lora"], NEUTRAL] = "all"
+    lora_rank: Annotated[int, Field(ge=1), NEUTRAL] = 8
+    #: By what the learning rate falls from block to block, from the head down.
+    layer_decay: Annotated[float, Field(gt=0, le=1), NEUTRAL] = 1.0
     #: How a set draws its images where not as usual: "boundary=half scaling=joint".
     data: Annotated[str, NEUTRAL] = ""
 

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmark.errors import BenchError
+from benchmark.spec import Size
 
 #: How the papers write the names of networks, in lower case.
 PAPER_NAMES = {
@@ -32,6 +33,7 @@ MEAN = re.compile(
     r"test_resnet|(wide_)?resnet\d+[cdstw]*(_\d)?|(resnext|densenet)\d+\w*|regnet[xy]_\d+|efficientnet_b\d"
     r"|mobilenet_?v2\w*|googlenet|inception_resnet_v2|legacy_senet154|pnasnet5large"
 )
+PATCH = re.compile(r"patch(\d+)")
 MORE = re.compile(r"(alexnet|vgg|convnext|mobilenetv3|vit|deit|beit|eva)\w*")
 
 
@@ -55,6 +57,40 @@ def mean_pooled(arch: str) -> bool:
     from benchmark.train import network  # seconds that the usual networks need not pay
 
     return network.build(arch).maps_commute
+
+
+@cache
+def refuses(arch: str, size: Size) -> str:
+    """Why a network cannot take images of this size, or an empty text: its patches tell."""
+    name = known(arch)
+    if name.startswith("hub:") or not (patch := PATCH.search(name)):
+        return ""
+    from benchmark.train import public
+
+    side, sides = int(patch[1]), (size, size) if isinstance(size, int) else size
+    if not public.takes_any_size(name):
+        near = public.native_size(name)
+        fits, why = sides == (near, near), f"{arch} takes images of one size alone"
+    else:
+        near = max(1, round(max(sides) / side)) * side
+        fits = not any(length % side for length in sides)
+        why = f"patches of {side} pixels, as {arch} sees them, do not fill {sides[0]} × {sides[1]}"
+    return "" if fits else f"{why} (the nearest: --size {near})"
+
+
+@cache
+def need_attention(arch: str) -> None:
+    """Refuse low-rank updates of a network without attention."""
+    name = known(arch)
+    if not MEAN.fullmatch(name.partition(".")[0]):
+        from benchmark.train import public, trains
+
+        if trains.projections(public.outline(name)):
+            return
+    raise BenchError(
+        f"recipe.trains=lora updates a transformer's attention, and {arch} has none.",
+        "Take another --arch, vit_small_patch16_224 for instance, or --set recipe.trains=last.",
+    )
 
 
 def need_imagenet(arch: str) -> None:

@@ -18,7 +18,7 @@ from benchmark.data import prepare, split
 from benchmark.errors import BenchError
 from benchmark.files import cached_folder
 from benchmark.spec import Outcome, RunSpec, canonical, is_solved, seed_of
-from benchmark.train import choose, features, heads, loop, record_map, subgroups, weights
+from benchmark.train import choose, features, heads, loop, record_map, subgroups, trains, weights
 from benchmark.train.context import Work, bootstrap_seed, facts_of
 
 #: Folds inside the training part by which the arm on the record of a late fusion is chosen.
@@ -62,11 +62,12 @@ class Fold(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Test probabilities (n, K), how they were chosen, and the history of training."""
+    """Test probabilities (n, K), how they were chosen, the history and the size of training."""
 
     scores: np.ndarray
     chosen: str
     history: list[dict[str, float | int | None]]
+    facts: dict[str, int] | None = None  # numbers trained, of how many; where a network was
 
 
 def run(work: Work, spec: RunSpec) -> Outcome:
@@ -121,10 +122,12 @@ def _trained(work: Work, fold: Fold) -> Answer:
             work.warnings.extend(doubts)
     if fit.resumed:
         work.log(f"resumed after epoch {fit.resumed}")
+    facts = trains.counts(model) if spec.mode == "finetune" else None
+    trains.merge(model)
     with work.timed("test"):
         scores = loop.predict(model, inputs, torch.as_tensor(parts.test), recipe, work.device)
     _keep(work, fold, model.state_dict())
-    return Answer(scores, fit.chosen, fit.history)
+    return Answer(scores, fit.chosen, fit.history, facts)
 
 
 def network_of(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inputs]:
@@ -142,8 +145,10 @@ def _network(work: Work, fold: Fold) -> tuple[Callable[[], nn.Module], loop.Inpu
     def make() -> nn.Module:
         # Several are made to choose a learning rate: each begins where the first did.
         own = copy.deepcopy(backbone) if spec.recipe.tune else backbone
+        given = {id(parameter) for parameter in own.parameters()}
         with seeded(seed_of("head", init)):
             model = fold.arm.network(own, fold.width, len(fold.prepared.classes), **fold.how)
+            trains.choose(model, own, given, spec.recipe)
         return work.put(model)
 
     return make, work.pixels(fold.prepared, backbone, spec.recipe, fold.record)
@@ -275,7 +280,7 @@ def _keep(work: Work, fold: Fold, state: dict[str, torch.Tensor]) -> None:
 def judge(work: Work, fold: Fold, answer: Answer) -> Outcome:
     """Metrics with intervals from the test predictions, which are kept."""
     spec, prepared, test = fold.spec, fold.prepared, fold.parts.test
-    facts = facts_of(prepared, fold.parts)
+    facts = facts_of(prepared, fold.parts) | (answer.facts or {})
     if spec.weights is not None:
         facts["overlap"] = weights.overlap(work.store, spec.weights, prepared.hashes[test])
     labels, groups = prepared.labels[test], split.linked_groups(prepared)[test]

@@ -188,7 +188,7 @@ def _epoch(
     for step, (first, last) in enumerate(steps):
         report.check()
         for group in optimizer.param_groups:
-            group["lr"] = rate(recipe, epoch, step / len(steps))
+            group["lr"] = rate(recipe, epoch, step / len(steps)) * group.get("share", 1.0)
         chosen = order[first:last]
         x, record = inputs.batch(chosen, generator, training=True)
         with autocast(device, recipe):
@@ -266,7 +266,11 @@ def rate(recipe: Recipe, epoch: int, share: float) -> float:
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser over everything that trains."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters: list[Any] = [p for p in model.parameters() if p.requires_grad]
+    if recipe.layer_decay < 1:
+        from benchmark.train import trains
+
+        parameters = trains.groups(model, recipe.layer_decay)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             parameters, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay

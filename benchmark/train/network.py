@@ -23,6 +23,7 @@ class Backbone(nn.Module):
         self.arch = arch
         self.net: Any = net
         self.trunk = trunk
+        self.still: tuple[nn.Module, ...] = ()  # layers of which nothing is trained
         self.flattens = bool(trunk) and isinstance(self.net.classifier, nn.Sequential)
         config = _config(self.net, arch)
         self.size: int = config["size"]  # of the images it was made for
@@ -55,6 +56,13 @@ class Backbone(nn.Module):
     ) -> None:
         self.take({k.removeprefix(prefix): v for k, v in state_dict.items()})
         super()._load_from_state_dict(state_dict, prefix, *args, **more)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Layers of which nothing is trained stay as they are in a test."""
+        super().train(mode)
+        for layer in self.still:
+            layer.training = False
+        return self
 
     def maps(self, images: torch.Tensor) -> torch.Tensor:
         """The last maps (N, C, h, w); of a transformer its tokens (N, C, tokens, 1)."""

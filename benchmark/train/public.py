@@ -95,6 +95,22 @@ def takes_any_size(name: str) -> bool:
     return made.__module__.rpartition(".")[2] in ANY_SIZE
 
 
+def native_size(name: str) -> int:
+    """The side of the images that a network by timm's name was made for."""
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return int(cfg.input_size[-1]) if cfg is not None else 224
+
+
+def outline(name: str) -> torch.nn.Module:
+    """A network by timm's name without numbers; an empty one where it is torchvision's."""
+    hub = name.startswith("hub:")
+    if not hub and (not timm.is_model(name) or vgg_of_torchvision(name)):
+        return torch.nn.Module()
+    name = HUB + name.removeprefix("hub:") if hub else name
+    with fetching(name), torch.device("meta"):
+        return timm.create_model(name, num_classes=0)
+
+
 @contextmanager
 def fetching(name: str) -> Iterator[None]:
     """Tell what could not be fetched, and what to do."""

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product
+from typing import Any
 
 from benchmark.errors import BenchError, did_you_mean
 from benchmark.index import Asked, Summary
@@ -19,6 +20,7 @@ KINDS = {
     "arch": "--arch",
     "train_size": "--train-size",
     "augmentation": "--set recipe.augment.…",
+    "trains": "--set recipe.trains=…",
 }
 ALL = "all"  # the name of the whole training part
 #: What makes an arm, beside its versions.
@@ -32,27 +34,34 @@ FREE = {
     "mode": ("mode", "recipe"),
     "arch": ("arch",),
     "augmentation": ("recipe",),
+    "trains": ("recipe",),
+}
+#: What of a recipe is compared by itself, and how it is where there is none of it.
+LESS: dict[str, dict[str, Any]] = {
+    "augmentation": {"augment": Augment(), "test_augment": None},
+    "trains": {"trains": "all", "lora_rank": Recipe().lora_rank},
 }
 
 
 def called(spec: RunSpec | Asked, kind: str) -> str:
     """What a cell is called where cells of this kind are compared."""
-    if kind == "augmentation":
-        recipe = spec.recipe
-        plain = _bare(recipe) if isinstance(recipe, str) else without_augment(recipe) == recipe
-        return "off" if plain else "on"
-    return str(getattr(spec, kind)) or ALL
+    if kind not in LESS:
+        return str(getattr(spec, kind)) or ALL
+    recipe = spec.recipe
+    return _called(recipe if isinstance(recipe, str) else recipe.model_dump_json(), kind)
 
 
 @cache
-def _bare(recipe: str) -> bool:
+def _called(recipe: str, kind: str) -> str:
     found = Recipe.model_validate_json(recipe)
-    return without_augment(found) == found
+    if kind == "trains":
+        return found.trains
+    return "off" if without(found, kind) == found else "on"
 
 
-def without_augment(recipe: Recipe) -> Recipe:
-    """The recipe with images as they are."""
-    return recipe.model_copy(update={"augment": Augment(), "test_augment": None})
+def without(recipe: Recipe, kind: str) -> Recipe:
+    """The recipe without what is compared: images as they are, or all of the network trained."""
+    return recipe.model_copy(update=LESS[kind])
 
 
 def kind_of(first: str, second: str, by: str, rows: Sequence[Summary]) -> str:
@@ -87,7 +96,7 @@ def kind_of(first: str, second: str, by: str, rows: Sequence[Summary]) -> str:
 
 
 def _words(kind: str) -> str:
-    return f"{kind.replace('_', ' ')}s"
+    return f"{kind.removesuffix('s').replace('_', ' ')}s"
 
 
 def partners(
@@ -117,8 +126,8 @@ def _rest(kind: str, arm: Arm, bare: bool) -> tuple:
     if bare:
         return (*patients(who), who.headline)
     same = [getattr(who, name) for name in MADE if name not in FREE.get(kind, ())]
-    if kind == "augmentation":
-        same.append(without_augment(who.recipe))
+    if kind in LESS:
+        same.append(without(who.recipe, kind))
     if kind == "source":  # scratch has a schedule of its own
         same.append(arm.departs)
     return (*same, who.recipe.limit)

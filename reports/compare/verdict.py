@@ -102,6 +102,7 @@ def shared(kind: str, a: Arm, b: Arm) -> str:
     texts = [*parts.values(), *(text for text in a.setting if text in b.setting)]
     for arm in (a, b):
         own = [text for text in arm.setting if not {text} <= set(a.setting) & set(b.setting)]
+        own = [text for text in own if not text.startswith(f"{kind} ")]  # its name says that
         texts += [f"{called(arm.runs[0].spec, kind)} with {', '.join(own)}"] if own else []
     return ", ".join(text for text in texts if text)
 

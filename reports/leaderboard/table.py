@@ -282,8 +282,7 @@ def _columns(made: Board) -> Iterator[Column]:
         yield Column(heading, f"metrics.{name}.value", ".3f")
         yield Column(None, f"metrics.{name}", field=f"{name}_*")
     yield Column("cells", lambda row: f"{row.done}/{row.expected}")
-    yield told("cells_done", "done")
-    yield told("cells_expected", "expected")
+    yield from (told("cells_done", "done"), told("cells_expected", "expected"))
     for name, heading in SPREAD.items():
         yield Column(heading, spread_of(name), ".3f", f"sd_{name}", spare=True)
     yield Column("cost", cost)
@@ -342,6 +341,7 @@ def _run(run: Run) -> dict[str, Any]:
         "status": run.outcome.status,
         "reason": reason(run),
         "chosen": run.outcome.chosen,
+        **{name: run.outcome.data.get(name) for name in ("trained", "parameters")},
         "headline": run.outcome.metrics.get(run.spec.headline),
     }
 
