@@ -26,6 +26,7 @@ class Question:
 
     asked: dict[str, Any]
     sources: Sequence[str] = ()  # the candidates; empty: those that the store knows
+    per_second: bool = False  # the gain counts by the second
     words: Sequence[str] = ()  # other options to repeat in a printed command
 
     def answer(self, store: Store, **how: Any) -> Recommendation:
@@ -42,7 +43,9 @@ class Question:
         where = {f"{name}s": request.listed(self.asked.get(name, ())) for name in PLACE}
         where["sources"] = [request.resolve("source", name).name for name in self.sources]
         fusion = self.asked.get("fusion", "none")
-        return advice.advise(store, target, fusion=fusion, **where, **how)
+        return advice.advise(
+            store, target, fusion=fusion, **where, per_second=self.per_second, **how
+        )
 
     def pinned(self, found: Recommendation) -> "Question":
         """The same question, held to the protocol, mode and network of an answer."""

@@ -143,6 +143,9 @@ def recommend(
     run: Annotated[
         bool, typer.Option("--run", help="Run the budget; else its commands are shown.")
     ] = False,
+    per_second: Annotated[
+        bool, typer.Option("--per-second", help="Choose by expected gain per second.")
+    ] = False,
     set_: options.Settings = None,
     column: options.Columns = None,
     name: options.Name = None,
@@ -194,6 +197,7 @@ def recommend(
     question = advise.Question(
         options.asked_by({**said, "source": None}),
         sources=source or (),
+        per_second=per_second,
         words=[w for k, v in places.items() if v != usual[k] for w in (f"--{k}", v)],
     )
     code = 0

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import BenchError
+from benchmark.plan.progress import duration
 from benchmark.spec import origin
 from benchmark.stats import Array, Estimate, interval
 from benchmark.store import Store
@@ -18,16 +19,18 @@ from reports.leaderboard.gains import Place
 from reports.recommend import evaluate, matrix
 from reports.recommend.belief import Belief, Evidence, Prior, believe, next_run
 from reports.recommend.matrix import Matrix
-from reports.recommend.prior import TooFew, learn
+from reports.recommend.prior import TooFew, learn, unit
 from reports.render import Column, Table, told
 
 FOOTER = (
     "Expected scores come from how a source did on other targets, moved by distances as far as "
-    "they foretold the others, and by the runs on this one. Regret is what is lost against the "
-    "best source if this one were the only one run; best is the probability that it is the best."
+    "they foretold the others, and by the runs on this one, each with its noise. Regret is what is "
+    "lost against the best source if this one were the only one run; best is the probability that "
+    "it is the best."
 )
 NAN = math.nan
 UNKNOWN = Estimate(NAN, NAN, NAN, 0)
+Z = 1.96  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,13 @@ class Advice:
     """What is believed of one source on the target."""
 
     source: str
-    run: float | None  # its score, where it was run
+    run: Estimate | None  # its score, where it was run, with the noise of training and patients
     expected: Estimate  # the score; relative to the target's mean source before any run
     regret: float
     best: float  # probability of being the best of all
     elsewhere: float  # mean place on the other targets, 0 the worst to 1 the best
     images: float
+    seconds: float  # that a run would take, with its pretraining where no weights are ready
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Recommendation:
     sources: tuple[Advice, ...]
     notes: tuple[str, ...]
     evidence: Evidence
+    gain: float = NAN  # of one more run over the best so far, as expected
+    noise: float = NAN  # half the interval of the best so far
     place: Place | None = None
 
     @property
@@ -62,9 +68,14 @@ class Recommendation:
         return self.plan[0] if self.plan else None
 
     @property
+    def stop(self) -> bool:
+        """Whether one more run can be expected to gain less than is known of the best so far."""
+        return self.gain < self.noise
+
+    @property
     def run(self) -> dict[str, float]:
         """The scores of the sources that were run."""
-        return {one.source: one.run for one in self.sources if one.run is not None}
+        return {one.source: one.run.value for one in self.sources if one.run is not None}
 
 
 def recommend(
@@ -75,42 +86,56 @@ def recommend(
     about: str = "",
     budget: int = 1,
     without: Collection[str] = (),
+    seconds: Array | None = None,
+    per_second: bool = False,
 ) -> Recommendation:
     """Rank the sources for a target of the matrix from the other targets and its own runs.
 
     `higher` says whether the metric is better where it is more; the matrix holds it turned.
-    `without` are sources not to be run. Where other targets are too few to learn from, the order
-    is that of nearness and size, and nothing is expected of any.
+    `without` are sources not to be run; `seconds` what each would take, which counts if it is
+    `per_second`. Where other targets are too few to learn from, the order is that of nearness and
+    size, and nothing is expected of any.
     """
     column = known.targets.index(target)
     scores, sign = known.scores[:, column], 1 if higher else -1
+    half = Z * known.errors[:, column]
     candidates = [s for s, source in enumerate(known.sources) if source != target]
     seen = {s: float(scores[s]) for s in candidates if np.isfinite(scores[s])}
     left = [s for s in candidates if s not in seen and known.sources[s] not in without]
     if not candidates:
         raise BenchError(f"There is no source for {target}.", "Name some with --source.")
-    places = _places(np.delete(known.scores, column, axis=1))
+    placed = matrix.static(matrix.places(known.scores), column)
+    took = np.full(len(scores), NAN) if seconds is None else seconds
+    counts = per_second and np.isfinite(took).all()
     blank = {
-        s: Advice(known.sources[s], sign * seen[s] if s in seen else None, UNKNOWN, NAN, NAN,
-                  float(places[s]), float(known.images[s]))
+        s: Advice(
+            known.sources[s],
+            Estimate(sign * seen[s], sign * seen[s] - half[s], sign * seen[s] + half[s], 1)
+            if s in seen else None,
+            UNKNOWN, NAN, NAN, float(placed[s]), float(known.images[s]), float(took[s]),
+        )
         for s in candidates
     }  # fmt: skip
+    gain, noise = NAN, NAN
     try:
         (prior,) = learn(known, [column])
     except TooFew as error:
-        hints, names = _hints(known, column, places)
-        left.sort(key=lambda s: (-hints[s], known.sources[s]))
-        run = sorted(seen, key=lambda s: -seen[s])
-        told = [replace(blank[s], expected=Estimate(sign * seen[s], NAN, NAN, 1)) for s in run]
-        told += [blank[s] for s in (*left, *sorted(set(blank) - {*run, *left}))]
-        plan, evidence = left[:budget], Evidence()
-        notes = [_guess(error, names)]
+        hints, names = _hints(known, column, placed)
+        plan = sorted(left, key=lambda s: (-hints[s], known.sources[s]))[:budget]
+        order = sorted(blank, key=lambda s: (-seen.get(s, -math.inf), s not in left, -hints[s]))
+        advice = [replace(blank[s], expected=blank[s].run or UNKNOWN) for s in order]
+        evidence, note = Evidence(), _guess(error, names)
     else:
-        told = _told(blank, believe(prior, seen), sign)
-        plan, evidence = _plan(prior, seen, left, budget), prior.evidence
-        notes = [_reason(prior)]
+        found, evidence, note = believe(prior, seen), prior.evidence, _reason(prior)
+        advice = _told(blank, found, sign)
+        plan = _plan(prior, seen, left, budget, took if counts else None)
+        if seen:
+            gain = float(found.improvement()[left].max(initial=0.0))
+            noise = float(half[max(seen, key=lambda s: found.mean[s])])
     chosen = tuple(known.sources[s] for s in plan)
-    return Recommendation(target, about, not seen, chosen, tuple(told), tuple(notes), evidence)
+    return Recommendation(
+        target, about, not seen, chosen, tuple(advice), (note,), evidence, gain, noise
+    )
 
 
 def _told(blank: dict[int, Advice], found: Belief, sign: int) -> list[Advice]:
@@ -121,16 +146,15 @@ def _told(blank: dict[int, Advice], found: Belief, sign: int) -> list[Advice]:
     best = np.bincount(samples.argmax(axis=1), minlength=len(candidates)) / len(samples)
     if not found.seen:
         samples, means = samples - samples.mean(axis=1, keepdims=True), means - means.mean()
+    values = zip(sign * means, sign * samples.T, regrets, best, strict=True)
     advice = [
         replace(
-            one,
-            expected=Estimate(float(mean), *interval(sign * draws), len(found.seen)),
+            blank[s],
+            expected=Estimate(float(mean), *interval(draws), len(found.seen)),
             regret=float(regret),
             best=float(chance),
         )
-        for one, mean, draws, regret, chance in zip(
-            blank.values(), sign * means, samples.T, regrets, best, strict=True
-        )
+        for s, (mean, draws, regret, chance) in zip(candidates, values, strict=True)
     ]
     return sorted(advice, key=lambda one: (-sign * one.expected.value, one.source))
 
@@ -143,58 +167,39 @@ def _guess(why: BenchError, names: list[str]) -> str:
     )
 
 
-def _plan(prior: Prior, seen: dict[int, float], left: list[int], budget: int) -> list[int]:
+def _plan(
+    prior: Prior, seen: dict[int, float], left: list[int], budget: int, seconds: Array | None
+) -> list[int]:
     """What would be run, each result being as expected."""
-    seen, chosen = dict(seen), []
+    seen, before = dict(seen), len(seen)
     for _ in range(min(budget, len(left))):
-        source = next_run(prior, seen, [s for s in left if s not in chosen])
-        chosen.append(source)
+        source = next_run(prior, seen, [s for s in left if s not in seen], seconds)
         seen[source] = float(believe(prior, seen).mean[source])
-    return chosen
+    return list(seen)[before:]
 
 
-def _places(scores: Array) -> Array:
-    """The mean place of each source (S,) over targets, from 0 for the worst to 1 for the best."""
-    from scipy.stats import rankdata
-
-    if not scores.shape[1]:
-        return np.full(len(scores), NAN)
-    many = np.isfinite(scores).sum(axis=0)
-    known = np.isfinite(scores) & (many > 1)
-    places = (rankdata(scores, axis=0, nan_policy="omit") - 1) / np.maximum(many - 1, 1)
-    count = known.sum(axis=1)
-    total = np.where(known, places, 0.0).sum(axis=1)
-    return np.divide(total, count, out=np.full(len(scores), NAN), where=count > 0)
-
-
-def _hints(known: Matrix, column: int, places: Array) -> tuple[Array, list[str]]:
+def _hints(known: Matrix, column: int, placed: Array) -> tuple[Array, list[str]]:
     """The mean of what there is on each source (S,), each over its spread; and what that was."""
-    with np.errstate(divide="ignore"):
-        given = {
-            **dict(zip(known.methods, known.near[:, :, column], strict=True)),
-            "the place elsewhere": places,
-            "the logarithm of its images": np.log(known.images),
-        }
-    told, names = [], []
-    for name, values in given.items():
-        finite = np.isfinite(values)
-        if finite.sum() > 1 and np.ptp(values[finite]) > 0:
-            told.append((values - values[finite].mean()) / values[finite].std())
-            names.append(name)
-    if not told:
+    given = {
+        **dict(zip(known.methods, known.near[:, :, column], strict=True)),
+        "the place elsewhere": placed,
+        "the logarithm of its images": np.log(known.images),
+    }
+    units = {name: unit(values[:, None])[:, 0] for name, values in given.items()}
+    names = [name for name, values in units.items() if values.any()]
+    if not names:
         return np.zeros(len(known.sources)), names
-    count = np.isfinite(told).sum(axis=0)
+    count = np.isfinite([given[name] for name in names]).sum(axis=0)
+    total = np.sum([units[name] for name in names], axis=0)
     # What nothing is known of comes last.
-    return np.where(count > 0, np.nansum(told, axis=0) / np.maximum(count, 1), -np.inf), names
+    return np.where(count > 0, total / np.maximum(count, 1), -np.inf), names
 
 
 def _reason(prior: Prior) -> str:
     """What the expectation rests on, in words."""
     targets, weights = prior.evidence.targets, prior.evidence.weights
     shown = ", ".join(f"{name} {weight:+.2f}" for name, weight in weights.items())
-    moved = (
-        f", moved by nearness (normal scores for a standard deviation): {shown}" if shown else ""
-    )
+    moved = f", moved by nearness (normal scores for a standard deviation): {shown}" * bool(shown)
     return f"Learnt from {targets} other targets: each source's level on them{moved}."
 
 
@@ -205,17 +210,20 @@ def advise(
     budget: int = 1,
     without: Collection[str] = (),
     tested: bool = True,
+    per_second: bool = False,
     **where: Any,
 ) -> Recommendation:
     """The recommendation from what a store holds; `where` as `matrix.of_store` takes it.
 
     `tested` adds how it does on the targets of the store, each left out.
     """
-    place, known, left = matrix.of_store(store, target, **where)
+    place, known, left, seconds = matrix.of_store(store, target, **where)
     more = [leaderboard.metric_title(place.metric)] if place.metric else []
-    about = " · ".join([place.protocol, place.mode, place.arch, *more])
-    higher = higher_is_better(place.metric)
-    found = recommend(known, target, higher=higher, about=about, budget=budget, without=without)
+    found = recommend(
+        known, target, higher=higher_is_better(place.metric), budget=budget, without=without,
+        about=" · ".join([place.protocol, place.mode, place.arch, *more]),
+        seconds=seconds, per_second=per_second,
+    )  # fmt: skip
     trust = evaluate.trust(known) if tested and found.evidence.targets else []
     return replace(found, notes=(*found.notes, *trust, *left), place=place)
 
@@ -223,32 +231,40 @@ def advise(
 def text(found: Recommendation, *, format: str = "table") -> str:
     """A recommendation as table, md, csv or json."""
     render.check(format)
-    place = found.place._asdict() if found.place else None
-    more = {"next": found.next, "evidence": vars(found.evidence), "place": place}
-    sources = [vars(one) for one in found.sources]
-    return render.write(
-        format, [_table(found)], FOOTER, json=lambda _: {**vars(found), **more, "sources": sources}
-    )
+    said = {
+        **vars(found), "next": found.next, "stop": found.stop, "evidence": vars(found.evidence),
+        "place": found.place._asdict() if found.place else None,
+        "sources": [vars(one) for one in found.sources],
+    }  # fmt: skip
+    return render.write(format, [_table(found)], FOOTER, json=lambda _: said)
 
 
 def _table(found: Recommendation) -> Table:
+    mode = found.place.mode if found.place else ""
     say = f"Run next: {found.next}." if found.next else "Every source has been run."
     if found.run:
-        top = max(found.run, key=lambda name: found.run[name] * _sign(found))
-        say += f" The best of {len(found.run)} run is {_called(found, top)}, {found.run[top]:.3f}."
+        higher = found.place is None or higher_is_better(found.place.metric)
+        top = (max if higher else min)(found.run, key=lambda name: found.run[name])
+        say += f" The best of {len(found.run)} run is {origin(top, mode)}, {found.run[top]:.3f}."
+    if found.stop:
+        say = (
+            f"Stop: one more run can be expected to gain {found.gain:.4f}, less than the noise of "
+            f"the best so far, ± {found.noise:.4f}. {say}"
+        )
     expected = "score over the mean source" if found.relative else "expected score"
     places = {one.source: i for i, one in enumerate(found.sources, start=1)}
     columns = [
         Column("", lambda one: places[one.source]),
         told("source"),
-        Column("source", lambda one: _called(found, one.source), field="origin", words=True),
-        Column("run", "run", ".3f", "run"),
+        Column("source", lambda one: origin(one.source, mode), field="origin", words=True),
+        Column("run", "run", ".3f", "run_*"),
         told("relative", lambda one: found.relative),
         Column(expected, "expected", "+.3f" if found.relative else ".3f", "expected_*"),
         Column("regret", "regret", ".3f", "expected_regret"),
         Column("best", "best", ".0%", "probability_best"),
         Column("place elsewhere", "elsewhere", ".2f", "elsewhere"),
         Column("images", "images", ",.0f", "images"),
+        Column("takes", "seconds", _took, "seconds"),
         told("next", lambda one: one.source == found.next),
     ]
     return Table(
@@ -257,13 +273,9 @@ def _table(found: Recommendation) -> Table:
         found.sources,
         style=lambda one: "bold" if one.source == found.next else "",
         notes=[say, *found.notes],
-        facts={"target": found.target},
+        facts={"target": found.target, "stop": found.stop},
     )
 
 
-def _called(found: Recommendation, source: str) -> str:
-    return origin(source, found.place.mode if found.place else "")
-
-
-def _sign(found: Recommendation) -> int:
-    return 1 if found.place is None or higher_is_better(found.place.metric) else -1
+def _took(seconds: float) -> str:
+    return "–" if math.isnan(seconds) else duration(seconds)

@@ -1,20 +1,19 @@
-"""What is believed of a target after some runs, which source to run next, and what that is worth.
+"""What is believed of a target after some runs, and which source to run next.
 
-A source's score on the target is level + scale · (mean + deviation). Deviations are Gaussian with
-a covariance between sources, the level is Gaussian, and the scale is one of a few; what they are
-on other targets (`recommend.prior`) is the prior, and each run on the target corrects it.
+A source's score on the target is level + scale · (mean + deviation), a run's is that and its noise.
+Deviations are Gaussian with a covariance between sources that is known up to a factor, the level is
+Gaussian, scale and factor are each one of a few; what they are on other targets (`recommend.prior`)
+is the prior, and each run on the target corrects it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from benchmark.stats import Array
 
-RUNS = 6  # that an order is judged by
 SAMPLES = 4000  # of a belief: its percentiles are then good to about a hundredth of its spread
 
 
@@ -32,18 +31,20 @@ class Prior:
 
     mean: Array  # (S,) in units of the target's scale, about its level
     covariance: Array  # (S, S) in those units squared
-    scales: Array  # (J,) that the target may have, each as likely: the score of one unit
+    scales: Array  # that the target may have, each as likely: the score of one unit
     level: float
     spread: float  # standard deviation of the level
+    factors: Array = field(default_factory=lambda: np.ones(1))  # of the covariance, as likely each
+    noise: Array | float = 0.0  # (S,) variance of a run's score
     evidence: Evidence = Evidence()
 
 
 @dataclass(frozen=True)
 class Belief:
-    """The prior, corrected by the runs seen: one Gaussian for each scale there may be."""
+    """The prior, corrected by the runs seen: one Gaussian for each scale and factor (J of them)."""
 
     prior: Prior
-    seen: Mapping[int, float]  # source -> score
+    seen: Mapping[int, float]  # source -> score of its run
     weights: Array  # (J,), of sum 1
     means: Array  # (J, S)
     spreads: Array  # (J, S) standard deviations
@@ -61,10 +62,12 @@ class Belief:
         return self.weights @ ndtr((scores - self.means) / self.spreads)
 
     def improvement(self) -> Array:
-        """By how much each source can be expected to exceed the best run so far (S,)."""
+        """By how much each can be expected to exceed the best run, or else the mean source (S,)."""
         from scipy.special import ndtr
 
-        ahead = (self.means - max(self.seen.values())) / self.spreads
+        tried = self.means[:, list(self.seen)]
+        best = tried.max(axis=1) if self.seen else self.means.mean(axis=1)
+        ahead = (self.means - best[:, None]) / self.spreads
         density = np.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
         return self.weights @ (self.spreads * (ahead * ndtr(ahead) + density))
 
@@ -72,26 +75,38 @@ class Belief:
         """(SAMPLES, S) of what the sources may score: drawn from the prior, then corrected."""
         rng, prior, at = np.random.default_rng(seed), self.prior, list(self.seen)
         which = np.repeat(np.arange(len(self.weights)), rng.multinomial(SAMPLES, self.weights))
-        noise = rng.normal(size=(SAMPLES, len(prior.mean)))
-        units = prior.mean + noise @ np.linalg.cholesky(prior.covariance).T
-        level = prior.level + prior.spread * rng.normal(size=(SAMPLES, 1))
-        drawn = level + prior.scales[which, None] * units
+        scales, factors = (part[which, None] for part in _kinds(prior))
+        normal = rng.normal(size=(SAMPLES, len(prior.mean)))
+        units = prior.mean + np.sqrt(factors) * (normal @ np.linalg.cholesky(prior.covariance).T)
+        drawn = prior.level + prior.spread * rng.normal(size=(SAMPLES, 1)) + scales * units
+        runs = drawn[:, at] + np.sqrt(_noise(prior)[at]) * rng.normal(size=(SAMPLES, len(at)))
         for j in np.unique(which):
             rows = which == j
-            drawn[rows] += (list(self.seen.values()) - drawn[rows][:, at]) @ self.gains[j]
+            drawn[rows] += (list(self.seen.values()) - runs[rows]) @ self.gains[j]
         return drawn
+
+
+def _kinds(prior: Prior) -> tuple[Array, Array]:
+    """Each scale with each factor."""
+    scales, factors = np.meshgrid(prior.scales, prior.factors)
+    return scales.ravel(), factors.ravel()
+
+
+def _noise(prior: Prior) -> Array:
+    return np.broadcast_to(prior.noise, prior.mean.shape)
 
 
 def believe(prior: Prior, seen: Mapping[int, float]) -> Belief:
     """Condition the prior on the runs there are: source -> score."""
     at, y = list(seen), np.array(list(seen.values()))
-    scales, level = prior.scales[:, None], prior.spread**2
-    cross = scales[..., None] ** 2 * prior.covariance[at] + level
-    within = cross[:, :, at]
+    scales, factors = (part[:, None] for part in _kinds(prior))
+    unit, level = scales**2 * factors, prior.spread**2
+    cross = unit[..., None] * prior.covariance[at] + level
+    within = cross[:, :, at] + np.diag(_noise(prior)[at])
     off = y - prior.level - scales * prior.mean[at]
     gains = np.asarray(np.linalg.solve(within, cross), dtype=np.float64)
     means = prior.level + scales * prior.mean + np.einsum("jk,jks->js", off, gains)
-    variances = scales**2 * np.diagonal(prior.covariance) + level - (cross * gains).sum(axis=1)
+    variances = unit * np.diagonal(prior.covariance) + level - (cross * gains).sum(axis=1)
     fit = (off * np.linalg.solve(within, off[..., None])[..., 0]).sum(axis=1)
     evidence = -0.5 * (fit + np.linalg.slogdet(within)[1])
     weights = np.exp(evidence - evidence.max())
@@ -99,35 +114,14 @@ def believe(prior: Prior, seen: Mapping[int, float]) -> Belief:
     return Belief(prior, seen, weights / weights.sum(), means, spreads, gains)
 
 
-def next_run(prior: Prior, seen: Mapping[int, float], candidates: Sequence[int]) -> int:
-    """The source with the largest expected improvement on the best run; at first, the best mean."""
-    worth = believe(prior, seen).improvement() if seen else prior.mean
-    return int(candidates[int(np.argmax(worth[np.asarray(candidates)]))])
+def next_run(
+    prior: Prior, seen: Mapping[int, float], left: Sequence[int], seconds: Array | None = None
+) -> int:
+    """The source with the largest expected improvement on the best run; at first, the best mean.
 
-
-def order(prior: Prior, truth: Array) -> list[int]:
-    """The sources in the order they would be run, each with the scores of those before it."""
-    seen: dict[int, float] = {}
-    known = np.flatnonzero(np.isfinite(truth)).tolist()
-    while len(seen) < min(RUNS, len(known)):
-        chosen = next_run(prior, seen, [source for source in known if source not in seen])
-        seen[chosen] = float(truth[chosen])
-    return list(seen)
-
-
-def regrets(truth: Array, ordered: Sequence[int]) -> Array:
-    """After 1, 2, … RUNS runs: best minus best tried, in units of best minus median, 2 at most."""
-    best, unit = np.nanmax(truth), np.nanmax(truth) - np.nanmedian(truth)
-    tried = np.maximum.accumulate(truth[list(ordered)[:RUNS]])
-    full = np.append(tried, np.full(RUNS - len(tried), tried[-1]))
-    return np.minimum((best - full) / unit, 2.0) if unit > 0 else np.full(RUNS, np.nan)
-
-
-def tau(score: Array, truth: Array) -> float:
-    """Weighted τ, which counts agreement among the best for most; NaN where it is not defined."""
-    from scipy.stats import weightedtau
-
-    if len(truth) < 3 or np.ptp(score) == 0 or np.ptp(truth) == 0:
-        return math.nan
-    found: Any = weightedtau(score, truth)
-    return float(found.statistic)
+    With the seconds (S,) that each would take, the largest expected improvement per second.
+    """
+    found = believe(prior, seen)
+    worth = found.improvement() if seen or seconds is not None else prior.mean
+    worth = worth if seconds is None else worth / seconds
+    return int(left[int(np.argmax(worth[np.asarray(left)]))])

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark import stats
 from benchmark.errors import BenchError
 from benchmark.stats import Array, Estimate
 from reports import render
-from reports.recommend.belief import RUNS, Prior, believe, order, regrets, tau
-from reports.recommend.matrix import Matrix, of_files, published
+from reports.recommend.belief import Prior, believe, next_run
+from reports.recommend.matrix import Matrix, of_files, places, published, static
 from reports.recommend.prior import TooFew, learn, usable
 from reports.render import Column, Table
 
@@ -23,7 +24,8 @@ EVALUATION = (
     "median, 2 at most. Intervals resample targets. known: what of the other targets was to learn "
     "from; short lists are the best quarter of a target's sources, as people publish."
 )
-DRAWS = 2000
+RUNS = 6  # that an order is judged by
+DRAWS = 2000  # of targets; of orders, where some are equal
 METRICS = {
     "tau": "weighted τ", "hit1": "hit@1", "hit3": "hit@3",
     **{f"regret{k}": f"regret {k}" for k in range(1, RUNS + 1)},
@@ -37,7 +39,7 @@ SETTINGS = {
     "30 % of the pairs": 0.3, "15 % of the pairs": 0.15, "three targets": 3, "five targets": 5,
     "half short lists": -0.5, "80 % short lists": -0.8,
 }  # fmt: skip
-REPEATS = 3  # of each, drawn anew
+REPEATS = 3  # of each, drawn anew; a large matrix once
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ class Trial:
 def trials(matrix: Matrix) -> list[Trial]:
     """Leave one target out, for the recommendation and every plain rule."""
     matrix = matrix.without_self()
-    targets = usable(matrix.scores)
+    placed = places(matrix.scores)
     rules: dict[str, Callable[[int], Array]] = {
-        STATIC: _static(matrix),
+        STATIC: lambda t: static(placed, t),
         "imagenet first": lambda t: np.array([float(s == "imagenet") for s in matrix.sources]),
         "log size": lambda t: np.log(matrix.images),
         "random": lambda t: np.zeros(len(matrix.sources)),
@@ -65,49 +67,57 @@ def trials(matrix: Matrix) -> list[Trial]:
     return [
         ours(matrix),
         *(
-            Trial(name, np.array([_fixed(matrix.scores[:, t], rule(t)) for t in targets]))
+            Trial(name, np.array([_fixed(matrix.scores[:, t], rule(t)) for t in _judged(matrix)]))
             for name, rule in rules.items()
         ),
     ]
 
 
-def _static(matrix: Matrix) -> Callable[[int], Array]:
-    rows, columns = np.nonzero(np.isfinite(matrix.scores))
-    names = np.array(matrix.targets)[columns], np.array(matrix.sources)[rows]
-    ranks = np.full(matrix.scores.shape, np.nan)
-    ranks[rows, columns] = stats.static_baseline(matrix.scores[rows, columns], *names)
-    return lambda t: ranks[:, t]
-
-
-def ours(matrix: Matrix) -> Trial:
-    """The recommendation; nothing of a target that is left out is used but the runs chosen."""
-    matrix = matrix.without_self()
+def _judged(matrix: Matrix) -> list[int]:
     targets = usable(matrix.scores)
     if len(targets) < 3:
         raise BenchError(
             f"Targets with scores of three sources or more: {len(targets)}.",
             "At least three are needed to leave one out.",
         )
-    large = len(matrix.sources) ** 2 * len(targets) ** 2 > ALL
+    return targets
+
+
+def _blocks(matrix: Matrix, most: float) -> list[list[int]]:
+    targets = usable(matrix.scores)
+    large = len(matrix.sources) ** 2 * len(targets) ** 2 > most
     blocks = min(len(targets), BLOCKS) if large else len(targets)
+    return [targets[i::blocks] for i in range(blocks)]
+
+
+def ours(matrix: Matrix) -> Trial:
+    """The recommendation; nothing of a target that is left out is used but the runs chosen."""
+    matrix = matrix.without_self()
+    targets, blocks = _judged(matrix), _blocks(matrix, ALL)
     found = {
         t: _learnt(matrix.scores[:, t], prior)
-        for hidden in (targets[i::blocks] for i in range(blocks))
+        for hidden in blocks
         for t, prior in zip(hidden, learn(matrix, hidden), strict=True)
     }
     numbers, covered = zip(*(found[t] for t in targets), strict=True)
-    return Trial(OURS, np.array(numbers), np.array(covered), blocks)
+    return Trial(OURS, np.array(numbers), np.array(covered), len(blocks))
 
 
 def _learnt(truth: Array, prior: Prior) -> tuple[list[float], float]:
+    """Its numbers, each run chosen by those before; how many scores its intervals held after 3."""
+    seen: dict[int, float] = {}
+    left = np.flatnonzero(np.isfinite(truth)).tolist()
+    share = math.nan
     numbers = _fixed(truth, prior.mean)
-    ordered = order(prior, truth)
-    numbers[-RUNS:] = regrets(truth, ordered).tolist()
-    below = believe(prior, {s: float(truth[s]) for s in ordered[:3]}).below(truth)
-    left = np.isfinite(truth)
-    left[ordered[:3]] = False
-    inside = (below[left] > 0.025) & (below[left] < 0.975)
-    return numbers, float(inside.mean()) if left.any() else math.nan
+    for _ in range(min(RUNS, len(left))):
+        chosen = next_run(prior, seen, left)
+        left.remove(chosen)
+        seen[chosen] = float(truth[chosen])
+        if len(seen) == 3 and left:
+            below = believe(prior, seen).below(truth)[left]
+            share = float(((below > 0.025) & (below < 0.975)).mean())
+    numbers[-RUNS:] = _regrets(truth, np.array([list(seen)]))[0].tolist()
+    return numbers, share
 
 
 def _fixed(truth: Array, score: Array) -> list[float]:
@@ -117,34 +127,24 @@ def _fixed(truth: Array, score: Array) -> list[float]:
     if np.isnan(score).all():
         return [math.nan] * len(METRICS)
     score = np.nan_to_num(score, nan=np.nanmin(score) - 1)
-    best, unit = truth.max(), truth.max() - np.median(truth)
-    tried, hits = _expected(truth, score)
+    ties = len(np.unique(score)) < len(score)
+    lots = np.random.default_rng(0).random((DRAWS if ties else 1, len(score)))
+    regret, hits = _regrets(truth, np.lexsort((lots, np.broadcast_to(-score, lots.shape))))
     # A random order agrees as often as not: its weighted tau is 0 on average.
-    agreement = tau(score, truth) if np.ptp(score) > 0 else 0.0
-    regret = np.minimum((best - tried) / unit, 2.0) if unit > 0 else np.full(RUNS, np.nan)
+    same = ["" for _ in truth]
+    agreement = stats.weighted_tau_by_target(score, truth, same)[""] if np.ptp(score) > 0 else 0.0
     return [agreement, hits[0], hits[2], *regret.tolist()]
 
 
-def _expected(truth: Array, score: Array) -> tuple[Array, Array]:
-    """After each run: the best tried, and whether it is the best of all; means over ties."""
-    from scipy.special import comb
-
-    values, begin = truth[np.argsort(-score, kind="stable")], 0
-    sizes = np.unique(-score, return_counts=True)[1]
-    tried, hits = [], []
-    for size in sizes:
-        group, before = np.sort(values[begin : begin + size]), values[:begin].max(initial=-np.inf)
-        reached = np.maximum(group, before)
-        for drawn in range(1, min(size, RUNS - begin) + 1):
-            # Of the ways to draw so many of the group, how many have this one as the best.
-            chance = comb(np.arange(size), drawn - 1) / comb(size, drawn)
-            tried.append(chance @ reached)
-            hits.append(chance @ (reached == truth.max()))
-        begin += size
-        if begin >= RUNS:
-            break
-    rest = RUNS - len(tried)
-    return np.array(tried + tried[-1:] * rest), np.array(hits + hits[-1:] * rest)
+def _regrets(truth: Array, orders: NDArray[np.intp]) -> tuple[Array, Array]:
+    """After 1, 2, … RUNS runs, means over orders: the regret, and whether the best was tried."""
+    best, span = np.nanmax(truth), np.nanmax(truth) - np.nanmedian(truth)
+    tried = np.maximum.accumulate(truth[orders[:, :RUNS]], axis=1)
+    tried = np.pad(tried, ((0, 0), (0, RUNS - tried.shape[1])), mode="edge")
+    hits = (tried == best).mean(axis=0)
+    if span <= 0:
+        return np.full(RUNS, np.nan), hits
+    return np.minimum((best - tried.mean(axis=0)) / span, 2.0), hits
 
 
 def summary(trial: Trial, *, less: Trial | None = None) -> dict[str, Estimate]:
@@ -205,32 +205,28 @@ def thinned(matrix: Matrix, share: float, rng: np.random.Generator) -> Array:
 def settings(matrix: Matrix) -> Iterator[tuple[str, dict[str, Estimate], dict[str, Estimate]]]:
     """With less to learn from: the setting, and the means of the recommendation and of static."""
     matrix = matrix.without_self()
-    targets = usable(matrix.scores)
+    targets, blocks = usable(matrix.scores), _blocks(matrix, ALL / 1000)
+    repeats = REPEATS if len(blocks) == len(targets) else 1
     for name, share in SETTINGS.items():
-        if share > 1 and len(targets) <= share:
-            continue
+        few = int(share) if share > 1 else len(targets)
         rng, numbers = np.random.default_rng(0), []
-        for _ in range(REPEATS):
-            little = thinned(matrix, share, rng)
-            for t in targets:
-                others = [o for o in targets if o != t]
-                if share > 1:
-                    others = rng.choice(others, int(share), replace=False).tolist()
-                at = [t, *others]
-                scores = np.column_stack([np.full(len(little), np.nan), little[:, others]])
-                names = tuple(matrix.targets[o] for o in at)
-                one = replace(matrix, targets=names, scores=scores, near=matrix.near[:, :, at])
+        # A few targets are drawn for each, and are quickly learnt from.
+        for hidden in [[t] for t in targets] if share > 1 else blocks:
+            for _ in range(repeats if few < len(targets) or share < 1 else 0):
+                little = thinned(matrix, share, rng)
+                others = [t for t in targets if t not in hidden]
+                kept = rng.choice(others, min(few, len(others)), replace=False)
+                little[:, np.setdiff1d(range(little.shape[1]), kept)] = np.nan
                 try:
-                    (prior,) = learn(one, [0])
+                    found = learn(replace(matrix, scores=little), hidden)
                 except TooFew:
                     continue
-                truth = matrix.scores[:, t]
-                scores[:, 0] = truth  # of which a mean over the others takes nothing
-                static = _static(replace(one, scores=scores))(0)
-                numbers.append((_learnt(truth, prior)[0], _fixed(truth, static)))
+                for t, prior in zip(hidden, found, strict=True):
+                    truth, plain = matrix.scores[:, t], static(places(little), t)
+                    numbers.append((_learnt(truth, prior)[0], _fixed(truth, plain)))
         if numbers:
-            ours, static = (Trial("", np.array(part)) for part in zip(*numbers, strict=True))
-            yield name, summary(ours), summary(static)
+            mine, plain = (Trial("", np.array(part)) for part in zip(*numbers, strict=True))
+            yield name, summary(mine), summary(plain)
 
 
 def trust(known: Matrix) -> list[str]:
@@ -261,8 +257,8 @@ def show(
         bare = replace(known, near=known.near[:0], methods=())
         found.insert(1, replace(ours(bare), rule=BARE))
     rows = [("all", trial.rule, summary(trial)) for trial in found]
-    for setting, mine, static in settings(known):
-        rows += [(setting, OURS, mine), (setting, STATIC, static)]
+    for setting, mine, plain in settings(known):
+        rows += [(setting, OURS, mine), (setting, STATIC, plain)]
     fields = [
         {"known": setting, "rule": rule, "metric": metric, **render.numbers(value),
          "targets": value.n}
@@ -275,12 +271,9 @@ def show(
         Column("targets", lambda row: row[2]["tau"].n),
         *(Column(t, lambda row, k=k: row[2][k], ".2f") for k, t in METRICS.items()),
     ]
+    title = f"Leave one target out · {name} · {len(known.sources)} sources"
     table = Table(
-        f"Leave one target out · {name} · {len(known.sources)} sources",
-        columns,
-        rows,
-        style=lambda row: "bold" if row[1].startswith(OURS) else "",
-        notes=lines,
+        title, columns, rows, lambda row: "bold" if row[1].startswith(OURS) else "", lines
     )
     said = {"results": name, "rules": fields, "verdict": lines}
     return render.write(format, [table], EVALUATION, fields=fields, json=lambda _: said)

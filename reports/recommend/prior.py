@@ -7,7 +7,7 @@
 - Nearness moves it through a ridge, each target left out in turn; its penalty is averaged over a
   Bayesian bootstrap of the targets instead of picked. Targets that are near speak louder.
 - How sources go together over targets is a covariance shrunk by Ledoit and Wolf's formula, pairs
-  that were not run taken in expectation.
+  that were not run taken in expectation; that few targets tell little of it makes tails heavy.
 
 No constant was set to suit some results; nothing of the target's own scores is used.
 """
@@ -24,8 +24,8 @@ from reports.recommend.matrix import Matrix
 
 Mask = NDArray[np.bool_]
 PENALTIES: Array = np.append(np.logspace(-1, 4, 16), np.inf)  # from next to none to no slope at all
-#: Bounds on the work: of the bootstrap, of typical slopes from normal score to score, of rounds.
-DRAWS, SCALES, ROUNDS, SETTLED = 200, 10, 8, 0.02
+#: Bounds on the work: of the bootstrap, of typical scales and factors, of rounds.
+DRAWS, SCALES, FACTORS, ROUNDS, SETTLED = 200, 10, 6, 8, 0.02
 LEAST = 0.05  # of a target's voice, where all sources are near that are far here
 TINY = 1e-9
 
@@ -45,33 +45,39 @@ def learn(matrix: Matrix, hidden: Sequence[int]) -> list[Prior]:
     count, everyone = len(others), [*others, *hidden]
     scores = matrix.scores[:, others]
     known = np.isfinite(scores)
-    normal, scales = _normal(scores, known)
-    size = _unit(np.log(matrix.images)[:, None])[:, 0]
+    normal = _normal(scores, known)
+    size = unit(np.log(matrix.images)[:, None])[:, 0]
     between, within = _variances(normal, known)
     voices = _voices(matrix.near, others, everyone)
     voices[range(count), range(count)] = 0.0  # each target is left out in turn
-    ratio = within / between
-    found = [_level(normal, known, size, voice, ratio) for voice in voices.T]
+    found = [_level(normal, known, size, voice, within / between) for voice in voices.T]
     levels, doubts = (np.stack(part, axis=1) for part in zip(*found, strict=True))
     among = np.hstack([known, np.ones((len(scores), len(hidden)), bool)])
     given = np.where(among, matrix.near[:, :, everyone], np.nan)
-    near = np.moveaxis(np.array([_unit(one) for one in given]).reshape(given.shape), 0, -1)
-    left = _centred(normal - levels[:, :count], known)
-    slopes, doubt = _slopes(near[:, :count], left, known)
+    near = np.moveaxis(np.array([unit(one) for one in given]).reshape(given.shape), 0, -1)
+    slopes, doubt = _slopes(near[:, :count], _centred(normal - levels[:, :count], known), known)
     fitted = levels + near @ slopes
     shape = _covariance(_centred(normal - fitted[:, :count], known), known)
+
+    def covariance(k: int) -> Array:
+        of_level = np.diag(within * doubts[:, k] + TINY)
+        return shape + of_level + near[:, k] @ doubt @ near[:, k].T
+
+    scales = [
+        _scale(scores[run, j], fitted[run, j], covariance(j)[np.ix_(run, run)])
+        for j, run in enumerate(known.T)
+    ]
     heights = _mean(np.where(known, scores - scales * fitted[:, :count], 0.0), known)
-    most = (np.arange(SCALES) + 0.5) / SCALES
     weights = dict(zip(matrix.methods, slopes.tolist(), strict=True))
     return [
         Prior(
             mean=fitted[:, k],
-            covariance=shape
-            + np.diag(within * doubts[:, k] + TINY)
-            + near[:, k] @ doubt @ near[:, k].T,
-            scales=np.quantile(scales, most) if len(scales) > SCALES else scales,
+            covariance=covariance(k),
+            scales=np.quantile(scales, _middles(SCALES)) if count > SCALES else np.array(scales),
             level=float(heights.mean()),
             spread=float(heights.std(ddof=1)),
+            factors=_factors(count),
+            noise=np.nan_to_num(matrix.errors[:, everyone[k]]) ** 2,
             evidence=Evidence(count, weights),
         )
         for k in range(count, len(everyone))
@@ -80,12 +86,16 @@ def learn(matrix: Matrix, hidden: Sequence[int]) -> list[Prior]:
 
 def usable(scores: Array, *, least: int = 3) -> list[int]:
     """The targets with enough sources, not all alike: two can be learnt from, three judged on."""
-    with np.errstate(invalid="ignore"):
-        return [
-            t
-            for t, column in enumerate(scores.T)
-            if np.isfinite(column).sum() >= least and np.nanmax(column) > np.nanmin(column)
-        ]
+    known = [column[np.isfinite(column)] for column in scores.T]
+    return [t for t, found in enumerate(known) if len(found) >= least and np.ptp(found) > 0]
+
+
+def unit(values: Array) -> Array:
+    """Each column less its mean, over its deviation; 0 where unknown or constant."""
+    known = np.isfinite(values)
+    centred = _centred(values, known)
+    scale = np.sqrt(_mean(centred**2, known))
+    return np.divide(centred, scale, out=np.zeros_like(centred), where=scale > TINY)
 
 
 def _mean(values: Array, known: Mask) -> Array:
@@ -99,25 +109,34 @@ def _centred(values: Array, known: Mask) -> Array:
     return np.where(known, values - _mean(values, known), 0.0)
 
 
-def _unit(values: Array) -> Array:
-    """Each column less its mean, over its deviation; 0 where unknown or constant."""
-    known = np.isfinite(values)
-    centred = _centred(values, known)
-    scale = np.sqrt(_mean(centred**2, known))
-    return np.divide(centred, scale, out=np.zeros_like(centred), where=scale > TINY)
+def _middles(parts: int) -> Array:
+    return (np.arange(parts) + 0.5) / parts
 
 
-def _normal(scores: Array, known: Mask) -> tuple[Array, Array]:
-    """Normal scores (S, J) of each target's ranks, and how much score one of them is worth."""
+def _factors(targets: int) -> Array:
+    """What a covariance of so many targets may be off by: Student's t as a few Gaussians."""
+    from scipy.stats import chi2
+
+    return (targets - 1) / chi2.ppf(_middles(FACTORS), targets - 1)
+
+
+def _scale(scores: Array, fitted: Array, covariance: Array) -> float:
+    """The score of one unit: what was run is spread as far as is expected of just these sources.
+
+    A short list of the best is not as far apart as all would be.
+    """
+    centre = np.eye(len(scores)) - 1 / len(scores)
+    expected = fitted @ centre @ fitted + np.trace(centre @ covariance)
+    return float(np.sqrt(scores @ centre @ scores / expected))
+
+
+def _normal(scores: Array, known: Mask) -> Array:
+    """Normal scores (S, J) of each target's ranks."""
     from scipy.special import ndtri
     from scipy.stats import rankdata
 
     ranks = rankdata(scores, axis=0, nan_policy="omit")
-    normal = np.where(known, ndtri((ranks - 0.5) / known.sum(axis=0)), 0.0)
-    return normal, (_centred(scores, known) * normal).sum(axis=0) / (normal**2).sum(axis=0)
-
-
-# --- levels -------------------------------------------------------------------------------------
+    return np.where(known, ndtri((ranks - 0.5) / known.sum(axis=0)), 0.0)
 
 
 def _equations(normal: Array, known: Mask, voice: Array) -> tuple[Array, Array]:
@@ -154,9 +173,6 @@ def _variances(normal: Array, known: Mask) -> tuple[float, float]:
     return float(between), within
 
 
-# --- nearness -----------------------------------------------------------------------------------
-
-
 def _voices(near: Array, others: Sequence[int], everyone: Sequence[int]) -> Array:
     """(others, everyone): how loud each target speaks to each, 1 on average.
 
@@ -166,7 +182,7 @@ def _voices(near: Array, others: Sequence[int], everyone: Sequence[int]) -> Arra
     alike = np.zeros((near.shape[2], near.shape[2]))
     for method in near:
         known = np.isfinite(method)
-        own = _centred(_unit(method).T, known.T).T
+        own = _centred(unit(method).T, known.T).T
         square = (own**2).T @ known
         norm = np.sqrt(square * square.T)
         alike += np.divide(own.T @ own, norm, out=np.zeros_like(norm), where=norm > TINY)
@@ -191,18 +207,11 @@ def _slopes(near: Array, left: Array, known: Mask) -> tuple[Array, Array]:
         found = solved(grams.sum(0) - grams[j], sums.sum(0) - sums[j], float(PENALTIES[i]))
         errors[i, j] = (found @ grams[j] @ found - 2 * found @ sums[j]) / known[:, j].sum()
     shares = np.random.default_rng(0).dirichlet(np.ones(count), DRAWS)
-    best: Array = PENALTIES[(errors @ shares.T).argmin(axis=0)]
-    drawn = np.array(
-        [
-            solved(np.tensordot(count * share, grams, 1), count * share @ sums, float(penalty))
-            for share, penalty in zip(shares, best, strict=True)
-        ]
-    )
+    best = PENALTIES[(errors @ shares.T).argmin(axis=0)].tolist()
+    parts = zip(np.tensordot(count * shares, grams, 1), count * shares @ sums, best, strict=True)
+    drawn = np.array([solved(*part) for part in parts])
     off = drawn - drawn.mean(axis=0)
     return drawn.mean(axis=0), off.T @ off / DRAWS
-
-
-# --- covariance ---------------------------------------------------------------------------------
 
 
 def _covariance(left: Array, known: Mask) -> Array:
