@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import BenchError
-from benchmark.plan.progress import duration
 from benchmark.spec import origin
 from benchmark.stats import Array, Estimate, interval
 from benchmark.store import Store
@@ -264,7 +263,7 @@ def _table(found: Recommendation) -> Table:
         Column("best", "best", ".0%", "probability_best"),
         Column("place elsewhere", "elsewhere", ".2f", "elsewhere"),
         Column("images", "images", ",.0f", "images"),
-        Column("takes", "seconds", _took, "seconds"),
+        Column("seconds", "seconds", ",.0f", "seconds"),
         told("next", lambda one: one.source == found.next),
     ]
     return Table(
@@ -275,7 +274,3 @@ def _table(found: Recommendation) -> Table:
         notes=[say, *found.notes],
         facts={"target": found.target, "stop": found.stop},
     )
-
-
-def _took(seconds: float) -> str:
-    return "–" if math.isnan(seconds) else duration(seconds)
