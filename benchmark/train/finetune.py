@@ -287,10 +287,8 @@ def judge(work: Work, fold: Fold, answer: Answer) -> Outcome:
     seed = bootstrap_seed(spec.target, spec.split, spec.partition, spec.fold)
     draws = work.runtime.draws
     with work.timed("bootstrap"):
-        ordinal = spec.headline == metrics.KAPPA
-        found = metrics.evaluate(
-            labels, answer.scores, groups, draws=draws, seed=seed, ordinal=ordinal
-        )
+        how = {"draws": draws, "seed": seed, "ordinal": spec.headline == metrics.KAPPA}
+        found = metrics.evaluate(labels, answer.scores, groups, **how)
         columns, doubts = subgroups.of_card(prepared, fold.target)
         tested = subgroups.Tested(test, answer.scores, seed)
         apart = subgroups.measure(prepared, tested, columns, spec.headline, draws)
