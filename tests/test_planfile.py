@@ -106,3 +106,10 @@ def test_a_folder_goes_by_the_name_given(tmp_path: Path):
 def test_a_bad_plan_says_what_is_wrong(tmp_path: Path, text: str, message: str):
     with pytest.raises(BenchError, match=message):
         made(text, tmp_path)
+
+
+def test_a_distance_has_no_options_of_a_fusion():
+    asked = {"source": "dtd", "target": "isic", "method": "otdd"}
+    assert request.distances({**asked, "distance.size": 100}).options == {"size": 100}
+    with pytest.raises(BenchError, match=r"no option 'fusion.rank'"):
+        request.distances({**asked, "fusion.rank": 8})

@@ -206,9 +206,7 @@ def distance(
     leave(code)
 
 
-def carry_out(
-    asked: "Sequence[Asked]", runtime: "Runtime", said: dict[str, Any], command: str = ""
-) -> int:
+def carry_out(asked: "Sequence[Asked]", runtime: "Runtime", said: dict[str, Any]) -> int:
     """Run what is asked for where the command said, and mirror what comes of it; the exit code."""
     from benchmark.plan import run as running
     from reports import mlflow as tracking
@@ -221,7 +219,7 @@ def carry_out(
     with store.in_use(), tracking.mirrored(store, said["mlflow"], say=running.say) as mirror:
         return running.run(
             asked, runtime, retry=retry, dry=said.get("dry_run", False), executor=where,
-            mirror=mirror, command=command or "bench " + shlex.join(sys.argv[1:]),
+            mirror=mirror, command="bench " + shlex.join(sys.argv[1:]),
         )  # fmt: skip
 
 

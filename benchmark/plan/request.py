@@ -252,6 +252,9 @@ def requests(options: dict[str, Any]) -> list[Request]:
 
 def distances(options: dict[str, Any], key: str = "") -> DistanceRequest:
     """The distances these options ask for; weights of the store that look are named by `key`."""
+    for name in options:
+        if name.startswith("fusion."):
+            raise BenchError(f"A distance has no option '{name}'.", "Its own begin with distance.")
     return _valid(DistanceRequest, {**options, "key": key})
 
 

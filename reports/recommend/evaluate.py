@@ -64,13 +64,9 @@ def trials(matrix: Matrix) -> list[Trial]:
     }
     for name, near in zip(matrix.methods, matrix.near, strict=True):
         rules[f"distance {name}"] = lambda t, near=near: near[:, t]
-    return [
-        ours(matrix),
-        *(
-            Trial(name, np.array([_fixed(matrix.scores[:, t], rule(t)) for t in _judged(matrix)]))
-            for name, rule in rules.items()
-        ),
-    ]
+    judged = _judged(matrix)
+    plain = {k: [_fixed(matrix.scores[:, t], rule(t)) for t in judged] for k, rule in rules.items()}
+    return [ours(matrix), *(Trial(name, np.array(numbers)) for name, numbers in plain.items())]
 
 
 def _judged(matrix: Matrix) -> list[int]:
@@ -185,9 +181,8 @@ def verdict(found: Sequence[Trial]) -> list[str]:
         for place in ("worse", "better")
         if words[place]
     ]
-    if words["same"]:
-        lines.append(f"It equals the best other rule in {len(words['same'])} numbers.")
-    return lines
+    same = f"It equals the best other rule in {len(words['same'])} numbers."
+    return [*lines, same] if words["same"] else lines
 
 
 def thinned(matrix: Matrix, share: float, rng: np.random.Generator) -> Array:
