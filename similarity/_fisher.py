@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import BenchError
@@ -38,7 +39,8 @@ def per_image(
     roots = torch.full((n,), 1 / n).sqrt() if shares is None else shares.sqrt()
     for start in range(0, n, batch):
         leaves: list[torch.Tensor] = []
-        with _recorder(weights, totals, leaves, passes=draws or classes - 1):
+        images, passes = min(batch, n - start), draws or classes - 1
+        with _recorder(weights, totals, leaves, passes=passes, images=images):
             z = logits(slice(start, start + batch))
         if not leaves:
             raise BenchError(
@@ -85,6 +87,7 @@ def _recorder(
     leaves: list[torch.Tensor],
     *,
     passes: int,
+    images: int,
 ) -> Any:
     """A torch mode that hooks each use of a weight: every backward adds its squared gradients.
 
@@ -96,7 +99,11 @@ def _recorder(
     from torch.overrides import TorchFunctionMode
 
     slots = {id(weight): k for k, weight in enumerate(weights)}
-    readers = {torch.conv2d: _convolution, torch.nn.functional.batch_norm: _batch_norm}
+    readers: dict[Any, Callable[..., Any]] = {
+        torch.conv2d: _convolution,
+        torch.nn.functional.batch_norm: _batch_norm,
+        torch.nn.functional.linear: partial(_linear, images),
+    }
 
     class Recorder(TorchFunctionMode):
         def __torch_function__(
@@ -200,15 +207,33 @@ def _batch_norm(
     return weight, x, squares
 
 
+def _linear(
+    images: int, passes: int, input: torch.Tensor, weight: torch.Tensor, bias: Any = None,
+) -> tuple[torch.Tensor, torch.Tensor, Any]:  # fmt: skip
+    """A linear layer on tokens, as a convolution whose pixels they are; an image's windows, where
+    the batch is made of those, lie one after the other."""
+
+    def maps(x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(images, -1, x.shape[-1]).mT.unsqueeze(-1)
+
+    squares = _convolution(passes, maps(input.detach()), weight[..., None, None])[2]
+    return weight, input, lambda g: squares(maps(g))
+
+
 def _two(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def weights_of(probe: nn.Module, conv_only: bool) -> list[torch.Tensor]:
-    """The weights whose Fisher is taken: of convolutions and batch norms, in module order."""
+    """The weights whose Fisher is taken: of convolutions and batch norms, in module order.
+
+    Of a transformer, whose attention tells it, also of its linear layers.
+    """
     from torch import nn
 
     kinds = (nn.Conv2d,) if conv_only else (nn.Conv2d, nn.BatchNorm2d)
+    if any("attn" in name and isinstance(m, nn.Linear) for name, m in probe.named_modules()):
+        kinds = (*kinds, nn.Linear)
     found = [m.weight for m in probe.modules() if isinstance(m, kinds) and m.weight is not None]
     if not found:
         raise BenchError(

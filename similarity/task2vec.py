@@ -1,6 +1,7 @@
 """Task2Vec: what a probe network would have to learn for a task, as its diagonal Fisher.
 
-One number per convolution filter and per batch-norm scale: the Fisher information of those weights
+One number per convolution filter and per batch-norm scale, and of a transformer per output of its
+linear layers, whose tokens are as many places: the Fisher information of those weights
 for a linear head fitted on the task, averaged over the filter.
 """
 
@@ -263,7 +264,7 @@ class Task2Vec(Distance):
             "conv_only": bool(options["conv_only"]),
             "draws": int(options["draws"]) or None,
         }
-        name = f"task2vec {self.card.version} {sorted(how.items())} {seed}"
+        name = f"task2vec {self.card.version} with linear layers {sorted(how.items())} {seed}"
         alpha = float(options["alpha"])
         between = {"raw": raw_cosine, "asymmetric": partial(asymmetric, alpha=alpha)}.get(
             self.variant, cosine

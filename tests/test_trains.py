@@ -3,6 +3,7 @@
 import json
 import re
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_what_is_usual_leaves_the_key_and_what_cannot_be_is_refused():
             Recipe(**wrong)
 
 
-def planned(runtime, request_tiny, **asked) -> list[tuple[RunSpec, str]]:
+def planned(runtime, request_tiny, **asked) -> list[tuple[Any, Any]]:
     found = plan.make(request_tiny(targets=("demo:skin",), folds=(0,), **asked), runtime).cells
     return [(p.cell.spec, p.why) for p in found if isinstance(p.cell.spec, RunSpec)]
 
@@ -175,7 +176,7 @@ def test_sizes_that_patches_do_not_fill_are_skipped_with_the_nearest(
     assert re.search(why, str(found[1]))
 
 
-def ran(runtime, request_tiny, arch, fusion="none", mode="finetune", size=64, **recipe):
+def ran(runtime, request_tiny, arch, fusion="none", mode="finetune", size=64, **recipe) -> Any:
     """The outcome of one epoch on some images of skin."""
     recipe = {"size": size, "epochs": 1, "limit": 12, "batch": 8, **recipe}
     asked = request_tiny(
@@ -274,3 +275,12 @@ def test_transformers_run_at_64_pixels(runtime, request_tiny, arch, fusion, mode
         assert "not the mean" in outcome
         return
     assert 0 <= outcome.metrics["auroc"].value <= 1
+
+
+def test_a_distance_through_a_probe_that_cannot_take_the_size_is_skipped(runtime):
+    asked = plan.DistanceRequest(
+        sources=("demo:skin",), targets=("demo:grey",), methods=("task2vec",), probe="none",
+        arch="vit_tiny_patch16_224", size=60,
+    )  # fmt: skip
+    (found,) = plan.make(asked, runtime).cells
+    assert "patches of 16 pixels" in str(found.why)

@@ -86,6 +86,8 @@ def cells(
         arch = "none" if cards_only else request.arch
         if looks != "none":
             arch = load("source", looks, runtime).network(arch)
+        if not cards_only:
+            why = why or archs.refuses(arch, request.size)
         if weights is None and looks != "none":
             first = pretrain_cell(looks, arch, pretrain_seed, request.pretrain, runtime)
             weights, made = first.key, first.spec.seed

@@ -82,7 +82,7 @@ def by_hand(net: nn.Module, images: torch.Tensor, labels: Any, head: Any) -> np.
     mean over images is that over classes of their own means."""
     net = copy.deepcopy(net).eval()
     run: Any = getattr(net, "pooled", net)
-    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
     weights = [m.weight for m in net.modules() if isinstance(m, kinds)]
     share = 1 / np.bincount(labels)[labels] / len(set(labels.tolist()))
     totals = [torch.zeros(len(w), dtype=torch.float64) for w in weights]
@@ -140,6 +140,38 @@ def test_a_resnet_in_single_precision_agrees_to_1e_5():
     convs = embed(net, images, labels, head=head, conv_only=True)
     assert convs.values.shape == (filters,)
     assert set(convs.values) < set(found)
+
+
+@pytest.mark.parametrize(
+    ("arch", "more"),
+    [
+        ("test_vit", {"img_size": 32, "depth": 2, "embed_dim": 8, "num_heads": 2}),
+        (
+            "swin_tiny_patch4_window7_224",
+            {
+                "img_size": 32,
+                "window_size": 4,
+                "depths": (2, 2),
+                "embed_dim": 4,
+                "num_heads": (1, 2),
+            },
+        ),
+    ],
+)
+def test_the_linear_layers_of_a_transformer_are_filters_over_its_tokens(arch: str, more: Any):
+    """Tokens of all windows of an image, of one pass or of several, are one image's gradient."""
+    import timm
+
+    torch.manual_seed(0)
+    net = timm.create_model(arch, num_classes=0, **more).double().eval()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(3, 3, 32, 32, generator=generator, dtype=torch.float64)
+    labels, head = np.array([0, 1, 1]), random_head(2, net.num_features)
+    expected = by_hand(net, images, labels, head)
+    layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    found = embed(net, images, labels, head=head, batch=2).values
+    assert found.shape == (sum(len(m.weight) for m in layers),)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14 * expected.max())
 
 
 def test_activations_inside_a_batch_norm_do_no_harm():
