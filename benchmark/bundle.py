@@ -207,7 +207,7 @@ def public(outcome: Outcome) -> Outcome:
 
 def _place_in(spec: PretrainSpec | RunSpec | DistanceSpec) -> str:
     """A name in a spec that is a path: of a protocol's file, or of a folder."""
-    parts = ("source", "target", "fusion", "method", "protocol")
+    parts = ("source", "target", "fusion", "method", "protocol", "tested_on")
     names = (str(getattr(spec, part, "")) for part in parts)
     return next((name for name in names if re.search(r"[/\\~\0]", name)), "")
 

@@ -18,7 +18,7 @@ from benchmark.files import read_json, sealed, write
 from benchmark.spec import Outcome, canonical
 
 FILE = "index.json"
-FORMAT = 4  # raise it when a summary is to hold other things
+FORMAT = 5  # raise it when a summary is to hold other things
 #: Changes that are not worth writing the file for: reading them again takes a moment.
 FEW = 100
 
@@ -38,6 +38,7 @@ class Asked(NamedTuple):
     partition: int
     train_size: str
     missing: str  # of the records, in the test
+    tested_on: str  # a second set; empty: the target's own part
     seed: int
     pretrain_seed: int
     recipe: str  # JSON

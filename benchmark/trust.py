@@ -150,9 +150,10 @@ def _versions(spec: PretrainSpec | RunSpec | DistanceSpec) -> Iterator[tuple[str
     yield "core", CORE_VERSION
     if isinstance(spec, RunSpec) and spec.protocol in protocols.names():
         yield "protocol", str(protocols.load(spec.protocol).version)
-    for part in ("source", "target", "fusion", "method"):
-        name, kind = str(getattr(spec, part, "")), "distance" if part == "method" else part
-        if registry.module_file(kind, name.partition(":")[0]) is not None:
+    kinds = {"method": "distance", "tested_on": "target"}
+    for part in ("source", "target", "fusion", "method", "tested_on"):
+        name, kind = str(getattr(spec, part, "")), kinds.get(part, part)
+        if name and registry.module_file(kind, name.partition(":")[0]) is not None:
             try:
                 yield part, registry.version(kind, name)
             except BenchError as error:

@@ -10,6 +10,8 @@ from benchmark.index import Summary
 from benchmark.spec import Outcome
 from benchmark.store import PARTS, Store
 
+#: What of a spec may name a set of the user's own.
+SIDES = ("source", "target", "tested_on")
 Found = TypeVar("Found", Outcome, Summary)
 
 
@@ -52,7 +54,7 @@ def _versions(outcomes: Iterable[Outcome | Summary]) -> dict[str, set[str]]:
         if isinstance(outcome, Summary) and "-" not in outcome.parts:
             continue
         versions = outcome.versions
-        for side in ("source", "target"):
+        for side in SIDES:
             version = versions.get(side, "")
             if "-" in version:
                 found[getattr(outcome.spec, side)].add(version)
@@ -63,7 +65,7 @@ def _renamed(outcome: Found, known: dict[str, set[str]]) -> Found:
     spec, versions = outcome.spec, outcome.versions
     names = {
         side: _shown(getattr(spec, side), versions[side], known.get(getattr(spec, side), set()))
-        for side in ("source", "target")
+        for side in SIDES
         if spec.kind != "pretrain" and side in versions
     }
     if all(getattr(spec, side) == name for side, name in names.items()):

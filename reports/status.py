@@ -144,7 +144,9 @@ def title(spec: Mapping[str, Any]) -> str:
     if spec["kind"] == "distance":
         return f"{spec['method']} {spec['source']} → {spec['target']}"
     where = f"{spec['source']} → {spec['target']}"
-    return f"{where}, {spec['fusion']}, {spec['mode']}, fold {spec['fold']}, seed {spec['seed']}"
+    on = f", tested on {spec['tested_on']}" if spec.get("tested_on") else ""
+    drawn = f"fold {spec['fold']}, seed {spec['seed']}"
+    return f"{where}, {spec['fusion']}, {spec['mode']}, {drawn}{on}"
 
 
 def _asked(store: Store, kind: str, key: str) -> str:

@@ -1,4 +1,7 @@
-"""Synthetic lesions with a record, made on the spot: demo:skin, and demo:grey without a record."""
+"""Synthetic lesions with a record, made on the spot: demo:skin, and demo:grey without a record.
+
+demo:shortcut is demo:skin with a mark that tells the label; demo:clean are other lesions, unmarked.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +19,10 @@ from benchmark.api import (
 )
 
 LABELS = ("benign", "malignant")
+TITLES = {
+    "shortcut": "Synthetic skin lesions, most malignant ones with a mark",
+    "clean": "Synthetic skin lesions of another hospital, without a mark",
+}
 
 
 class Demo(Target):
@@ -23,9 +30,10 @@ class Demo(Target):
 
     The label of demo:skin depends on the look of the lesion and on age, sex and site, so that a
     network that read both perfectly would reach an AUROC of about 0.87, and 0.79 and 0.72 alone.
+    A network that reads the mark of demo:shortcut instead finds nothing to read on demo:clean.
     """
 
-    variants = ("skin", "grey")
+    variants = ("skin", "grey", "shortcut", "clean")
     card = TargetCard(
         title="Synthetic skin lesions",
         origin="synthetic",
@@ -65,9 +73,14 @@ class Demo(Target):
                 experts=Experts("medical", "grey", "both", "lesion", "low", "binary"),
             )
 
+        if self.variant in TITLES:
+            self.card = replace(self.card, title=TITLES[self.variant])
+
     def records(self, root: Path) -> Iterator[Sample]:
-        grey = self.variant == "grey"
-        found = synthetic.lesions(count=self.card.images, grey=grey)
+        grey, seed = self.variant == "grey", int(self.variant == "clean")
+        found = synthetic.lesions(count=self.card.images, seed=seed, grey=grey)
+        if self.variant == "shortcut":
+            found = synthetic.marked(found)
         for i, image in enumerate(found.images):
             label, lesion = LABELS[found.labels[i]], f"lesion-{found.lesions[i]:03d}"
             yield Sample(image, label, f"{self.variant}-{i:03d}", lesion, found.rows[i])

@@ -295,12 +295,12 @@ def explain(
     """Pictures of what a run looks at, relies on and gains from the record, as PNG and SVG."""
     said = dict(locals())
     from benchmark.explain import explain as explaining
-    from reports.leaderboard import table as boards
+    from reports.leaderboard import best
 
     if bool(run) == bool(target):
         raise BenchError("Which run?", "Give its key, or --target for the best run of a target.")
     if target:
-        run = boards.best_run(store, target)
+        run = best.best_run(store, target)
     runtime = options.runtime_of({**said, "offline": True})
     found = explaining.explain(store, run, runtime, out=out, images=images, figures=figures)
     sys.stdout.writelines(f"{path}\n" for path in found.files)

@@ -106,6 +106,10 @@ def run(
         list[str] | None,
         typer.Option(help="Test again without this share of records (0.5), or COLUMN[+COLUMN]."),
     ] = None,
+    test_on: Annotated[
+        list[str] | None,
+        typer.Option(help="Test finished runs on all of this set or folder too; trains nothing."),
+    ] = None,
     subgroup: Annotated[
         list[str] | None, typer.Option(help="Column to judge tests by as well; trains nothing.")
     ] = None,

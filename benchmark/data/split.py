@@ -263,6 +263,18 @@ def _official(data: Prepared, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     return train, val, test
 
 
+def differ(name: str, classes: set[str], first: str, others: set[str]) -> BenchError | None:
+    """Why a set cannot test what another taught; None where both have the same classes."""
+    if classes == others:
+        return None
+    texts = {f"only {first} has": others - classes, f"only {name} has": classes - others}
+    told = "; ".join(f"{who} {', '.join(sorted(more))}" for who, more in texts.items() if more)
+    return BenchError(
+        f"{name} does not have the classes of {first} ({told}).",
+        "Name them alike and leave out images of classes that only one of them has.",
+    )
+
+
 def _check_classes(data: Prepared, train: np.ndarray, test: np.ndarray) -> None:
     absent = [c for i, c in enumerate(data.classes) if i not in set(data.labels[train].tolist())]
     if absent and len(data.classes) - len(absent) < 2:

@@ -8,7 +8,8 @@ from itertools import combinations, product
 from typing import Any, NamedTuple
 
 from benchmark import protocols
-from benchmark.api import Fusion, TargetCard
+from benchmark.api import Fusion, Target, TargetCard
+from benchmark.data import split
 from benchmark.errors import BenchError, did_you_mean
 from benchmark.metrics import KAPPA
 from benchmark.plan.parts import Why, load, options_of, pretrain_cell, read_version, version_of
@@ -40,11 +41,12 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
             "Mode tuned starts from networks that were fine-tuned and kept.",
             "Leave --no-keep out, or --mode tuned.",
         )
-    if request.missing and not runtime.keep:
-        raise BenchError(
-            "Records are taken away from networks that were kept.",
-            "Leave --no-keep out, or --missing.",
-        )
+    for option, asked in (("--missing", request.missing), ("--test-on", request.test_ons)):
+        if asked and not runtime.keep:
+            raise BenchError(
+                "What is tested once more is a network that was kept.",
+                f"Leave --no-keep out, or {option}.",
+            )
     for arch in request.archs:
         archs.known(arch)
     for target in request.targets:
@@ -69,13 +71,17 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
             notes.append(f"Left out of the record of {target}: {reasons}.")
         notes.extend(_bears(request, target, runtime))
         notes.extend(_lacks(request, target, types, runtime))
+        seconds = [_second(name, component, target, runtime) for name in request.test_ons]
         one = (target, version, allowed)
         for name, fusion in product(request.protocols, request.fusions):
             reads = load("fusion", fusion, runtime).card.record
             every = request.subsets and reads and len(types) > 1
             for chosen in _subsets(tuple(types)) if every else [tuple(types)]:
                 columns = {column: types[column] for column in chosen}
-                yield from _cells(request, runtime, one, columns, name, fusion, broken)
+                for cell, why in _cells(request, runtime, one, columns, name, fusion, broken):
+                    yield cell, why
+                    if not why:
+                        yield from _elsewhere(cell, request, fusion, seconds)
 
 
 def _subsets(columns: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -171,6 +177,34 @@ def _without(whole: Cell, missing: Sequence[str]) -> Iterator[Cell]:
         if share_of(text) is not None or {*text.split("+")} <= {*spec.columns}:
             less = spec.model_copy(update={"missing": text, "base": whole.key})
             yield Cell.of(less, whole.versions)
+
+
+def _elsewhere(
+    whole: Cell, request: Request, fusion: str, seconds: Sequence[tuple[str, str, Why]]
+) -> Iterator[tuple[Cell, Why]]:
+    """The tests of a run that was asked for, and not only built on, on other sets."""
+    spec = whole.spec
+    if not isinstance(spec, RunSpec) or spec.missing or spec.fusion != fusion:
+        return
+    if spec.arch == "none" or spec.mode in request.modes:
+        for name, version, broken in seconds:
+            there = spec.model_copy(update={"tested_on": name, "base": whole.key})
+            yield Cell.of(there, {**whole.versions, "tested_on": version}), broken
+
+
+def _second(name: str, first: Target, target: str, runtime: Runtime) -> tuple[str, str, Why]:
+    """A set to test on, its version and what is broken; refused where classes differ."""
+    second = load("target", name, runtime)
+    if name == target:
+        raise BenchError(f"{name} is the target itself.", "Name another set with --test-on.")
+    version, broken = read_version("target", name, runtime, second.look)
+    if broken:
+        return name, version, broken
+    known = [{*one.look().labels} or {*one.card.labels} for one in (second, first)]
+    refused = split.differ(name, known[0], target, known[1]) if all(known) else None
+    if refused is not None:
+        raise refused
+    return name, version, ""
 
 
 def _networks(

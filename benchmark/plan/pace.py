@@ -101,6 +101,8 @@ class Foresight:
             return Passes(n * spec.recipe.epochs, 0, keeps=not given)
         if not isinstance(spec, RunSpec) or spec.arch == "none":
             return None
+        if spec.tested_on:
+            return Passes(0, self._count(spec.tested_on, spec.recipe), keeps=False)
         if spec.missing:  # a test of what was trained and mostly of features that are there
             return Passes(0, 0, keeps=False)
         n = self._count(spec.target, spec.recipe)

@@ -176,8 +176,8 @@ def _order(planned: Planned) -> tuple:
             spec.mode,
         )
         own = (spec.protocol, spec.fusion, spec.partition, spec.train_size, spec.seed, spec.fold)
-        after = 3 if spec.missing else 2 if spec.base else 1
-        return (after, *shared, *own, spec.missing)
+        after = 3 if spec.again else 2 if spec.base else 1
+        return (after, *shared, *own, spec.missing, spec.tested_on)
     if isinstance(spec, DistanceSpec):
         return (4, spec.target, spec.arch, spec.weights or "", spec.method, spec.source, spec.seed)
     return (0, spec.source, spec.arch, spec.seed)
@@ -193,7 +193,8 @@ def _likes(spec: index.Asked) -> Iterator[tuple]:
         yield ("pretrain", spec.source, spec.arch, spec.recipe)
         yield ("pretrain", spec.source, spec.arch)
     elif spec.kind == "run":
-        alike = ("run", spec.target, spec.arch, spec.mode, spec.train_size, spec.missing != "")
+        again = spec.missing != "", spec.tested_on
+        alike = ("run", spec.target, spec.arch, spec.mode, spec.train_size, *again)
         yield (*alike, spec.fusion, spec.recipe)
         yield (*alike, spec.recipe)
         yield alike

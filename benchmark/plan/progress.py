@@ -52,7 +52,8 @@ def title(cell: Cell) -> str:
     spec = cell.spec
     if isinstance(spec, RunSpec):
         less = lacking(spec.missing) if spec.missing else ""
-        words = (spec.fusion, spec.mode, trained_on(spec.train_size), f"fold {spec.fold}", less)
+        on = f"tested on {spec.tested_on}" if spec.tested_on else ""
+        words = (spec.fusion, spec.mode, trained_on(spec.train_size), f"fold {spec.fold}", less, on)
         return ", ".join((f"{spec.source} → {spec.target}", *filter(None, words)))
     if isinstance(spec, PretrainSpec):
         return f"pretraining on {spec.source}"

@@ -31,7 +31,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 #: Options whose values are crossed.
 LISTS = (
     "source", "target", "fusion", "arch", "mode", "protocol",
-    "fold", "partition", "train_size", "seed", "pretrain_seed", "missing",
+    "fold", "partition", "train_size", "seed", "pretrain_seed", "missing", "test_on",
 )  # fmt: skip
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
 OWN = ("name", "metadata", "label", "group", "image", "split")  # of a folder of the user's own
@@ -51,8 +51,8 @@ OPTIONS = ("fusion", "distance")
 #: What of a request names components, targets first: a folder that is a source as well goes by
 #: the name the target has.
 COMPONENTS = {
-    "targets": "target", "sources": "source", "fusions": "fusion", "methods": "distance",
-    "probe": "source",
+    "targets": "target", "test_ons": "target", "sources": "source", "fusions": "fusion",
+    "methods": "distance", "probe": "source",
 }  # fmt: skip
 PROTOCOL = "$protocol"
 #: What commands may say of what is asked for; all else is how it runs.
@@ -195,6 +195,7 @@ class Request(Asked):
     train_sizes: Annotated[tuple[TrainSize, ...], BeforeValidator(_sizes)] = ("",)
     #: Each run tested again without these records: shares, or columns joined by +.
     missing: Annotated[tuple[str, ...], BeforeValidator(_missing)] = ()
+    test_ons: Texts = ()  # each run tested again on all of these sets
     columns: Texts = ()  # names or patterns; empty: the inputs on the target's card
     types: Annotated[dict[str, str], AfterValidator(_types)] = Field(
         default_factory=dict
@@ -313,6 +314,8 @@ def _valid(kind: type[Kind], options: dict[str, Any]) -> Kind:
             if field not in facts or (field == "probe" and facts["key"]):
                 continue
             texts = [str(text) for text in listed(facts[field])]
+            if field == "test_ons" and any(one.given for one in named):
+                how["target"] = None  # the options describe the target's own folder
             found = [_same(resolve(role, text, how.get(role)), named) for text in texts]
             facts[field] = found[0].name if field == "probe" else [one.name for one in found]
             named += found

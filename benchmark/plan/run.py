@@ -222,7 +222,8 @@ def _sets(cell: Cell, runtime: Runtime) -> list[tuple[str, Size, bool, str]]:
     """The data sets a cell reads."""
     spec = cell.spec
     if isinstance(spec, RunSpec):
-        return [(spec.target, spec.recipe.size, spec.recipe.constancy, spec.recipe.data)]
+        how = spec.recipe.size, spec.recipe.constancy, spec.recipe.data
+        return [(name, *how) for name in (spec.target, spec.tested_on) if name]
     if isinstance(spec, DistanceSpec):
         method = registry.load("distance", spec.method, **runtime.where(spec.method))
         if method.card.needs == "card":

@@ -62,10 +62,11 @@ def _wanted(
         if isinstance(request, Request):
             for target in request.targets:
                 columns.setdefault(target, {}).update(dict.fromkeys(request.subgroups))
+    runs = [(p.cell.key, p.cell.spec) for p in made.cells if p.state != "skipped"]
     return {
-        cell.key: (cell.spec, tuple(columns[cell.spec.target]))
-        for cell, state, *_ in made.cells
-        if isinstance(cell.spec, RunSpec) and state != "skipped" and columns.get(cell.spec.target)
+        key: (spec, tuple(columns[spec.target]))
+        for key, spec in runs
+        if isinstance(spec, RunSpec) and not spec.tested_on and columns.get(spec.target)
     }
 
 

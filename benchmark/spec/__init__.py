@@ -69,12 +69,19 @@ class RunSpec(Frozen):
     weights: str | None = None  # key of the PretrainSpec; None trains from scratch
     #: Of the test part's records: a share of the groups without any, or columns joined by +.
     missing: Annotated[str, NEUTRAL] = ""
-    #: Key of the image-only run whose network or predictions this one uses; where records are
-    #: missing, of the run that has them.
+    #: A second set with the same classes, all of which is the test; empty: the target's own part.
+    tested_on: Annotated[str, NEUTRAL] = ""
+    #: Key of the image-only run whose network or predictions this one uses; of a test once more
+    #: (records missing, or on a second set) the run that was trained.
     base: str | None = None
     headline: str = "auroc"
     split: Split = Split()
     recipe: Recipe = Recipe()
+
+    @property
+    def again(self) -> bool:
+        """Whether the run `base` is only tested once more."""
+        return bool(self.missing or self.tested_on)
 
 
 class DistanceSpec(Frozen):

@@ -21,6 +21,7 @@ from benchmark.stats.estimates import (
     interval,
     not_worse,
     paired_bootstrap,
+    unpaired,
     wilcoxon,
 )
 from benchmark.stats.ranks import Extremes, chosen_excess, extremes, simultaneous_ranks
@@ -48,6 +49,7 @@ __all__ = [
     "power_warning",
     "simultaneous_ranks",
     "static_baseline",
+    "unpaired",
     "weighted_tau_by_target",
     "wilcoxon",
 ]

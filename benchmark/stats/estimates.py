@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmark.errors import BenchError
+from benchmark.stats.delong import normal_p
 
 Array = NDArray[np.float64]
 #: Standard errors to either end of a 95 % interval.
@@ -59,6 +60,15 @@ def paired_bootstrap(
         return Comparison(estimate, np.nan)
     smaller = min(np.count_nonzero(difference <= 0), np.count_nonzero(difference >= 0))
     return Comparison(estimate, min(1.0, 2 * (smaller + 1) / (difference.size + 1)))
+
+
+def unpaired(first: Estimate, second: Estimate) -> Comparison:
+    """The difference of two estimates from different patients: squared half-widths add up."""
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    p = normal_p(value, (high - low) / (2 * Z))
+    return Comparison(Estimate(value, low, high, min(first.n, second.n)), p)
 
 
 def not_worse(draws_a: ArrayLike, draws_b: ArrayLike, margin: float) -> float:

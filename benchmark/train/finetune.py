@@ -218,15 +218,18 @@ def _record_alone(work: Work, fold: Fold) -> Answer:
 
 def _combined(work: Work, fold: Fold) -> Answer:
     """The image-only run's test probabilities with those of a model on the record."""
-    spec = fold.spec
-    assert spec.base is not None
-    image = work.store.predictions(spec.base)["scores"].astype(np.float64)
+    assert fold.spec.base is not None
+    return combine(work, fold, work.store.predictions(fold.spec.base)["scores"].astype(np.float64))
+
+
+def combine(work: Work, fold: Fold, image: np.ndarray) -> Answer:
+    """Test probabilities (n, K) of the image with those of a model on the record."""
     side, why = _beside(work, fold)
     record = _record_alone(work, fold._replace(arm=side)).scores
     labels, classes = fold.prepared.labels[fold.parts.train], len(fold.prepared.classes)
     prior = side.prior(labels, classes)
     scores = fold.arm.combine(image, record, prior)  # pyright: ignore[reportAttributeAccessIssue]
-    how = f"{fold.arm.variant} of image {spec.base} and {side.variant} on the record"
+    how = f"{fold.arm.variant} of image {fold.spec.base} and {side.variant} on the record"
     return Answer(scores, f"{how} ({why})", [])
 
 
@@ -277,14 +280,15 @@ def _keep(work: Work, fold: Fold, state: dict[str, torch.Tensor]) -> None:
         weights.save(work.folder, state, card)
 
 
-def judge(work: Work, fold: Fold, answer: Answer) -> Outcome:
-    """Metrics with intervals from the test predictions, which are kept."""
+def judge(work: Work, fold: Fold, answer: Answer, seed: int | None = None) -> Outcome:
+    """Metrics with intervals from the kept test predictions; `seed` draws patients not its own."""
     spec, prepared, test = fold.spec, fold.prepared, fold.parts.test
     facts = facts_of(prepared, fold.parts) | (answer.facts or {})
     if spec.weights is not None:
         facts["overlap"] = weights.overlap(work.store, spec.weights, prepared.hashes[test])
     labels, groups = prepared.labels[test], split.linked_groups(prepared)[test]
-    seed = bootstrap_seed(spec.target, spec.split, spec.partition, spec.fold)
+    if seed is None:
+        seed = bootstrap_seed(spec.target, spec.split, spec.partition, spec.fold)
     draws = work.runtime.draws
     with work.timed("bootstrap"):
         how = {"draws": draws, "seed": seed, "ordinal": spec.headline == metrics.KAPPA}
@@ -329,14 +333,8 @@ def parts_of(work: Work, prepared: prepare.Prepared, spec: RunSpec) -> split.Par
     path = work.store.root / "splits" / name / "parts.npz"
 
     def build(folder: Path) -> None:
-        found = split.split(
-            prepared,
-            spec.split,
-            fold=spec.fold,
-            partition=spec.partition,
-            limit=spec.recipe.limit,
-            train_size=spec.train_size,
-        )
+        cut = {"fold": spec.fold, "partition": spec.partition, "train_size": spec.train_size}
+        found = split.split(prepared, spec.split, limit=spec.recipe.limit, **cut)
         np.savez(folder / path.name, **found._asdict())
 
     def make() -> split.Parts:

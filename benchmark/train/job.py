@@ -67,9 +67,10 @@ def _dispatch(work: Work, spec: PretrainSpec | RunSpec | DistanceSpec) -> Outcom
 
         return pretrain.run(work, spec)
     if isinstance(spec, RunSpec):
-        from benchmark.train import finetune, missing
+        from benchmark.train import elsewhere, finetune, missing
 
-        return (missing if spec.missing else finetune).run(work, spec)
+        how = missing if spec.missing else elsewhere if spec.tested_on else finetune
+        return how.run(work, spec)
     return _distance(work, spec)
 
 

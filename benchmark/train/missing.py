@@ -16,13 +16,8 @@ from benchmark.train.softmax import Softmax
 
 def run(work: Work, spec: RunSpec) -> Outcome:
     """The test of the run `spec.base`, with the records that `spec.missing` says gone."""
-    assert spec.base is not None
-    whole = work.store.outcome("run", spec.base)
-    if whole is None or not isinstance(whole.spec, RunSpec) or whole.spec.record is None:
-        raise BenchError(f"The run {spec.base} is gone.", "Run the same command again.")
-    asked, runtime = whole.spec, work.runtime
-    # What its network sees is named by its own cell.
-    there = replace(work, cell=Cell(whole.key, asked, whole.versions))
+    there, whole, asked = trained(work, spec)
+    runtime = work.runtime
     prepared = work.prepared(asked.target, asked.recipe)
     fold = finetune.Fold(
         asked,
@@ -45,9 +40,18 @@ def run(work: Work, spec: RunSpec) -> Outcome:
         for rows, cells in ((seen, prepared.frame(asked.columns, seen)), (parts.test, frame)):
             found = encoder.transform(cells).to_numpy(float)
             record[rows] = record_map.standardised(found, scale)
-    answer = _answer(there, fold._replace(record=record))
+    answer = tested(there, fold._replace(record=record))
     note = f"{lacking(spec.missing)} from the test of {whole.key}: {whole.chosen}"
     return finetune.judge(work, fold, answer._replace(chosen=note, history=[]))
+
+
+def trained(work: Work, spec: RunSpec) -> tuple[Work, Outcome, RunSpec]:
+    """The run `spec.base` with its spec, and the work in its name: so its network is found."""
+    assert spec.base is not None
+    whole = work.store.outcome("run", spec.base)
+    if whole is None or whole.status != "ok" or not isinstance(whole.spec, RunSpec):
+        raise BenchError(f"The run {spec.base} is gone.", "Run the same command again.")
+    return replace(work, cell=Cell(whole.key, whole.spec, whole.versions)), whole, whole.spec
 
 
 def lost(fold: finetune.Fold, share: float) -> np.ndarray:
@@ -63,7 +67,7 @@ def lost(fold: finetune.Fold, share: float) -> np.ndarray:
     return np.isin(groups, order[: round(share * len(distinct))])
 
 
-def _answer(work: Work, fold: finetune.Fold) -> finetune.Answer:
+def tested(work: Work, fold: finetune.Fold) -> finetune.Answer:
     """The probabilities of the run as it was trained, on the records of this fold."""
     spec, test, arm = fold.spec, fold.parts.test, fold.arm
     if not arm.card.image or arm.needs == "probabilities":

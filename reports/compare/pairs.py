@@ -62,7 +62,9 @@ def compare(
 
     # Boards whole: what is usual on them, and their noise, come of rows that are not compared too.
     places: dict[Place, list[Run]] = defaultdict(list)
-    keys = [row.key for row in rows if keeps(row.spec, "target", "protocol")]
+    keys = [
+        row.key for row in rows if keeps(row.spec, "target", "protocol") and not row.spec.tested_on
+    ]
     for run in read(store, keys):
         places[place_of(run)].append(run)
     arms = {place: gather(store, part)[1] for place, part in places.items()}
@@ -138,7 +140,7 @@ def _pair(
         not_worse = _not_worse(both, margin, sign)
         classes = tuple(class_pairs(store, *sides))
     else:
-        compared = _apart(*values)
+        compared = stats.unpaired(*values)
         not_worse = _not_worse(compared, margin, sign)
         because = f" ({'; '.join(why)})" if why else ""
         notes.append(
@@ -203,15 +205,6 @@ def _not_worse(found: tuple[Array, Array] | Comparison, margin: float | None, si
 
 def _within(estimate: Estimate, draws: Array) -> Estimate:
     return Estimate(estimate.value, *stats.interval(draws), estimate.n)
-
-
-def _apart(first: Estimate, second: Estimate) -> Comparison:
-    """The difference of two estimates from different patients: squared half-widths add up."""
-    value = first.value - second.value
-    low = value - math.hypot(first.value - first.low, second.high - second.value)
-    high = value + math.hypot(first.high - first.value, second.value - second.low)
-    p = normal_p(value, (high - low) / (2 * stats.Z))
-    return Comparison(Estimate(value, low, high, min(first.n, second.n)), p)
 
 
 def _over_targets(pairs: Sequence[Pair]) -> float:

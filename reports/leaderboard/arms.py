@@ -74,12 +74,13 @@ class Place(NamedTuple):
     protocol: str
     partition: int
     train_size: str
+    tested_on: str = ""  # a second set, all of which is the test
 
     @property
     def order(self) -> tuple:
-        """By name, the whole training part first, then from the smallest size."""
+        """By name, the whole training part first, then from the smallest size; second sets last."""
         size = amount(self.train_size) if self.train_size else (0.0, "")
-        return (*self[:3], size[1], size[0])
+        return (*self[:3], size[1], size[0], self.tested_on)
 
 
 class Run(NamedTuple):
@@ -259,10 +260,11 @@ def _judged(arm: Arm, habits: _Habits, reference: Reference) -> Arm:
 def _leaks(arm: Arm) -> Iterator[str]:
     if arm.identity.allowed:
         yield f"LEAKY: {', '.join(arm.identity.allowed)} tells the label (--allow-column)"
-    if arm.identity.source == arm.runs[0].spec.target:
-        yield "LEAKY: pretrained on the target itself"
+    spec = arm.runs[0].spec
+    if arm.identity.source == (spec.tested_on or spec.target):
+        yield f"LEAKY: pretrained on {spec.tested_on or 'the target itself'}"
         return
-    if known := overlaps.between(arm.identity.source, arm.runs[0].spec.target):
+    if known := overlaps.between(arm.identity.source, spec.tested_on or spec.target):
         yield f"LEAKY: {known}"
         return
     seen: Counter[int] = Counter()

@@ -61,11 +61,23 @@ class Board:
     columns: tuple[str, ...]  # of the record, where a row names no others
     noise: Noise
     rows: tuple[Row, ...]
+    tested_on: str = ""  # a second set, all of which is the test
 
     @property
     def overlaps(self) -> list[str]:
         """Sets of this board that are known to share images."""
-        return overlaps.among([self.target, *(row.identity.source for row in self.rows)])
+        sets = filter(None, (self.target, self.tested_on))
+        return overlaps.among([*sets, *(row.identity.source for row in self.rows)])
+
+    @property
+    def name(self) -> str:
+        """`isic`, or `isic → mysite` where another set is the test."""
+        return f"{self.target} → {self.tested_on}" if self.tested_on else self.target
+
+    @property
+    def heading(self) -> str:
+        """What tells it from the target's other boards."""
+        return f"{self.name}, {self.under}" if self.tested_on else self.under
 
     @property
     def cut(self) -> str:
@@ -119,10 +131,12 @@ def make(
     *,
     keep: Callable[[RunSpec], bool] = lambda spec: True,
     baseline: Baseline = "scratch",
+    own: "Board | None" = None,
 ) -> Board | None:
     """The board of the runs of one target, protocol and partition; `keep` picks the rows to show.
 
-    The runs that are not kept still serve as baselines of the gains.
+    The runs that are not kept still serve as baselines of the gains. Of a second set the drop is
+    from the board of the target's `own` test.
     """
     reference, arms = gather(store, runs)
     keeps = [keep(arm.runs[0].spec) for arm in arms]
@@ -136,6 +150,8 @@ def make(
     noise = estimate(cells)
     rows = [row_of(part, *of, noise) for part, of in zip(cells, asked, strict=True)]
     rows = with_extraction(_with_gains(rows, arms, baseline))
+    if own is not None:
+        rows = [_with_drop(row, own) for row in rows]
     spec = shown[0].runs[0].spec
     found = [run.outcome.data.get("siblings") for arm in fair for run in arm.runs]
     rates = [float(rate) for rate in found if rate is not None]
@@ -159,6 +175,7 @@ def make(
         columns=usual_columns(arms),
         noise=noise,
         rows=tuple(ranked(list(compress(rows, keeps)), higher_is_better(reference.headline))),
+        tested_on=spec.tested_on,
     )
 
 
@@ -232,6 +249,19 @@ def _with_gains(rows: Sequence[Row], arms: Sequence[Arm], baseline: Baseline) ->
                 gains |= {name: gain} if gain else {}
         found.append(replace(row, gains=gains))
     return found
+
+
+def _with_drop(row: Row, own: Board) -> Row:
+    """The row with how much worse it is than on its own test, whose patients are others."""
+    bases = {run.spec.base for run in row.runs}
+    at_home = (one for one in own.rows if {run.outcome.key for run in one.runs} >= bases)
+    before = next(at_home, None)
+    if before is None or before.headline is None or row.headline is None:
+        return row
+    sides = before.headline, row.headline
+    return replace(
+        row, drop=stats.unpaired(*(sides if higher_is_better(own.headline) else sides[::-1]))
+    )
 
 
 def _same(who: Identity, departs: tuple[str, ...]) -> tuple:

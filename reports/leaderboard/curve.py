@@ -150,7 +150,7 @@ def _from(places: plots.Array, apart: plots.Array) -> plots.Array:
 def of(boards: Sequence[Board]) -> list[Curve]:
     """The curves of boards that differ in the size of the training part alone."""
     groups: dict[tuple[str, str, int], list[Board]] = defaultdict(list)
-    for made in boards:
+    for made in (one for one in boards if not one.tested_on):
         groups[made.target, made.protocol, made.partition].append(made)
     return [curve for part in groups.values() if (curve := _curve(part)) is not None]
 

@@ -74,7 +74,7 @@ def of_one_partition(boards: Sequence[Board]) -> list[tuple[Board, list[str]]]:
     """The whole training part of the first partition of each target and protocol, as a pair enters
     once; what stays out."""
     cuts: dict[tuple[str, str], list[Board]] = defaultdict(list)
-    for made in boards:
+    for made in (one for one in boards if not one.tested_on):
         cuts[made.target, made.protocol].append(made)
     found = []
     for (target, protocol), part in cuts.items():

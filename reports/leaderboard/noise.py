@@ -97,10 +97,9 @@ class Noise:
         size, count, arch = len(made), len(cells.runs), cells.arm.identity.arch
         training = self.training.get(cells.trained, "")
         if isinstance(training, Component):
-            # A test without some records is of the same training.
-            keys = sorted(
-                (run.spec.missing and run.spec.base) or run.outcome.key for run in cells.runs
-            )
+            # A run tested once more is of the same training.
+            keys = sorted((run.spec.again and run.spec.base) or run.outcome.key
+                          for run in cells.runs)  # fmt: skip
             own = training.drawn(size, seed_of("training noise", *keys))
             doubt = training.doubt(size, seed_of("training noise", *cells.trained))
             made += own * doubt / np.sqrt(count)
@@ -217,9 +216,12 @@ def _training(rows: Sequence[Cells]) -> Component | str:
     for i, row in enumerate(rows):
         for run, draws in zip(row.runs, row.draws, strict=True):
             if np.isfinite(value := _value(run)):
-                alike[i, run.spec.fold, run.spec.weights].append((value, draws))
+                # On a second set the folds are trainings that test the same patients.
+                fold = 0 if run.spec.tested_on else run.spec.fold
+                alike[i, fold, run.spec.weights].append((value, draws))
     if several := [_stacked(part) for part in alike.values() if len(part) > 1]:
-        return over_seeds(several)
+        found = over_seeds(several)
+        return found._replace(over="folds") if rows[0].runs[0].spec.tested_on else found
     table: dict[int, dict[int, tuple[float, Array]]] = defaultdict(dict)
     for (i, fold, _), (cell,) in alike.items():
         table[i][fold] = cell

@@ -42,6 +42,7 @@ class Row:
     runs: tuple[Run, ...] = field(repr=False)  # by seed and fold, failed ones too
     draws: Array | None = field(repr=False, compare=False)  # (draws,), paired by row
     undrawn: str = ""  # why it has no draws
+    drop: Comparison | None = None  # from the target's own test to that on a second set
 
     @property
     def leaky(self) -> bool:
@@ -171,7 +172,8 @@ def _tables(runs: Sequence[Run]) -> tuple[dict[str, Estimate], list[dict[str, Es
         each = enumerate(run.outcome.per_class)
         table = {(-1, name): value for name, value in run.outcome.metrics.items()}
         cells.append(table | {(k, name): v for k, part in each for name, v in part.items()})
-    found = pool([run.spec.seed for run in runs], cells)
+    # On a second set folds test the same patients, as seeds do.
+    found = pool([i if run.spec.tested_on else run.spec.seed for i, run in enumerate(runs)], cells)
     tables: list[dict[str, Estimate]] = [
         {} for _ in range(max((k for k, _ in found), default=-1) + 2)
     ]

@@ -23,8 +23,7 @@ from reports.render import Column, told
 OVER = ("scratch", RANDOM, "self", "imagenet")  # what a row may have gained over
 BESIDE = {"worst_class_recall": "worst recall", "ece": "ECE"}
 SPREAD = {"over_folds": "± folds", "over_classes": "± classes"}  # of the headline, ddof 1
-#: The network of a run, where it was kept.
-KEPT = "weights.safetensors"
+DROP = "Drop: how much worse than on {made.target}'s own test, as of different {made.units}."
 FOOTER = (
     "Rank: 1 and the rows that are better for certain, to the last place that the others leave "
     "(paired bootstrap over {units}, one 95 % bound for all pairs of rows). Intervals, gains and "
@@ -68,6 +67,8 @@ def each(
     for row in rows:
         if keeps(row.spec, "target", "protocol", "seed"):
             groups[place_of(row)].append(row.key)
+    homes: dict[Place, Board] = {}  # of those whose runs were tested on a second set as well
+    away = {place._replace(tested_on="") for place in groups if place.tested_on}
     for place in sorted(groups, key=lambda place: place.order):
         runs = read(store, groups[place], brief=brief)
         if not runs:
@@ -77,8 +78,10 @@ def each(
             runs,
             keep=lambda spec: keeps(spec, "source", "fusion", "arch", "mode"),
             baseline=baseline,
+            own=homes.get(place._replace(tested_on="")) if place.tested_on else None,
         )
         if made is not None:
+            homes |= {place: made} if place in away else {}
             yield made
 
 
@@ -93,26 +96,6 @@ def known_baseline(name: str) -> Baseline:
         if name == known:
             return known
     raise BenchError(f"No baseline named '{name}'.", f"Known: {', '.join(get_args(Baseline))}.")
-
-
-def best_run(store: Store, target: str) -> str:
-    """The key of the best run of a target whose network was kept: one that leaks comes last."""
-    found = boards(store, targets=(target,))
-    if len(names := {made.target for made in found}) > 1:
-        raise BenchError(
-            f"{len(names)} sets are named {target}: {', '.join(sorted(names))}.",
-            "Give one of these names, or the key of a run.",
-        )
-    kept = [
-        (made.leaky or row.leaky, made.train_size != "", made.protocol != "standard", key)
-        for made in found
-        for row in made.rows
-        for key in (run.outcome.key for run in row.runs)
-        if row.identity.arch != "none" and (store.folder("run", key) / KEPT).is_file()
-    ]
-    if not kept:
-        raise BenchError(f"No network of {target} was kept.", "Run one without --no-keep.")
-    return min(kept, key=lambda found: found[:3])[3]
 
 
 def show(store: Store, *, format: str = "table", **filters: Any) -> str:
@@ -241,7 +224,7 @@ def reason(run: Run) -> str:
 
 def _table(made: Board) -> render.Table:
     """A board; what it says nothing of has no heading."""
-    parts = [made.target, made.under, metric_title(made.headline), leak(made)]
+    parts = [made.name, made.under, metric_title(made.headline), leak(made)]
     return render.Table(
         title=" · ".join(part for part in parts if part),
         columns=list(_columns(made)),
@@ -251,11 +234,12 @@ def _table(made: Board) -> render.Table:
             *filter(None, [record(made)]),
             *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
             *doubts(made),
+            *([DROP.format(made=made)] if made.tested_on else []),
             *made.overlaps,
             *ends(made),
             *([] if made.unit or made.leaky else [f"{UNKNOWN[0].upper()}{UNKNOWN[1:]}."]),
         ],
-        facts=_plain(made, "target protocol partition train_size leaky siblings"),
+        facts=_plain(made, "target tested_on protocol partition train_size leaky siblings"),
     )
 
 
@@ -274,6 +258,9 @@ def _columns(made: Board) -> Iterator[Column]:
     yield told("missing", "identity.missing")
     yield told("metric", lambda row: made.headline)
     yield Column(made.headline, "headline", ".3f", "*")
+    fell = any(row.drop for row in made.rows)
+    yield Column("drop" if fell else None, "drop.difference", "+.3f", "drop_*")
+    yield told("drop_p", "drop.p")
     for name in (*OVER, "fusion", "whole"):
         field = f"gain_{name.replace(' ', '_')}_"
         yield Column(gains.get(name), f"gains.{name}.difference", "+.3f", f"{field}*")
@@ -298,7 +285,7 @@ def _columns(made: Board) -> Iterator[Column]:
 
 def _board(store: Store, made: Board) -> dict[str, Any]:
     return {
-        **_plain(made, "target protocol partition train_size headline"),
+        **_plain(made, "target tested_on protocol partition train_size headline"),
         "higher_is_better": board.higher_is_better(made.headline),
         **_plain(made, "leaky siblings overlaps versions"),
         "split": made.split.model_dump(mode="json"),
@@ -320,7 +307,7 @@ def _row(store: Store, row: Row) -> dict[str, Any]:
         **_plain(who, "columns missing arch mode"),
         "setting": row.setting,
         "recipe": who.recipe.model_dump(mode="json"),
-        **_plain(row, "headline gains metrics"),
+        **_plain(row, "headline drop gains metrics"),
         "sd_over_folds": row.over_folds,
         "sd_over_classes": row.over_classes,
         **_plain(row, "classes per_class"),

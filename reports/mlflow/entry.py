@@ -119,7 +119,7 @@ def _may_show(target: str) -> bool:
 
 def _title(outcome: Outcome) -> str:
     spec = outcome.spec
-    names = ("partition", "train_size", "seed", "pretrain_seed", "missing")
+    names = ("partition", "train_size", "seed", "pretrain_seed", "missing", "tested_on")
     drawn = {name: getattr(spec, name, 0) for name in names}
     seed = "".join(f" {name.replace('_', ' ')} {n}" for name, n in drawn.items() if n)
     if isinstance(spec, RunSpec):
@@ -190,7 +190,8 @@ def _data(store: Store, outcome: Outcome) -> Iterator[tuple[str, str, str]]:
         found = {"source": facts.get("digest")}
     else:
         made = store.outcome("pretrain", spec.weights) if spec.weights else None
-        found = {"target": facts.get("digest"), "source": made.data.get("digest") if made else None}
+        tested = "tested_on" if spec.tested_on else "target"
+        found = {tested: facts.get("digest"), "source": made.data.get("digest") if made else None}
     yield from ((getattr(spec, use), str(digest), use) for use, digest in found.items() if digest)
 
 

@@ -41,7 +41,14 @@ def write(store: Store, out: Path) -> Path:
     boards = table.boards(store, brief=False)
     by_target: dict[str, list[Board]] = defaultdict(list)
     for made in sorted(
-        boards, key=lambda made: (made.target, made.leaky, made.train_size != "", -len(made.rows))
+        boards,
+        key=lambda made: (
+            made.target,
+            made.leaky,
+            made.train_size != "",
+            made.tested_on,
+            -len(made.rows),
+        ),
     ):
         by_target[made.target].append(made)
     about = registry.names("target")

@@ -104,7 +104,8 @@ def _boards(
     """The boards of the store by (target, protocol)."""
     keys: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in store.summaries():
-        if row.spec.partition == 0 and not row.spec.train_size and not row.spec.missing:
+        asked = row.spec
+        if not (asked.partition or asked.train_size or asked.missing or asked.tested_on):
             keys[row.spec.target, row.spec.protocol].append(row.key)
     runs = {place: leaderboard.read(store, keys[place]) for place in keys.keys() & places}
     return {place: board.make(store, found) for place, found in runs.items() if found}
