@@ -306,7 +306,7 @@ def _valid(kind: type[Kind], options: dict[str, Any]) -> Kind:
     facts = _facts(kind, options)
     try:
         own = Input(path=Path(), **{name: options.get(name) or None for name in OWN})
-        how = {"target": own}
+        how: dict[str, Input | None] = {"target": own}
         if "answers" in options:
             how["distance"] = Input(path=Path(options["answers"]).resolve())
         named = list[Named]()
