@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from stores import run_all
 
+from benchmark.api import read_table
 from benchmark.data import prepare, split
 from benchmark.errors import BenchError
 from benchmark.index import asked as flat
 from benchmark.plan import plan
-from benchmark.plan.request import Request
+from benchmark.plan.request import Request, requests, told
 from benchmark.spec import Cell, Outcome, RunSpec, Runtime, key_of
 from benchmark.store import Store
+from benchmark.synthetic import lesions
+from benchmark.synthetic import marked as marked_ones
 from benchmark.train import elsewhere
 from benchmark.train import job as cells
 from reports.leaderboard import table
@@ -112,13 +115,13 @@ def test_on_its_own_set_a_run_says_what_it_said(found, runtime, arm, mode):
     spec = whole.spec.model_copy(update={"tested_on": "both", "base": whole.key})
     again = cells.run(Cell.of(spec, whole.versions), runtime)
     assert again.status == "ok", again.failure
-    rows = tested_rows(whole, runtime)
+    rows = own_rows(whole, runtime)
     scores = Store(runtime.store).predictions(again.key)["scores"][rows]
     kept = Store(runtime.store).predictions(whole.key)["scores"]
     np.testing.assert_allclose(scores, kept, atol=1e-5)
 
 
-def tested_rows(whole: Outcome, runtime: Runtime) -> np.ndarray:
+def own_rows(whole: Outcome, runtime: Runtime) -> np.ndarray:
     spec = whole.spec
     assert isinstance(spec, RunSpec)
     prepared = prepare.prepare("both", spec.recipe.size, runtime)
@@ -226,3 +229,73 @@ def test_every_format_and_the_page_tell_the_drop(found, runtime, tmp_path):
     write.write(store, tmp_path)
     page = next(tmp_path.glob("target-both*")).read_text()
     assert "both → other" in page and ">Drop<" in page
+
+
+def test_a_second_folder_is_read_as_the_target_by_a_table_of_the_same_name(tmp_path):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "there" / "my.csv").write_text("image,dx\n")
+    asked = {
+        "target": str(tmp_path / "here"), "metadata": str(tmp_path / "my.csv"), "label": "dx",
+        "test_on": [str(tmp_path / "there")],
+    }  # fmt: skip
+    (found,) = requests(asked)
+    given = {one.name: one.given for one in found.named}
+    assert found.test_ons == ("folder:there",)
+    assert given["folder:here"].metadata == tmp_path / "my.csv"
+    assert given["folder:there"].metadata == tmp_path / "there" / "my.csv"
+    assert given["folder:there"].label == "dx"
+
+
+def test_a_planted_shortcut_shows_as_a_drop(runtime):
+    asked = request(targets=("demo:shortcut",), test_ons=("demo:clean",), fusions=("none",))
+    run_all(asked.model_copy(update={"folds": (0,)}), runtime)
+    made = table.boards(Store(runtime.store), targets=("demo:shortcut",))
+    row = next(one for one in made if one.tested_on == "demo:clean").rows[0]
+    assert row.drop is not None and row.headline is not None
+    assert row.drop.difference.low > 0.1
+    assert row.headline.n == 900
+
+
+def test_the_mark_goes_with_the_label_and_only_there():
+    plain, marked = lesions(count=900), marked_ones(lesions(count=900))
+    changed = (plain.images != marked.images).any((1, 2, 3))
+    assert (changed == (plain.labels == 1)).mean() == pytest.approx(0.9, abs=0.03)
+    assert np.array_equal(plain.images[:, 8:], marked.images[:, 8:])
+    other = lesions(count=900, seed=1)
+    seen = [{one.tobytes() for one in found.images} for found in (plain, other)]
+    assert not seen[0] & seen[1]
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_two_halves_of_isic_by_site_have_a_board_with_a_drop(real_data, tmp_path):
+    halves = ("back", "lower extremity", "trunk"), ("face", "abdomen", "upper extremity")
+    base = real_data / "isic2018"
+    rows = read_table(base / "HAM10000_metadata.csv", need=("image_id", "dx", "localization"))
+    for name, sites in zip(("first", "second"), halves, strict=True):
+        seen, kept = set[str](), dict[str, int]()
+        for row in rows:
+            label = row["dx"]
+            if row["localization"] not in sites or label not in ("nv", "mel", "bkl"):
+                continue
+            if row["lesion_id"] in seen or kept.get(label, 0) == 100:
+                continue
+            seen.add(row["lesion_id"])
+            kept[label] = kept.get(label, 0) + 1
+            link = tmp_path / name / label / f"{row['image_id']}.jpg"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(base / "ISIC2018_Task3_Training_Input" / link.name)
+    (asked,) = requests({
+        "target": str(tmp_path / "first"), "test_on": str(tmp_path / "second"),
+        "arch": "test_resnet", "mode": "frozen", "size": 64, "threads": 1,
+    })  # fmt: skip
+    how = {"device": "cpu", "workers": 1, "offline": True, "draws": 200}
+    runtime = Runtime(store=tmp_path / "store", **how, **told(asked.named))
+    run_all(asked, runtime)
+    made = {one.tested_on: one for one in table.boards(Store(runtime.store))}
+    row = made["folder:second"].rows[0]
+    assert made["folder:second"].name == "folder:first → folder:second"
+    assert row.drop is not None and row.headline is not None and row.rank == 1
+    assert row.drop.difference.low < row.drop.difference.value < row.drop.difference.high
+    assert row.headline.n == 300

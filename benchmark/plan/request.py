@@ -35,14 +35,8 @@ LISTS = (
 )  # fmt: skip
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
 OWN = ("name", "metadata", "label", "group", "image", "split")  # of a folder of the user's own
-SINGLE = (
-    "tune",
-    "column",
-    "allow-column",
-    "type",
-    "subsets",
-    "subgroup",
-)  # one value for the whole plan
+#: One value for the whole plan.
+SINGLE = ("tune", "column", "allow-column", "type", "subsets", "subgroup")
 #: Lists that are one value: learning rates of which validation chooses.
 WHOLE = ("tune", "recipe.tune")
 #: What `part.field` can change; of an arm and of a method these are the options.
@@ -306,7 +300,7 @@ def _valid(kind: type[Kind], options: dict[str, Any]) -> Kind:
     facts = _facts(kind, options)
     try:
         own = Input(path=Path(), **{name: options.get(name) or None for name in OWN})
-        how: dict[str, Input | None] = {"target": own}
+        how = {"target": own}
         if "answers" in options:
             how["distance"] = Input(path=Path(options["answers"]).resolve())
         named = list[Named]()
@@ -314,9 +308,9 @@ def _valid(kind: type[Kind], options: dict[str, Any]) -> Kind:
             if field not in facts or (field == "probe" and facts["key"]):
                 continue
             texts = [str(text) for text in listed(facts[field])]
-            if field == "test_ons" and any(one.given for one in named):
-                how["target"] = None  # the options describe the target's own folder
-            found = [_same(resolve(role, text, how.get(role)), named) for text in texts]
+            second = field == "test_ons" and any(one.given for one in named)
+            each = [_alike(own, Path(text)) if second else how.get(role) for text in texts]
+            found = [_same(resolve(role, *one), named) for one in zip(texts, each, strict=True)]
             facts[field] = found[0].name if field == "probe" else [one.name for one in found]
             named += found
         if own != Input(path=Path()) and not any(one.given for one in named):
@@ -343,6 +337,13 @@ def _facts(kind: type[Asked], options: dict[str, Any]) -> dict[str, Any]:
             many = "allow" if name == "allow-column" else f"{name}s"
             facts[many if many in kind.model_fields else name] = value
     return facts
+
+
+def _alike(own: Input, folder: Path) -> Input:
+    """A second folder is read as the target's where its table has the same name and is inside."""
+    table = (folder / own.metadata.name if own.metadata else folder).resolve()
+    same = own.model_copy(update={"name": None, "metadata": table})
+    return same if table.is_file() else Input(path=folder)
 
 
 def _same(one: Named, others: Iterable[Named]) -> Named:
