@@ -342,7 +342,7 @@ def _facts(kind: type[Asked], options: dict[str, Any]) -> dict[str, Any]:
 def _alike(own: Input, folder: Path) -> Input:
     """A second folder is read as the target's where its table has the same name and is inside."""
     table = (folder / own.metadata.name if own.metadata else folder).resolve()
-    same = own.model_copy(update={"name": None, "metadata": table})
+    same = own.model_copy(update={"name": None, "metadata": table, "split": None})
     return same if table.is_file() else Input(path=folder)
 
 
