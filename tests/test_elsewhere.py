@@ -240,7 +240,7 @@ def test_a_second_folder_is_read_as_the_target_by_a_table_of_the_same_name(tmp_p
         "test_on": [str(tmp_path / "there")],
     }  # fmt: skip
     (found,) = requests(asked)
-    given = {one.name: one.given for one in found.named}
+    given = {one.name: one.given for one in found.named if one.given}
     assert found.test_ons == ("folder:there",)
     assert given["folder:here"].metadata == tmp_path / "my.csv"
     assert given["folder:there"].metadata == tmp_path / "there" / "my.csv"

@@ -14,6 +14,7 @@ from benchmark.spec import UNREAD, Cell, DistanceSpec, Failure, Input
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import compare, transfer
+from reports.leaderboard import best
 from reports.leaderboard import table as leaderboard
 from reports.page import overview, write
 from reports.recommend import matrix
@@ -86,7 +87,7 @@ def test_a_comparison_takes_them_apart(store: Store):
 def test_the_best_run_of_a_name_of_two_is_refused(store: Store):
     both(store)
     with pytest.raises(BenchError, match="2 sets are named folder:images"):
-        leaderboard.best_run(store, "folder:images")
+        best.best_run(store, "folder:images")
 
 
 def test_a_distance_to_one_set_is_none_to_the_other(store: Store):
