@@ -67,7 +67,7 @@ class Answer(NamedTuple):
     scores: np.ndarray
     chosen: str
     history: list[dict[str, float | int | None]]
-    facts: dict[str, int] | None = None  # numbers trained, of how many; where a network was
+    facts: dict[str, float] | None = None  # numbers trained, of how many; where a network was
 
 
 def run(work: Work, spec: RunSpec) -> Outcome:
