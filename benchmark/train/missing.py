@@ -9,7 +9,7 @@ from benchmark import registry
 from benchmark.data import prepare, split
 from benchmark.errors import BenchError
 from benchmark.spec import Cell, Outcome, RunSpec, is_solved, lacking, seed_of, share_of
-from benchmark.train import finetune, heads, loop, record_map, weights
+from benchmark.train import finetune, heads, loop, record_map, trains, weights
 from benchmark.train.context import Work
 from benchmark.train.softmax import Softmax
 
@@ -81,6 +81,7 @@ def tested(work: Work, fold: finetune.Fold) -> finetune.Answer:
         return finetune.Answer(heads.probabilities(found, values), "", [])
     make, inputs = finetune.network_of(work, fold)
     model = make()
+    trains.merge(model)  # as it was kept
     model.load_state_dict(kept)
     with work.timed("test"):
         scores = loop.predict(model, inputs, torch.as_tensor(test), spec.recipe, work.device)
