@@ -54,7 +54,7 @@ def merge(model: nn.Module) -> None:
         parametrize.remove_parametrizations(layer, "weight")
 
 
-def counts(model: nn.Module) -> dict[str, int]:
+def counts(model: nn.Module) -> dict[str, float]:
     """How many numbers are trained, of how many."""
     every = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return {"trained": sum(n for n, on in every if on), "parameters": sum(n for n, _ in every)}
