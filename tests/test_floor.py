@@ -67,9 +67,7 @@ def test_tables_fit_the_terminal_and_name_what_was_left_out(name: str, store: Pa
     )
     headings = head.replace("|", "").replace("\\", "").split()  # one may be folded
     assert [heading for heading in headings if heading not in text] == []
-    assert ("--format md has every column" in text) == (
-        name not in ("status", "distance", "recommend")
-    )
+    assert ("--format md has every column" in text) == (name not in ("status", "distance"))
 
 
 @pytest.mark.slow
