@@ -8,8 +8,7 @@
     include: [{source: dtd, fusion: metanet, fold: 0}]
     exclude: [{source: "medical:*", size: 112}]
 
-An entry of `include` is run with what it names in place of the plan's; a combination that has all
-of an entry of `exclude` is left out.
+`include`: run too, with what it names in place of the plan's; `exclude`: left out, if all is so.
 """
 
 import re
@@ -63,8 +62,6 @@ class Named(NamedTuple):
 
 def resolve(kind: str, text: str, own: Input | None = None) -> Named:
     """`./mine.py:x` is `mine:x`, `./my-images` is `folder:my-images`, read as `own` says."""
-    if text.startswith("hub:"):  # its name has a slash and is no path
-        return Named(text)
     bare = text.removeprefix("folder:")
     path = Path(bare).expanduser()
     file, ending, variant = text.partition(".py")
@@ -84,7 +81,7 @@ def resolve(kind: str, text: str, own: Input | None = None) -> Named:
         return Named(f"folder:{name}", given=given)
     if kind == "distance" and own is not None and text == "expert":
         return Named(f"expert:{own.path.stem}", given=own)
-    if "/" in bare and kind in ("source", "target"):
+    if "/" in bare and kind in ("source", "target") and not text.startswith("hub:"):
         raise BenchError(f"There is no folder or component file {path}.", "Check the path.")
     return Named(text)
 
