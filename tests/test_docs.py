@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmark import cli, contract, registry
+from benchmark import cli, contract, registry, synthetic
 from benchmark.spec import Input
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,6 +105,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root = folder / "data" / component.card.folders[0]
         root.mkdir(parents=True)
         component.fake(root, 0)
+    names = registry.card("target", "isic").labels  # of another hospital
+    for i, image in enumerate(synthetic.samples(range(4 * len(names)), size=32)):
+        synthetic.save(image, folder / "mysite" / names[i % len(names)] / f"{i}.png")
     save_file(timm.create_model("resnet18").state_dict(), folder / "weights.safetensors")
     torch.save(timm.create_model("resnet18").state_dict(), folder / "resnet50_torch.pt")
     own = registry.load("target", "folder:x", given=Input(path=folder / "my-images"))
