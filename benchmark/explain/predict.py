@@ -55,7 +55,7 @@ class Trained:
         """The record float32 (n, M) as the arm was trained on it."""
         if self.encoder is None:
             return None
-        return record_map.standardised(self.encoder.transform(frame).to_numpy(float), self.scale)
+        return record_map.mapped((self.encoder, self.scale), frame)
 
     def inputs(self, pixels: np.ndarray, record: np.ndarray | None) -> loop.Pixels:
         """Prepared images uint8 (n, H, W, 3) as the network takes them."""

@@ -13,6 +13,7 @@ from benchmark.train import finetune, missing, record_map
 from benchmark.train.context import Work
 
 NOBODY = np.zeros(0, np.int64)
+Base = tuple[Work, Outcome, RunSpec]  # of a finished run: as `missing.trained` gives it
 
 
 class Both(NamedTuple):
@@ -35,12 +36,14 @@ class Both(NamedTuple):
 
 def run(work: Work, spec: RunSpec) -> Outcome:
     """The test of the run `spec.base` on all of the set `spec.tested_on`."""
-    _, whole, asked = missing.trained(work, spec)
+    base = missing.trained(work, spec)
+    _, whole, asked = base
     first = work.prepared(asked.target, asked.recipe)
     second = alike(work.prepared(spec.tested_on, asked.recipe), first)
     both = Both(first, finetune.parts_of(work, first, asked), second)
-    answer = _answer(work, spec, both)
-    fold = _fold(work, spec, both)._replace(target=prepare.source_of(spec.tested_on, work.runtime))
+    fold = _fold(work, base, both)
+    answer = _answer(work, base, both, fold)
+    fold = fold._replace(target=prepare.source_of(spec.tested_on, work.runtime))
     if known := int(both.shared.sum()):
         what = f"{known} of {len(second.labels)} images of {spec.tested_on}"
         warnings.warn(f"{what} are in the training part of {asked.target}.", stacklevel=2)
@@ -60,52 +63,51 @@ def alike(second: prepare.Prepared, first: prepare.Prepared) -> prepare.Prepared
     return replace(second, classes=first.classes, labels=place[second.labels])
 
 
-def _answer(work: Work, spec: RunSpec, both: Both) -> finetune.Answer:
-    """The probabilities of the second set by what `spec.base` kept."""
-    there, _, asked = missing.trained(work, spec)
-    fold = _fold(work, spec, both)
+def _answer(work: Work, base: Base, both: Both, fold: finetune.Fold) -> finetune.Answer:
+    """The probabilities of the second set by what the run kept."""
+    there, _, asked = base
     if fold.arm.card.image and fold.arm.needs != "probabilities":
         return missing.tested(there, fold)
     # The model on the record is fitted again, to the same training part with the same seed.
-    joined = fold._replace(**_joined(work, spec, both, fold.record))
+    joined = fold._replace(**_joined(work, base, both, fold.record))
     if not fold.arm.card.image:
         return finetune.way(joined)(there, joined)
-    image = _answer(work, spec.model_copy(update={"base": asked.base}), both)
+    alone = missing.trained(work, asked)  # the image-only run that it combines
+    image = _answer(work, alone, both, _fold(work, alone, both))
     return finetune.combine(there, joined, image.scores)
 
 
-def _fold(work: Work, spec: RunSpec, both: Both) -> finetune.Fold:
+def _fold(work: Work, base: Base, both: Both) -> finetune.Fold:
     """The run as it was trained, with the second set as its test."""
-    asked, second = missing.trained(work, spec)[2], both.second
+    asked, second = base[2], both.second
     return finetune.Fold(
         asked,
         prepare.source_of(asked.target, work.runtime),
         registry.load("fusion", asked.fusion, **work.runtime.where(asked.fusion)),
         second,
         split.Parts(NOBODY, NOBODY, np.arange(len(second.labels)), 0.0),
-        None if asked.record is None else _record(work, spec, second, np.arange(len(second.names))),
+        None if asked.record is None else _record(work, base, second, np.arange(len(second.names))),
     )
 
 
-def _record(work: Work, spec: RunSpec, prepared: prepare.Prepared, rows: np.ndarray) -> np.ndarray:
+def _record(work: Work, base: Base, prepared: prepare.Prepared, rows: np.ndarray) -> np.ndarray:
     """The records of these rows float32 (N, M) by the map that the run kept, other rows zero."""
-    _, whole, asked = missing.trained(work, spec)
+    _, whole, asked = base
     absent = [name for name in asked.columns if name not in prepared.metadata]
     if absent:
         text = f"{prepared.name} has no column {', '.join(absent)}: missing in all of its records."
         warnings.warn(text, stacklevel=2)
-    encoder, scale = record_map.kept_map(work.store, whole)
+    kept = record_map.kept_map(work.store, whole)
     frame = prepared.frame([c for c in asked.columns if c not in absent], rows)
     frame = frame.reindex(columns=list(asked.columns), fill_value="")
     words = getattr(prepare.source_of(prepared.name, work.runtime).card, "missing", ())
-    record = np.zeros((len(prepared.labels), len(encoder.columns_out)), np.float32)
+    record = np.zeros((len(prepared.labels), len(kept[0].columns_out)), np.float32)
     with work.timed("encode"):
-        found = encoder.transform(frame.replace(list(words), "")).to_numpy(float)
-        record[rows] = record_map.standardised(found, scale)
+        record[rows] = record_map.mapped(kept, frame.replace(list(words), ""))
     return record
 
 
-def _joined(work: Work, spec: RunSpec, both: Both, record: np.ndarray | None) -> dict[str, Any]:
+def _joined(work: Work, base: Base, both: Both, record: np.ndarray | None) -> dict[str, Any]:
     """A fold's fields with both sets in one table, for arms that look at no image."""
     first, parts, second = both
     after = len(first.labels)
@@ -120,5 +122,5 @@ def _joined(work: Work, spec: RunSpec, both: Both, record: np.ndarray | None) ->
             digest=first.digest + second.digest,
         ),
         "parts": parts._replace(test=after + np.arange(len(second.labels))),
-        "record": np.concatenate([_record(work, spec, first, both.seen), record]),
+        "record": np.concatenate([_record(work, base, first, both.seen), record]),
     }

@@ -27,7 +27,7 @@ def run(work: Work, spec: RunSpec) -> Outcome:
         parts := finetune.parts_of(work, prepared, asked),
         record=None,
     )
-    encoder, scale = record_map.kept_map(work.store, whole)
+    kept = record_map.kept_map(work.store, whole)
     frame = prepared.frame(asked.columns, parts.test)
     share = share_of(spec.missing)
     if share is None:
@@ -36,10 +36,9 @@ def run(work: Work, spec: RunSpec) -> Outcome:
         frame.loc[lost(fold, share), :] = ""
     seen = np.concatenate([parts.train, parts.val])
     with work.timed("encode"):
-        record = np.zeros((len(prepared.labels), len(encoder.columns_out)), np.float32)
+        record = np.zeros((len(prepared.labels), len(kept[0].columns_out)), np.float32)
         for rows, cells in ((seen, prepared.frame(asked.columns, seen)), (parts.test, frame)):
-            found = encoder.transform(cells).to_numpy(float)
-            record[rows] = record_map.standardised(found, scale)
+            record[rows] = record_map.mapped(kept, cells)
     answer = tested(there, fold._replace(record=record))
     note = f"{lacking(spec.missing)} from the test of {whole.key}: {whole.chosen}"
     return finetune.judge(work, fold, answer._replace(chosen=note, history=[]))

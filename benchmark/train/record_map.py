@@ -15,7 +15,7 @@ from benchmark.store import Store
 from benchmark.train.context import Work
 
 if TYPE_CHECKING:
-    pass
+    import pandas as pd
 
 #: A run keeps the encoder, and mean and deviation of its columns.
 ENCODER, SCALE = "encoder.json", "record.json"
@@ -64,6 +64,14 @@ def _fitted(
 def standardised(encoded: np.ndarray, scale: Mapping[str, Sequence[float]]) -> np.ndarray:
     """The encoded record (n, M) as the arm takes it, in training and in prediction alike."""
     return ((encoded - scale["mean"]) / scale["deviation"]).astype(np.float32)
+
+
+def mapped(
+    kept: tuple[Encoder, Mapping[str, Sequence[float]]], frame: "pd.DataFrame"
+) -> np.ndarray:
+    """The rows of a table as the arm takes them, float32 (n, M), by the map that a run kept."""
+    encoder, scale = kept
+    return standardised(encoder.transform(frame).to_numpy(float), scale)
 
 
 def kept_map(store: Store, outcome: Outcome) -> tuple[Encoder, dict[str, list[float]]]:
