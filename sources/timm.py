@@ -1,6 +1,7 @@
 """Any weights that timm lists, which name their network: timm:vit_small_patch14_dinov2.lvd142m."""
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from benchmark.api import BenchError, Input, Ready, SourceCard, did_you_mean
@@ -56,8 +57,9 @@ class Timm(Ready):
         return fetched(self.variant)
 
 
+@cache
 def _facts(variant: str) -> dict[str, Any]:
-    """What timm knows of these weights, for the card."""
+    """What timm knows of these weights, for the card; a plan asks once for every cell."""
     import timm
 
     known = timm.list_pretrained()

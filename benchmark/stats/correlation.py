@@ -118,15 +118,30 @@ def power_warning(correlation: Correlation, adjusted: float | None = None) -> st
     return f"{n} pairs cannot tell a correlation of {rho:+.2f} {interval_and_p} from 0{more}."
 
 
-def static_baseline(gain: ArrayLike, target: ArrayLike, source: ArrayLike) -> Array:
-    """For each pair, the source's mean place by gain on the other targets (higher is better).
+def places_elsewhere(scores: ArrayLike) -> Array:
+    """Each source's mean place on the targets but this one (S, T); NaN where it has no other.
 
     A place is the rank as a fraction of the runs of that target, (rank − ½) / runs: a long list
-    counts no more than a short one. It knows nothing of the pair's own target: what a distance
-    must beat. NaN for a source that has no other target.
+    counts no more than a short one.
     """
     from scipy import stats
 
+    table = np.asarray(scores, dtype=float)
+    known = ~np.isnan(table)
+    ranks = stats.rankdata(table, axis=0, nan_policy="omit") if table.size else table
+    places = (ranks - 0.5) / np.maximum(known.sum(axis=0), 1)
+    others = known.sum(axis=1, keepdims=True) - known
+    total = np.nansum(places, axis=1, keepdims=True) - np.nan_to_num(places)
+    mean = np.divide(total, others, out=np.full(table.shape, np.nan), where=others > 0)
+    return mean.round(12)  # equal places stay equal whatever was summed
+
+
+def static_baseline(gain: ArrayLike, target: ArrayLike, source: ArrayLike) -> Array:
+    """For each pair, the source's mean place by gain on the other targets (higher is better).
+
+    It knows nothing of the pair's own target: what a distance must beat. NaN for a source that has
+    no other target.
+    """
     gains = np.asarray(gain, dtype=float)
     sources, row = np.unique(np.asarray(source).astype(str), return_inverse=True)
     targets, column = np.unique(np.asarray(target).astype(str), return_inverse=True)
@@ -136,12 +151,7 @@ def static_baseline(gain: ArrayLike, target: ArrayLike, source: ArrayLike) -> Ar
         raise BenchError(
             "A (source, target) pair occurs more than once.", "Average its gains before ranking."
         )
-    known = ~np.isnan(table)
-    places = (stats.rankdata(table, axis=0, nan_policy="omit") - 0.5) / known.sum(axis=0)
-    others = known.sum(axis=1, keepdims=True) - known
-    total = np.nansum(places, axis=1, keepdims=True) - np.nan_to_num(places)
-    mean = np.divide(total, others, out=np.full(table.shape, np.nan), where=others > 0)
-    return mean[row, column].round(12)  # equal places stay equal whatever was summed
+    return places_elsewhere(table)[row, column]
 
 
 def weighted_tau_by_target(

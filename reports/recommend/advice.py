@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmark.errors import BenchError
 from benchmark.spec import origin
-from benchmark.stats import Array, Estimate, interval
+from benchmark.stats import Array, Estimate, interval, places_elsewhere
 from benchmark.store import Store
 from reports import render
 from reports.leaderboard import table as leaderboard
@@ -103,7 +103,7 @@ def recommend(
     left = [s for s in candidates if s not in seen and known.sources[s] not in without]
     if not candidates:
         raise BenchError(f"There is no source for {target}.", "Name some with --source.")
-    placed = matrix.static(matrix.places(known.scores), column)
+    placed = places_elsewhere(known.scores)[:, column]
     took = np.full(len(scores), NAN) if seconds is None else seconds
     counts = per_second and np.isfinite(took).all()
     blank = {

@@ -13,7 +13,7 @@ from benchmark.errors import BenchError
 from benchmark.stats import Array, Estimate
 from reports import render
 from reports.recommend.belief import Prior, believe, next_run
-from reports.recommend.matrix import Matrix, of_files, places, published, static
+from reports.recommend.matrix import Matrix, of_files, published
 from reports.recommend.prior import TooFew, learn, usable
 from reports.render import Column, Table
 
@@ -55,9 +55,9 @@ class Trial:
 def trials(matrix: Matrix) -> list[Trial]:
     """Leave one target out, for the recommendation and every plain rule."""
     matrix = matrix.without_self()
-    placed = places(matrix.scores)
+    elsewhere = stats.places_elsewhere(matrix.scores)
     rules: dict[str, Callable[[int], Array]] = {
-        STATIC: lambda t: static(placed, t),
+        STATIC: lambda t: elsewhere[:, t],
         "imagenet first": lambda t: np.array([float(s == "imagenet") for s in matrix.sources]),
         "log size": lambda t: np.log(matrix.images),
         "random": lambda t: np.zeros(len(matrix.sources)),
@@ -216,9 +216,10 @@ def settings(matrix: Matrix) -> Iterator[tuple[str, dict[str, Estimate], dict[st
                     found = learn(replace(matrix, scores=little), hidden)
                 except TooFew:
                     continue
+                elsewhere = stats.places_elsewhere(little)
                 for t, prior in zip(hidden, found, strict=True):
-                    truth, plain = matrix.scores[:, t], static(places(little), t)
-                    numbers.append((_learnt(truth, prior)[0], _fixed(truth, plain)))
+                    truth = matrix.scores[:, t]
+                    numbers.append((_learnt(truth, prior)[0], _fixed(truth, elsewhere[:, t])))
         if numbers:
             mine, plain = (Trial("", np.array(part)) for part in zip(*numbers, strict=True))
             yield name, summary(mine), summary(plain)

@@ -83,22 +83,6 @@ def build(
     ).without_self()  # fmt: skip
 
 
-def places(scores: Array) -> Array:
-    """(rank − ½) / runs on each target: a long list counts no more than a short one."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata(scores, axis=0, nan_policy="omit") if scores.size else scores
-    return (ranks - 0.5) / np.maximum(np.isfinite(scores).sum(axis=0), 1)
-
-
-def static(places: Array, without: int) -> Array:
-    """The mean place of each source (S,) on all targets but one; NaN where it was not run."""
-    others = np.delete(places, without, axis=1)
-    total, count = np.nansum(others, axis=1), np.isfinite(others).sum(axis=1)
-    mean = np.divide(total, count, out=np.full(len(others), np.nan), where=count > 0)
-    return np.asarray(np.round(mean, 12), np.float64)  # so that ties stay ties
-
-
 def images_of(source: str) -> float:
     """How many images a source has by its card; NaN for one without or no longer known."""
     card = registry.card("source", source) if source != "none" else None

@@ -203,8 +203,9 @@ def _slopes(near: Array, left: Array, known: Mask) -> tuple[Array, Array]:
         return np.asarray(np.linalg.solve(gram + penalty * np.eye(methods), total), np.float64)
 
     errors = np.zeros((len(PENALTIES), count))
+    gram, total = grams.sum(0), sums.sum(0)
     for i, j in np.ndindex(errors.shape):
-        found = solved(grams.sum(0) - grams[j], sums.sum(0) - sums[j], float(PENALTIES[i]))
+        found = solved(gram - grams[j], total - sums[j], float(PENALTIES[i]))
         errors[i, j] = (found @ grams[j] @ found - 2 * found @ sums[j]) / known[:, j].sum()
     shares = np.random.default_rng(0).dirichlet(np.ones(count), DRAWS)
     best = PENALTIES[(errors @ shares.T).argmin(axis=0)].tolist()
