@@ -2,6 +2,7 @@
 
 Labels are class indices 0…K-1, shape (n,). Scores have shape (n, K); the prediction is the
 highest, the lowest index on ties. A binary task may hand in (n,) probabilities of class 1.
+Multi-label are labels (n, K) of 0 and 1: scores are probabilities of yes, predicted from 0.5 on.
 """
 
 import warnings
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmark.errors import BenchError, NotFinite
-from benchmark.metrics.rates import ALL, Array, Rows, mean_of, metrics_of, rates_of
+from benchmark.metrics.rates import ALL, Array, Rows, mean_of, metrics_of, rates_of, truth_of
 from benchmark.stats import Estimate, interval
 
 KAPPA = "quadratic_kappa"  # of ordinal labels
@@ -82,7 +83,7 @@ class Evaluation:
 
     def over_classes(self) -> dict[str, float]:
         """The standard deviation over classes (ddof 1) of the metrics that are means over them."""
-        macro, binary = self.table["macro"], len(self.per_class) == 2
+        macro, binary = self.table["macro"], "positive_npv" in self.overall
         titles = {"sensitivity": ("sensitivity", "mcr"), "accuracy": ("accuracy_ovr",)}
         return {
             title: macro[name]["std"]
@@ -177,6 +178,8 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Rows, Array]:
             f"{np.count_nonzero(~np.isfinite(p))} of {p.size} scores are NaN or infinite.",
             "Look at the loss of this run; a lower learning rate is the usual cure.",
         )
+    if y.ndim == 2:
+        return _checked_labels(y, p)
     p = p[:, 0] if p.ndim == 2 and p.shape[1] == 1 else p
     if p.ndim == 1 and p.size and p.min() >= 0 and p.max() <= 1:
         p = np.stack([1 - p, p], axis=1)
@@ -190,6 +193,20 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Rows, Array]:
         what = f"The labels are not whole numbers from 0 to {p.shape[1] - 1}."
         raise BadScores(what, "Number the classes from 0 and give each a column of scores.")
     return codes, p
+
+
+def _checked_labels(labels: NDArray[Any], scores: Array) -> tuple[Rows, Array]:
+    if labels.shape != scores.shape or not labels.size:
+        raise BadScores(
+            f"Labels of shape {labels.shape} do not go with scores of shape {scores.shape}.",
+            "Give multi-label labels and their scores as (n, labels).",
+        )
+    if not np.isin(labels, (0, 1)).all() or scores.min() < 0 or scores.max() > 1:
+        raise BadScores(
+            "Multi-label labels are not all 0 or 1, or their scores no probabilities.",
+            "Give the probability of yes for each label.",
+        )
+    return labels.astype(np.intp), scores
 
 
 def _on_cpu(values: Any) -> NDArray[Any]:
@@ -265,7 +282,7 @@ def _evaluation(
     if groups < 2 or not chunks:  # nothing can be said of another patient
         chunks = [dict.fromkeys(point, np.full(draws, np.nan))]
     drawn = {k: np.concatenate([chunk[k] for chunk in chunks]) for k in point}
-    sizes = [*np.bincount(labels, minlength=scores.shape[1]).tolist(), len(labels)]  # ALL: last
+    sizes = [*truth_of(labels, scores.shape[1]).sum(axis=0).tolist(), len(labels)]  # ALL: last
     estimates = {
         (name, c): Estimate(float(v[0]), *interval(drawn[name, c]), sizes[c])
         for (name, c), v in point.items()

@@ -1,6 +1,7 @@
 """Every metric of a test set under weights: all one for the point, times drawn for the bootstrap.
 
-weights: (n, draws), how often each sample was drawn; rates: (classes, draws).
+weights: (n, draws), how often each sample was drawn; rates: (classes, draws). Labels (n, classes)
+of 0 and 1 are multi-label: each class a yes or no of its own, its score the probability of yes.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
 Tested = tuple[NDArray[np.integer], Array]  # labels (n,) and scores (n, classes) of one fold
 BINS = 15
+YES = 0.5  # from this probability on a label is predicted: chosen by nobody, on no data
 GRID = np.linspace(0, 1, 101)  # false positive rates
 ALL = -1  # in the place of a class: the whole test set
+OF_LABEL = ("specificity", "precision", "f1", "auprc")  # beside AUROC and recall
 
 
 def roc_curve(tested: Sequence[Tested]) -> Array:
@@ -23,12 +26,29 @@ def roc_curve(tested: Sequence[Tested]) -> Array:
 
     rates = []
     for labels, scores in tested:
-        for k in range(1 if scores.shape[1] == 2 else 0, scores.shape[1]):
-            truth = labels == k
-            if truth.any() and not truth.all():
-                false, true, _ = metrics.roc_curve(truth, scores[:, k])
+        truth = truth_of(labels, scores.shape[1])
+        for k in telling(scores.shape[1], multilabel=labels.ndim == 2):
+            if truth[:, k].any() and not truth[:, k].all():
+                false, true, _ = metrics.roc_curve(truth[:, k], scores[:, k])
                 rates.append(np.interp(GRID, false, true))
     return np.mean(rates, axis=0) if rates else np.full(len(GRID), np.nan)
+
+
+def truth_of(labels: NDArray[np.integer], classes: int) -> NDArray[np.bool_]:
+    """Whether a sample has a class (n, classes)."""
+    return labels.astype(bool) if labels.ndim == 2 else labels[:, None] == np.arange(classes)
+
+
+def guess_of(labels: NDArray[np.integer], scores: Array) -> NDArray[np.bool_]:
+    """Whether a class is predicted (n, classes): the highest score, or each label by itself."""
+    if labels.ndim == 2:
+        return scores >= YES
+    return scores.argmax(axis=1)[:, None] == np.arange(scores.shape[1])
+
+
+def telling(classes: int, *, multilabel: bool) -> range:
+    """The classes that tell all there is: of two that exclude each other only the second."""
+    return range(1 if classes == 2 and not multilabel else 0, classes)
 
 
 def metrics_of(
@@ -36,20 +56,23 @@ def metrics_of(
 ) -> dict[tuple[str, int], Array]:
     """Each metric's (draws,) by name and class, or name and ALL."""
     rates, tp, actual = rates_of(labels, scores, weights)
-    total = actual.sum(axis=0)
-    binary = len(actual) == 2
+    multilabel = labels.ndim == 2
+    total = weights.sum(axis=0, dtype=float)
+    binary = len(actual) == 2 and not multilabel
     auroc = rates["auroc"][1] if binary else mean_of(rates["auroc"])
     recall = rates["sensitivity"]
     overall = {
         "auroc": auroc,
         "auroc_weighted": auroc if binary else mean_of(rates["auroc"], actual),
         "mcr": mean_of(recall),
-        "accuracy": tp.sum(axis=0) / total,
+        "accuracy": _all_right(labels, scores, weights) / total
+        if multilabel
+        else tp.sum(axis=0) / total,
         "accuracy_ovr": mean_of(rates["accuracy"]),
         **{name: mean_of(rates[name]) for name in list(rates)[1:9]},
         "auprc": rates["auprc"][1] if binary else mean_of(rates["auprc"]),
         "worst_class_recall": np.fmin.reduce(recall, axis=0),
-        **_calibration(labels, scores, weights, total),
+        **(_label_calibration if multilabel else _calibration)(labels, scores, weights, total),
     }
     if binary:
         for name in ("sensitivity", "specificity", "precision", "npv"):
@@ -57,6 +80,8 @@ def metrics_of(
     if ordinal:
         overall["quadratic_kappa"] = quadratic_kappa(labels, scores, weights, actual)
     by_class = {"auroc": rates["auroc"], "recall": recall}
+    if multilabel:
+        by_class |= {name: rates[name] for name in OF_LABEL}
     return {(name, ALL): values for name, values in overall.items()} | {
         (name, k): row for name, rows in by_class.items() for k, row in enumerate(rows)
     }
@@ -83,22 +108,19 @@ def rates_of(
     labels: Rows, scores: Array, weights: NDArray[Any]
 ) -> tuple[dict[str, Array], Array, Array]:
     """All rates (classes, draws) by name, the true positives and the class sizes."""
-    classes = np.arange(scores.shape[1])
-    truth = labels[:, None] == classes
-    guess = scores.argmax(axis=1)[:, None] == classes
+    truth, guess = truth_of(labels, scores.shape[1]), guess_of(labels, scores)
     # Counts below 2^24 are exact in float32.
     indicators = np.concatenate([truth & guess, truth, guess], axis=1).astype(weights.dtype)
     counts = (indicators.T @ weights).astype(float)
     tp, actual, predicted = np.split(counts, 3)
-    rates = _rates(tp, actual, predicted)
-    ranked = [ranking(truth[:, k], scores[:, k], weights) for k in classes]
+    rates = _rates(tp, actual, predicted, weights.sum(axis=0, dtype=float))
+    ranked = [ranking(truth[:, k], scores[:, k], weights) for k in range(scores.shape[1])]
     rates["auroc"], rates["auprc"] = (np.stack(column) for column in zip(*ranked, strict=True))
     return rates, tp, actual
 
 
-def _rates(tp: Array, actual: Array, predicted: Array) -> dict[str, Array]:
+def _rates(tp: Array, actual: Array, predicted: Array, total: Array) -> dict[str, Array]:
     """The rates of the predictions; undefined is NaN, never predicting a class there is 0."""
-    total = actual.sum(axis=0)
     fp, fn = predicted - tp, actual - tp
     tn = total - actual - fp
     absent, everyone = actual == 0, actual == total
@@ -178,3 +200,26 @@ def _calibration(
     sums = columns @ weights.astype(float)
     ece, brier, log_loss = np.abs(sums[:BINS]).sum(axis=0), *sums[BINS:]
     return {"ece": ece / total, "brier": brier / total, "log_loss": log_loss / total}
+
+
+def _all_right(labels: Rows, scores: Array, weights: NDArray[Any]) -> Array:
+    """How many samples have every label predicted right."""
+    right = (truth_of(labels, scores.shape[1]) == guess_of(labels, scores)).all(axis=1)
+    return right.astype(float) @ weights.astype(float)
+
+
+def _label_calibration(
+    labels: Rows, scores: Array, weights: NDArray[Any], total: Array
+) -> dict[str, Array]:
+    """ECE of each label's yes, binary Brier and log loss, means over labels, of each draw."""
+    rows, classes, times = np.arange(len(labels)), scores.shape[1], weights.astype(float)
+    bins = np.clip(np.ceil(scores * BINS).astype(int) - 1, 0, BINS - 1)
+    gap, ece = labels - scores, np.zeros(times.shape[1])
+    for k in range(classes):
+        columns = np.zeros((BINS, len(labels)))
+        columns[bins[:, k], rows] = gap[:, k]
+        ece += np.abs(columns @ times).sum(axis=0)
+    of_truth = np.where(labels == 1, scores, 1 - scores)
+    surprise = -np.log(np.clip(of_truth, np.finfo(float).eps, 1))
+    brier, log_loss = np.stack([(gap**2).mean(axis=1), surprise.mean(axis=1)]) @ times
+    return {"ece": ece / classes / total, "brier": brier / total, "log_loss": log_loss / total}
