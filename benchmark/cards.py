@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.data.download import File
+from benchmark.data.label_sets import Label
 from benchmark.spec import Augment, Recipe, Scalar
 from benchmark.stats import Estimate
 
@@ -18,7 +19,7 @@ class Sample:
     """One labelled image with what is known about it."""
 
     image: Path | np.ndarray | bytes
-    label: str
+    label: Label  # a tuple: every name it bears, none where it is empty
     name: str  # unique within the set, not a patient's name
     group: str = ""  # patient, lesion or slide; empty: the image stands alone
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -87,6 +88,7 @@ class TargetCard(SourceCard):
     task: str = ""
     group: str = ""  # what a group is: "lesion", "patient", ...
     labels: tuple[str, ...] = ()  # class order; empty: sorted by code point
+    multilabel: bool = False  # an image bears any number of the labels, or none
     ordinal: bool = False  # the labels are grades in this order: judged by quadratic kappa
     columns: Mapping[str, str] = field(default_factory=dict)  # inputs: name -> type
     forbidden: Mapping[str, str] = field(default_factory=dict)  # name -> why it leaks

@@ -193,6 +193,8 @@ def _check_source(name: str, component: Source, path: Path | None) -> Iterator[s
             runtime = runtime.model_copy(update={"inputs": {name: component.given}})
         prepared = prepare.prepare(name, 32, runtime)
         yield f"{len(prepared.labels)} records of {len(prepared.classes)} classes are read"
+        if prepared.multilabel or getattr(component.card, "multilabel", False):
+            yield _label_sets(component, prepared)
         again = prepare.prepare(name, 32, runtime.model_copy(update={"store": root / "other"}))
         if again.digest != prepared.digest or not np.array_equal(again.images, prepared.images):
             raise BenchError("Reading the set twice gives two results.", "Seed what is random.")
@@ -204,6 +206,27 @@ def _check_source(name: str, component: Source, path: Path | None) -> Iterator[s
         if not np.isfinite(losses[0]) or losses[0] != losses[1]:
             raise BenchError(f"One training step gives the losses {losses}.", "See the images.")
         yield f"one training step: loss {losses[0]:.3f}, the same twice"
+
+
+def _label_sets(component: Source, prepared: Any) -> str:
+    """The card says that labels are sets, and the miniature has every kind of set."""
+    said, labels = getattr(component.card, "multilabel", False), prepared.labels
+    if not said or not prepared.multilabel:
+        raise BenchError(
+            "The card and the records disagree on whether an image has one label.",
+            "Set `multilabel=True` on the card and give each sample a tuple of its labels.",
+        )
+    if unknown := {*prepared.classes} - {*getattr(component.card, "labels", ())}:
+        raise BenchError(
+            f"The card does not list the label '{min(unknown)}'.", "Name all in `labels`."
+        )
+    several, none = (labels.sum(1) > 1).sum(), (~labels.any(1)).sum()
+    if not several or not none:
+        raise BenchError(
+            f"The miniature has {several} records of several labels and {none} of none.",
+            "Let `fake` write both, so that both are tried.",
+        )
+    return f"multi-label: {several} records have several labels and {none} none"
 
 
 def _own(place: Path) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data.label_sets import Label, questions
 from benchmark.errors import BenchError
 from benchmark.metadata import FORBIDDEN, WARN, is_missing, kind_of, matches, words
 
@@ -52,7 +53,7 @@ class Look:
     left_out: Mapping[str, str] = field(default_factory=dict)  # no input unless asked for -> why
     refused: Mapping[str, str] = field(default_factory=dict)  # input that tells the label -> how
     notes: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()  # of each image, where they are known
+    labels: tuple[Label, ...] = ()  # of each image, where they are known
     groups: tuple[str, ...] = ()  # of each image; "": it stands alone
 
 
@@ -137,24 +138,24 @@ class Rows:
 
 
 def judge(
-    columns: Mapping[str, Cells], labels: Sequence[str], groups: Sequence[str] | None
+    columns: Mapping[str, Cells], labels: Sequence[Label], groups: Sequence[str] | None
 ) -> Look:
     """What may not enter a record, and why; without groups a column that looks like them serves."""
     like = grouping(list(columns.values())) if groups is None else ""
     alone = np.arange(-len(labels), 0)
     units = np.where(columns[like].codes < 0, alone, columns[like].codes) if like else alone
-    rows = Rows(labels, units if groups is None else groups)
+    asked = [Rows(one, units if groups is None else groups) for one in questions(labels)]
     left_out, refused, notes = dict[str, str](), dict[str, str](), list[str]()
     if groups is None:
         hint = f"; {like} looks as if it did: --group {like}" if like else ""
         notes.append(f"No --group says which images are of one patient{hint}.")
         left_out |= {like: f"it looks as if it named patients: --group {like}"} if like else {}
     for name, column in columns.items():
-        why = _by_name(column) or nothing(column) or identifies(column, rows)
+        why = _by_name(column) or nothing(column) or identifies(column, asked[0])
         if name in left_out or why:
             left_out.setdefault(name, why)
             continue
-        found = told(column, rows)
+        found = _most_told(column, asked)
         if found.refused:
             refused[name] = str(found)
         elif found.doubted:
@@ -162,6 +163,10 @@ def judge(
         elif name.casefold() == "site":
             notes.append(f"The column {name} is used: its values are places on the body.")
     return Look(left_out, refused, tuple(notes))
+
+
+def _most_told(column: Cells, asked: Sequence[Rows]) -> Told:
+    return max((told(column, rows) for rows in asked), key=lambda one: (one.pure, one.auroc))
 
 
 def told(column: Cells, rows: Rows) -> Told:
@@ -183,12 +188,12 @@ def told(column: Cells, rows: Rows) -> Told:
 def check(
     target: str,
     table: Mapping[str, Sequence[str]],
-    labels: Sequence[str] | NDArray[np.str_],
+    labels: Sequence[Label],
     groups: Codes,
 ) -> list[str]:
     """Notes on columns that are inputs and doubtful; refuses those that tell the label."""
-    rows = Rows(labels, groups)
-    found = {name: told(Cells(name, cells), rows) for name, cells in table.items()}
+    asked = [Rows(one, groups) for one in questions(labels)]
+    found = {name: _most_told(Cells(name, cells), asked) for name, cells in table.items()}
     if refused := {name: str(one) for name, one in found.items() if one.refused}:
         raise refusal(target, refused)
     return [f"The column {name} is doubtful: {one}." for name, one in found.items() if one.doubted]

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmark import images, registry
 from benchmark.api import Sample, Source
+from benchmark.data import label_sets
 from benchmark.data.download import find_root
 from benchmark.data.tables import LONGEST
 from benchmark.errors import BenchError, Died, private
@@ -44,7 +45,7 @@ class Prepared:
     name: str
     images: np.ndarray  # uint8 (N, H, W, 3)
     names: np.ndarray  # str (N,)
-    labels: np.ndarray  # int64 (N,), index into classes
+    labels: np.ndarray  # int64 (N,), index into classes; of a multi-label set uint8 (N, K)
     classes: tuple[str, ...]
     groups: np.ndarray  # int64 (N,), anonymous
     parts: np.ndarray  # str (N,), the official split or ""
@@ -54,6 +55,11 @@ class Prepared:
     white: int = WHITE  # what images of 16 bits counted as white
     unit: str = "group"  # what a group is, in the card's word; empty: every image stands alone
     made: tuple[str, ...] = ()  # version of what decoded it, and what was done to its colours
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image bears any number of the labels."""
+        return self.labels.ndim == 2
 
     def frame(self, columns: Sequence[str], rows: np.ndarray):
         """The patient's record as a table of text."""
@@ -126,7 +132,9 @@ def load(folder: Path, name: str) -> Prepared:
         name=name,
         images=np.load(folder / "images.npy", mmap_mode="r"),
         names=columns["name"],
-        labels=columns["label"].astype(np.int64),
+        labels=label_sets.from_cells(
+            columns["label"], len(meta["classes"]), multilabel="multilabel" in meta
+        ),
         classes=tuple(meta["classes"]),
         groups=columns["group"].astype(np.int64),
         parts=columns["part"],
@@ -141,13 +149,15 @@ def load(folder: Path, name: str) -> Prepared:
 
 def describe(prepared: Prepared) -> dict[str, Any]:
     """What a reader of `bench data info` wants to know."""
-    counts = np.bincount(prepared.labels, minlength=len(prepared.classes))
+    counts = label_sets.counts(prepared.labels, len(prepared.classes))
+    names = (*prepared.classes, *(["none of them"] if prepared.multilabel else []))
     copies = Counter(prepared.hashes.tolist())
     return {
         "name": prepared.name,
         "images": len(prepared.labels),
         "size": list(prepared.images.shape[1:3]),
-        "classes": dict(zip(prepared.classes, counts.tolist(), strict=True)),
+        "classes": dict(zip(names, counts, strict=True)),
+        **({"multilabel": True} if prepared.multilabel else {}),
         "groups": len(np.unique(prepared.groups)),
         "duplicates": sum(n - 1 for n in copies.values()),
         "columns": list(prepared.metadata),
@@ -289,26 +299,14 @@ def _check(records: list[Sample], name: str) -> None:
     twice = [text for text, n in Counter(r.name for r in records).items() if n > 1]
     if twice:
         raise BenchError(f"{name} names {private(twice[0])} twice.", "Image names must be unique.")
-    labels = {record.label for record in records}
-    unlabelled = [record.name for record in records if not record.label]
-    if unlabelled:
-        raise BenchError(
-            f"{len(unlabelled)} images of {name} have no label, {private(unlabelled[0])} first.",
-            "Label them or take them out.",
-        )
-    if len(labels) < 2:
-        raise BenchError(
-            f"{name} has one class only ('{next(iter(labels))}').",
-            "Classification needs at least two.",
-        )
+    label_sets.check(name, [r.label for r in records], [r.name for r in records])
 
 
 def _write_table(
     folder: Path, component: Source, records: list[Sample], hashes: list[str], made: dict[str, Any]
 ) -> None:
-    seen = {record.label for record in records}
-    order = tuple(getattr(component.card, "labels", ()))
-    classes = [c for c in order if c in seen] + sorted(seen - set(order))
+    labels = [record.label for record in records]
+    classes = label_sets.names_of(labels, getattr(component.card, "labels", ()))
     index = {label: i for i, label in enumerate(classes)}
     groups: dict[str, int] = {}
     columns = sorted({column for record in records for column in record.metadata})
@@ -320,8 +318,10 @@ def _write_table(
             # An image without a group stands alone; groups lose their names here.
             group = groups.setdefault(record.group or f"\x00{i}", len(groups))
             values = [str(record.metadata.get(column, "")) for column in columns]
-            row = [record.name, index[record.label], group, record.part, hashes[i], *values]
+            cell = label_sets.to_cell(record.label, index)
+            row = [record.name, cell, group, record.part, hashes[i], *values]
             out.writerow(row)
             digest.update(canonical([str(cell) for cell in row]).encode())
+    kind = {"multilabel": True} if label_sets.several(labels) else {}
     facts = {"digest": digest.hexdigest()[:16], "images": len(records), **made}
-    write(folder / "meta.json", json.dumps({"classes": classes, **facts}))
+    write(folder / "meta.json", json.dumps({"classes": classes, **kind, **facts}))

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmark.data import label_sets
+from benchmark.data.label_sets import Named
 from benchmark.data.prepare import Prepared
 from benchmark.errors import BenchError
 from benchmark.errors import units as counted
@@ -12,8 +14,6 @@ from benchmark.spec import Split, amount, canonical, seed_of, trained_on
 
 #: What official parts are called in the sets' own files.
 OFFICIAL = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-#: A data set, and what of it is never parted, in the card's word; empty: each image alone.
-Named = tuple[str, str]
 
 
 class Parts(NamedTuple):
@@ -77,10 +77,9 @@ def fewer(data: Prepared, train: np.ndarray, units: np.ndarray, size: str, seed:
     """
     number, kind = amount(size)
     _, units = np.unique(units, return_inverse=True)
-    table = np.zeros((units.max() + 1, len(data.classes)), int)  # images by group and class
-    np.add.at(table, (units, data.labels[train]), 1)
-    have = table.sum(0)
-    _check_size(data, have, number, kind)
+    table = label_sets.table(data.labels[train], units, len(data.classes))
+    images, have = np.bincount(units), table.sum(0)
+    _check_size(data, have, number, kind, len(train))
     wanted = number / 100 * len(train) if kind == "%" else number
     rarest = np.where(table > 0, have, np.inf).argmin(1)
     order = np.random.default_rng(seed).permutation(len(table))
@@ -88,14 +87,14 @@ def fewer(data: Prepared, train: np.ndarray, units: np.ndarray, size: str, seed:
     if kind == "/class":
         chosen = _of_each(table, by_class, int(number))
     else:
-        counts = [table[part].sum(1) for part in by_class.values()]
+        counts = [images[part] for part in by_class.values()]
         places = [(n.cumsum() - n / 2) / n.sum() for n in counts]
         for place in places:
             place[0] = -1
         line = np.concatenate([*by_class.values()])[
             np.argsort(np.concatenate(places), kind="stable")
         ]
-        total = table[line].sum(1)
+        total = images[line]
         chosen = line[: int(np.abs(total.cumsum() - wanted).argmin()) + 1]
         if len(chosen) < len(by_class):
             raise BenchError(
@@ -118,12 +117,13 @@ def _of_each(table: np.ndarray, by_class: dict[int, np.ndarray], number: int) ->
     return chosen
 
 
-def _check_size(data: Prepared, have: np.ndarray, number: float, kind: str) -> None:
+def _check_size(data: Prepared, have: np.ndarray, number: float, kind: str, images: int) -> None:
     k = int(np.where(have > 0, have, have.max()).argmin())
-    most = {"": have.sum(), "/class": have[k]}.get(kind, np.inf)
+    most = {"": images, "/class": have[k]}.get(kind, np.inf)
     if number <= most:
         return
-    of_class = f" of the class '{data.classes[k]}'" if kind else ""
+    names = (*data.classes, "none of them")
+    of_class = f" of the class '{names[k]}'" if kind else ""
     raise BenchError(
         f"The training part of {data.name} has {most:,} images{of_class}, fewer than the "
         f"{number:,.0f} asked for.",
@@ -163,7 +163,7 @@ def limited(data: Prepared, limit: int, seed: int, rows: np.ndarray | None = Non
     rng = np.random.default_rng(seed)
     order = rng.permutation(int(units.max()) + 1)[units][within]
     label_of = np.zeros(int(units.max()) + 1, dtype=np.int64)
-    label_of[units] = data.labels  # a group's class; groups rarely mix classes
+    label_of[units] = label_sets.strata(data.labels)  # a group's class; groups rarely mix classes
     units = units[within]
     keep: list[np.ndarray] = []
     for label in np.unique(label_of[units]):
@@ -197,6 +197,9 @@ def cut_folds(
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     check(labels, held, folds, what)
+    if labels.ndim == 2:
+        part = label_sets.deal(labels, held, [1 / folds] * folds, seed)
+        return [(np.flatnonzero(part != k), np.flatnonzero(part == k)) for k in range(folds)]
     alone = len(np.unique(held)) == len(held)
     kind = StratifiedKFold if alone else StratifiedGroupKFold
     cut = kind(folds, shuffle=True, random_state=seed % 2**32)
@@ -209,13 +212,15 @@ def cut_folds(
 def check(labels: np.ndarray, units: np.ndarray, folds: int, what: Named) -> list[str]:
     """Refuse labels that cannot be cut into folds of whole units; tell of classes too rare."""
     name, unit = what
-    classes, counts = np.unique(labels, return_counts=True)
     groups = len(np.unique(units))
     if groups < folds:
         raise BenchError(
             f"{name} has {groups} {counted(unit, groups)}, fewer than the {folds} folds.",
             "Take a protocol with fewer folds or add more.",
         )
+    if labels.ndim == 2:  # each label is a question of its own, and undefined where it is absent
+        return []
+    classes, counts = np.unique(labels, return_counts=True)
     # What stands alone is cut class by class, so even the rarest must reach every fold.
     least = counts.min() if groups == len(units) else counts.max()
     if least < folds:
@@ -239,6 +244,10 @@ def _share(
 ) -> tuple[np.ndarray, np.ndarray]:
     """About `share` of the rows, stratified by label and whole by group."""
     units = len(np.unique(held))
+    if labels.ndim == 2:
+        part = max(share, 1 / units)
+        dealt = label_sets.deal(labels, held, (1 - part, part), seed)
+        return np.flatnonzero(dealt == 0), np.flatnonzero(dealt == 1)
     # With few patients, or few images of every class, the share is coarser.
     folds = max(2, min(round(1 / share), units, int(np.bincount(labels).max())))
     if units == len(held):
@@ -276,8 +285,9 @@ def differ(name: str, classes: set[str], first: str, others: set[str]) -> BenchE
 
 
 def _check_classes(data: Prepared, train: np.ndarray, test: np.ndarray) -> None:
-    absent = [c for i, c in enumerate(data.classes) if i not in set(data.labels[train].tolist())]
-    if absent and len(data.classes) - len(absent) < 2:
+    labels = data.labels[train]
+    told = len(np.unique(labels)) if labels.ndim == 1 else 1 + np.ptp(labels, axis=0).any()
+    if told < min(2, len(data.classes)):
         raise BenchError(
             f"The training part of {data.name} has one class only.",
             "Raise the limit, or add images of the other classes.",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from benchmark import protocols
 from benchmark.api import Fusion, Target, TargetCard
 from benchmark.data import split
+from benchmark.data.label_sets import names_of
 from benchmark.errors import BenchError, did_you_mean
 from benchmark.metrics import KAPPA
 from benchmark.plan.parts import Why, load, options_of, pretrain_cell, read_version, version_of
@@ -200,7 +201,7 @@ def _second(name: str, first: Target, target: str, runtime: Runtime) -> tuple[st
     version, broken = read_version("target", name, runtime, second.look)
     if broken:
         return name, version, broken
-    known = [{*one.look().labels} or {*one.card.labels} for one in (second, first)]
+    known = [{*names_of(one.look().labels)} or {*one.card.labels} for one in (second, first)]
     refused = split.differ(name, known[0], target, known[1]) if all(known) else None
     if refused is not None:
         raise refused

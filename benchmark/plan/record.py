@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmark.api import Source, Target
-from benchmark.data import leaks, split
+from benchmark.data import label_sets, leaks, split
 from benchmark.data.download import find_root
 from benchmark.errors import BenchError, DataMissing, did_you_mean
 from benchmark.metadata import FORBIDDEN, WARN, check_columns, matches
@@ -105,4 +105,7 @@ def check_classes(component: Source, how: Split, target: str, notes: list[str]) 
         for i, group in enumerate(look.groups)
     ]
     unit = getattr(component.card, "group", "") if how.kind == "grouped" else ""
-    notes += split.check(np.array(look.labels), np.array(units), how.folds, (target, unit))
+    if label_sets.several(look.labels):
+        label_sets.check_rare(look.labels, np.array(units), how.folds, (target, unit))
+    else:
+        notes += split.check(np.array(look.labels), np.array(units), how.folds, (target, unit))

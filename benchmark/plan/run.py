@@ -5,10 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
 from benchmark import images, registry
-from benchmark.data import leaks, prepare
+from benchmark.data import label_sets, leaks, prepare
 from benchmark.engine import local
 from benchmark.errors import BenchError, did_you_mean, unreadable
 from benchmark.plan import plan, subgroups
@@ -205,7 +203,7 @@ def _need_no_leak(made: prepare.Prepared, columns: set[str]) -> None:
     """Refuse inputs that tell the label; name those in doubt."""
     table = {name: cells.tolist() for name, cells in made.metadata.items() if name in columns}
     if table:
-        labels = np.array(made.classes)[made.labels]
+        labels = label_sets.named(made.labels, made.classes)
         for note in leaks.check(made.name, table, labels, made.groups):
             say(f"Note: {note}")
 
