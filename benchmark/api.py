@@ -90,6 +90,9 @@ __all__ = [
 #: Networks whose bottleneck or basic blocks an arm can reach into, by their timm names.
 RESNET = re.compile(r"(wide_)?resnet\d+[cdstw]*(_\d)?(\.\w+)?$")
 
+#: What an arm can only work on within the network, for pooled features tell nothing of it.
+INSIDE = ("blocks", "places")
+
 
 class Side(Protocol):
     """One of two data sets as a distance sees it; what is costly is made when asked for."""
@@ -269,6 +272,11 @@ class Fusion(Component):
             return (
                 f"{self.card.title} works inside the network, and mode {mode} keeps only features"
             )
+        if self.needs == "places" and mode != "finetune":
+            return (
+                f"{self.card.title} works on each place of the last maps, and mode {mode} keeps "
+                "pooled features alone"
+            )
         if self.needs == "maps" and mode != "finetune" and not archs.mean_pooled(arch):
             return (
                 f"{self.card.title} changes the last maps, of which the features of {arch} are "
@@ -294,7 +302,7 @@ class Fusion(Component):
         """A module (pooled (N, channels), record (N, record)) -> logits (N, classes)."""
         from benchmark.train.classifier import Head
 
-        if self.needs == "blocks":
+        if self.needs in INSIDE:
             raise BenchError(f"{self.card.title} has no head on features.", "Use mode finetune.")
         gate = self.gate(channels, record, options=options)
         return self.forgetting(Head(channels, classes, dropout=dropout, gate=gate), options)
@@ -311,7 +319,7 @@ class Fusion(Component):
         """A module (images (N, 3, H, W), record (N, record)) -> logits (N, classes)."""
         from benchmark.train.classifier import Classifier, Head
 
-        if self.needs == "blocks" or (self.needs == "maps" and not backbone.maps_commute):
+        if self.needs in INSIDE or (self.needs == "maps" and not backbone.maps_commute):
             inside = backbone.last_norm() if self.needs == "blocks" else ""
             channels = backbone.width_of(inside) if inside else backbone.map_channels
             gate = self.gate(channels, record, options=options)

@@ -101,7 +101,9 @@ class TargetCard(SourceCard):
 class FusionCard(Card):
     """A way to use the patient's record."""
 
-    needs: str = "pooled"  # pooled features, last "maps", inner "blocks", "record", "probabilities"
+    #: "pooled" features, last "maps" channel by channel or their "places" one by one, inner
+    #: "blocks", the "record" alone, or "probabilities".
+    needs: str = "pooled"
     beside: str = ""  # the arm on the record alone whose probabilities it takes
     record: bool = True  # reads the patient's record
     image: bool = True  # reads the image

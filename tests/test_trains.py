@@ -243,12 +243,15 @@ ARCHS = ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"
 
 
 def test_transformers_are_skipped_only_where_their_features_are_no_mean(runtime, request_tiny):
-    how = {"archs": ARCHS, "modes": ("frozen", "finetune"), "fusions": ("none", "concat", "film")}
+    arms = ("none", "concat", "film", "cross_attention")
+    how = {"archs": ARCHS, "modes": ("frozen", "finetune"), "fusions": arms}
     found = planned(runtime, request_tiny, recipe={"size": 64}, **how)
     why = {(spec.arch, spec.mode, spec.fusion): why for spec, why in found if why}
-    assert len(found) == 18
-    assert why.keys() == {(arch, "frozen", "film") for arch in (ARCHS[0], ARCHS[2])}
-    assert all("not the mean" in text for text in why.values())
+    assert len(found) == 24
+    film = {(arch, "frozen", "film") for arch in (ARCHS[0], ARCHS[2])}
+    assert why.keys() == film | {(arch, "frozen", "cross_attention") for arch in ARCHS}
+    for (_, _, arm), text in why.items():
+        assert ("not the mean" if arm == "film" else "each place of the last maps") in text
 
 
 @pytest.mark.parametrize(
@@ -256,13 +259,14 @@ def test_transformers_are_skipped_only_where_their_features_are_no_mean(runtime,
     [
         (ARCHS[0], "film", "finetune", "lora"),
         ("test_vit", "concat", "frozen", "all"),
+        ("test_vit", "cross_attention", "finetune", "lora"),
         pytest.param(ARCHS[1], "film", "finetune", "lora", marks=pytest.mark.slow),
         pytest.param(ARCHS[1], "film", "frozen", "all", marks=pytest.mark.slow),
         (ARCHS[2], "film", "finetune", "all"),
         *(
             pytest.param(arch, fusion, mode, how, marks=pytest.mark.slow)
             for arch in ARCHS
-            for fusion in ("none", "concat", "film")
+            for fusion in ("none", "concat", "film", "cross_attention")
             for mode, how in (("frozen", "all"), ("finetune", "all"), ("finetune", "lora"))
         ),
     ],
@@ -272,7 +276,8 @@ def test_transformers_run_at_64_pixels(runtime, request_tiny, arch, fusion, mode
         pytest.skip("it has no attention, which is refused above")
     outcome = ran(runtime, request_tiny, arch, fusion, mode, trains=how)
     if isinstance(outcome, str):
-        assert "not the mean" in outcome
+        assert mode == "frozen"
+        assert ("not the mean" if fusion == "film" else "each place of the last maps") in outcome
         return
     assert 0 <= outcome.metrics["auroc"].value <= 1
 

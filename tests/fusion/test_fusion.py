@@ -25,7 +25,7 @@ from benchmark.train.network import Backbone, build, he_init, seeded
 DATA = Path(__file__).parent.parent / "data"
 NETWORK_ARMS = (
     "none", "concat", "metanet", "metablock", "film", "film:block", "daft", "daft:maps",
-    "attention", "late",
+    "attention", "cross_attention", "cross_attention:record", "late",
 )  # fmt: skip
 POOLED_ARMS = ("none", "concat", "metanet", "metablock", "film", "daft:maps", "late")
 M, K = 5, 3
@@ -169,6 +169,30 @@ def test_daft_adds_one_to_the_scale_by_default():
     close(gate(case["x"], case["m"]), case["y"] + case["x"])
 
 
+@pytest.mark.parametrize("variant", ["image", "record"])
+def test_cross_attention_is_softmax_of_products_over_the_other_sides_tokens(variant: str):
+    arm = registry.load("fusion", f"cross_attention:{variant}")
+    torch.manual_seed(0)
+    gate = arm.gate(8, M, options={"heads": 1, "width": 6}).double().eval()
+    with torch.no_grad():
+        gate.outward.weight.normal_()
+    x, m = torch.randn(4, 8, 3, 2).double(), records().double()
+    columns = torch.stack([m[:, [j]] * gate.direction[j] + gate.point[j] for j in range(M)], 1)
+    tokens = x.flatten(2).transpose(1, 2)
+    scaled = (tokens - tokens.mean(2, keepdim=True)) / (
+        tokens.var(2, correction=0, keepdim=True) + 1e-5
+    ).sqrt()
+    places = gate.places(scaled)
+    asks, told = (columns, places) if variant == "record" else (places, columns)
+    of = [asks, told, told]
+    wide, bias = gate.attention.in_proj_weight.chunk(3), gate.attention.in_proj_bias.chunk(3)
+    q, k, v = (part @ w.T + b for part, w, b in zip(of, wide, bias, strict=True))
+    found = gate.attention.out_proj((q @ k.transpose(1, 2) / 6**0.5).softmax(2) @ v)
+    if variant == "record":
+        found = (columns + found).mean(1, keepdim=True).expand(-1, 6, -1)
+    close(gate(x, m), x + gate.outward(found).transpose(1, 2).view(x.shape))
+
+
 @pytest.mark.parametrize("variant", ["se", "mul", "raw"])
 def test_clinical_attention_gives_the_known_maps(variant: str):
     case = arm_case(f"rbca_{variant}")
@@ -241,8 +265,11 @@ def test_attention_wakes_all_of_its_weights(resnet26: Backbone):
         optimizer.step()
 
 
-@pytest.mark.parametrize("name", ["film", "film:block", "daft", "daft:maps"])
-def test_affine_arms_start_as_the_image_alone(name: str, resnet26: Backbone):
+@pytest.mark.parametrize(
+    "name",
+    ["film", "film:block", "daft", "daft:maps", "cross_attention", "cross_attention:record"],
+)
+def test_arms_that_add_to_maps_start_as_the_image_alone(name: str, resnet26: Backbone):
     want = resnet26.pooled(pictures())
     model = network_of(name, copy.deepcopy(resnet26)).eval()
     alone = network_of("none", copy.deepcopy(resnet26)).eval()
@@ -368,6 +395,10 @@ def test_layers_on_the_record_are_as_wide_as_published(layers: int):
         ("attention", "wide_resnet50_2", "finetune", "bottlenecks"),
         ("attention", "densenet161", "finetune", "blocks of a ResNet"),
         ("attention", "resnet50", "frozen", "keeps only features"),
+        ("cross_attention", "alexnet", "finetune", ""),
+        ("cross_attention:record", "vit_tiny_patch16_224", "finetune", ""),
+        ("cross_attention", "resnet50", "frozen", "keeps pooled features alone"),
+        ("cross_attention", "convnext_tiny", "tuned", "keeps pooled features alone"),
         ("late", "vgg16", "frozen", ""),
         ("none", "alexnet", "tuned", ""),
     ],
@@ -410,7 +441,24 @@ def test_records_are_forgotten_in_training_alone(name: str, resnet26: Backbone):
     assert torch.equal(seen[-1], ones[:2])
 
 
-@pytest.mark.parametrize("name", ["attention", "daft", "film:block", "metadata"])
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"heads": 3}, "width of 64 cannot be parted into 3 heads"),
+        ({"heads": 0}, "into 0 heads"),
+        ({"width": 0}, "width of 0"),
+        ({"dropout": 1.0}, "fusion.dropout is 1"),
+        ({"modality_dropout": 1.0}, "modality_dropout is 1"),
+    ],
+)
+def test_attention_that_cannot_be_built_is_refused(options, what, resnet26: Backbone):
+    with pytest.raises(BenchError, match=what):
+        registry.load("fusion", "cross_attention").network(
+            resnet26, M, K, dropout=0.0, options=options
+        )
+
+
+@pytest.mark.parametrize("name", ["attention", "cross_attention", "daft", "film:block", "metadata"])
 def test_what_needs_the_network_has_no_head_on_features(name: str):
     with pytest.raises(BenchError):
         registry.load("fusion", name).head(64, M, K, dropout=0.0, options={})
