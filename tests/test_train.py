@@ -115,6 +115,15 @@ def test_equal_seeds_give_equal_numbers_and_other_seeds_do_not(problem):
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_images_say_how_many_epochs_where_they_are_given(problem):
+    longer, by_images = fit(problem, RECIPE.model_copy(update={"epochs": 1, "images": 370}))
+    plain, by_epochs = fit(problem, RECIPE.model_copy(update={"epochs": 3}))
+    assert len(by_images.history) == 3  # of 120 images, so 360 are seen
+    rates = [[epoch["lr"] for epoch in found.history] for found in (by_images, by_epochs)]
+    assert rates[0] == rates[1]
+    assert torch.equal(longer.layers[2].weight, plain.layers[2].weight)
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(problem):
     with pytest.raises(NotFinite, match="epoch 1"):
         fit(problem, RECIPE.model_copy(update={"lr": 1e38, "optimizer": "sgd"}))

@@ -98,7 +98,7 @@ class Foresight:
             component = prepare.source_of(spec.source, self.runtime)
             given = component.card.given
             n = 0 if given else self._count(spec.source, spec.recipe)
-            return Passes(n * spec.recipe.epochs, 0, keeps=not given)
+            return Passes(n * spec.recipe.over(n).epochs, 0, keeps=not given)
         if not isinstance(spec, RunSpec) or spec.arch == "none":
             return None
         if spec.tested_on:
@@ -113,8 +113,9 @@ class Foresight:
         test = 1 / spec.split.folds if spec.split.folds > 1 else spec.split.test or 0.2
         val = (1 - test) * spec.split.validation
         share = self._share(spec, n * (1 - test - val))
-        epochs = spec.recipe.epochs * max(1, len(spec.recipe.tune))
-        trained = n * (1 - test - val) * share * epochs
+        rows = n * (1 - test - val) * share
+        epochs = spec.recipe.over(round(rows)).epochs * max(1, len(spec.recipe.tune))
+        trained = rows * epochs
         return Passes(trained, n * (val * epochs + test), keeps=self.runtime.keep)
 
     def _share(self, spec: RunSpec, n: float) -> float:
@@ -154,7 +155,7 @@ class Foresight:
             "device": self.runtime.device,
             "machine": [platform.node(), os.environ.get("CUDA_VISIBLE_DEVICES", "")],
             "recipe": recipe.model_dump(
-                mode="json", exclude={"epochs", "lr", "tune", "limit", "select"}
+                mode="json", exclude={"epochs", "images", "lr", "tune", "limit", "select"}
             ),
         }
         key = canonical(facts)
@@ -225,7 +226,7 @@ def measure(arch: str, recipe: Recipe, runtime: Runtime) -> Pace:
     backbone = network.build(arch, seed=0)
     head = Head(backbone.channels, 2, dropout=recipe.dropout)
     model = Classifier(backbone, head).to(device)
-    how = recipe.model_copy(update={"epochs": 2, "select": "last"})
+    how = recipe.model_copy(update={"epochs": 2, "images": None, "select": "last"})
     inputs = loop.Pixels(
         images=loop.on_device(noise, device), record=None, recipe=how,
         mean=backbone.mean, std=backbone.std, device=device,

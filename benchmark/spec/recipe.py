@@ -111,6 +111,8 @@ class Recipe(Frozen):
     size: Sides = 224  # the prepared image; (height, width) where not square
     crop: Sides | None = None  # random in training, central in test
     epochs: int = Field(default=30, ge=1)
+    #: Images seen in training, in place of `epochs`: so do small and large sets get equally much.
+    images: Annotated[int | None, Field(ge=1), NEUTRAL] = None
     batch: int = Field(default=32, ge=1)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(default=1e-4, gt=0)
@@ -146,6 +148,17 @@ class Recipe(Frozen):
     layer_decay: Annotated[float, Field(gt=0, le=1), NEUTRAL] = 1.0
     #: How a set draws its images where not as usual: "boundary=half scaling=joint".
     data: Annotated[str, NEUTRAL] = ""
+
+    def over(self, rows: int) -> "Recipe":
+        """The recipe whose epochs over so many training images see `images` of them."""
+        if self.images is None:
+            return self
+        return self.model_copy(update={"epochs": max(1, round(self.images / max(rows, 1)))})
+
+    @property
+    def length(self) -> str:
+        """How long it trains, in words."""
+        return f"{self.epochs} epochs" if self.images is None else f"{self.images:,} images"
 
 
 class Split(Frozen):

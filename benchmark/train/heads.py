@@ -113,9 +113,9 @@ def trained(
     best = choose.best_of([best, *(attempt(best.recipe.lr, decay) for decay in DECAYS[1:])])
     model, fit = choose.settled(best, make, inputs, labels, rows, **how)
     lr, decay = best.recipe.lr, best.recipe.weight_decay
+    epochs = recipe.over(len(rows.fit)).epochs
     fit.chosen = (
-        f"learning rate {lr:g}, decay {decay:g}, epoch {fit.epoch} of {recipe.epochs}, "
-        f"by {rows.judge}"
+        f"learning rate {lr:g}, decay {decay:g}, epoch {fit.epoch} of {epochs}, by {rows.judge}"
     )
     doubts = [
         *choose.one_class(labels.cpu().numpy()[rows.val]),

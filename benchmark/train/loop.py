@@ -113,7 +113,7 @@ def fit(
     It ends before the recipe's last epoch after `patience` epochs without a better validation
     AUROC, or after `stop` epochs. `keep` writes the last epoch's checkpoint in any case.
     """
-    report = report or Callbacks()
+    report, recipe = report or Callbacks(), recipe.over(len(train))
     device = labels.device
     weights = class_weights(labels[torch.as_tensor(train)].cpu().numpy(), classes, recipe)
     loss_of = nn.CrossEntropyLoss(weight=torch.as_tensor(weights, device=device).float())

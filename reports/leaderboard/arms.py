@@ -318,7 +318,7 @@ def _setting(who: Identity, habits: _Habits, *, tested: bool) -> Iterator[str]:
     if who.pretraining is None and pretraining is not None:
         yield "weights of unknown origin"
     elif who.pretraining is not None and pretraining is None:
-        yield f"pretrained for {who.pretraining.epochs} epochs"
+        yield f"pretrained for {who.pretraining.length}"
     else:
         changes = differences(who.pretraining, pretraining)
         yield from (f"pretrained with {change}" for change in changes)

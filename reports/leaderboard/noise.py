@@ -141,7 +141,7 @@ class Noise:
         """The components in words; of which sources a board ranks no more than weights."""
         training = [(_network(*who), found) for who, found in self.training.items()]
         pretraining = [
-            (f"{arch}, {recipe.epochs} epochs" if recipe else arch, found)
+            (f"{arch}, {recipe.length}" if recipe else arch, found)
             for (arch, recipe), found in self.pretraining.items()
         ]
         parts = [*_said("training noise", training), *_said("pretraining noise", pretraining)]
