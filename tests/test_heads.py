@@ -12,7 +12,7 @@ from benchmark.data.prepare import Prepared
 from benchmark.data.split import Parts
 from benchmark.spec import Recipe
 from benchmark.store import Store
-from benchmark.train import choose, heads, loop
+from benchmark.train import choose, heads, loop, objective
 from benchmark.train.choose import Rows
 from benchmark.train.classifier import Standardised
 from benchmark.train.heads import PENALTIES
@@ -45,9 +45,9 @@ def test_the_penalty_is_the_one_that_validation_likes_best(problem):
     values, labels = problem
     found, choice = solve(values, labels, rows_with(True))
     val = np.arange(80, 120)
-    balance = loop.class_weights(labels[:80], 3, RECIPE)[labels[:80]]
+    balance = objective.class_weights(labels[:80], 3, RECIPE)[labels[:80]]
     path = softmax_path(values[:80], labels[:80], classes=3, sample_weight=balance)
-    scores = [loop.auroc(labels[val], heads.probabilities(one, values[val])) for one in path]
+    scores = [objective.auroc(labels[val], heads.probabilities(one, values[val])) for one in path]
     best = PENALTIES.index(float(choice.text.split()[1]))
     assert scores[best] == max(scores)
     assert len(set(scores)) > 3, "the penalty matters here"
@@ -80,7 +80,7 @@ def test_without_a_validation_part_the_training_part_is_cut_by_group(problem):
     assert 16 <= len(rows.val) <= 32
     found, choice = solve(values, labels, rows)
     best = PENALTIES.index(float(choice.text.split()[1]))
-    balance = loop.class_weights(labels[:120], 3, RECIPE)[labels[:120]]
+    balance = objective.class_weights(labels[:120], 3, RECIPE)[labels[:120]]
     path = softmax_path(
         values[:120], labels[:120], classes=3, sample_weight=balance,
         penalties=PENALTIES[: best + 1],
@@ -135,8 +135,8 @@ def test_a_trained_head_chooses_its_rate_and_decay(problem, val: bool):
     assert fit.chosen.endswith("inside the training part") is not val
     scores = loop.predict(model, inputs, torch.arange(120, 160), RECIPE, torch.device("cpu"))
     solved, _ = solve(values, labels, rows)
-    alone = loop.auroc(labels[120:], heads.probabilities(solved, values[120:]))
-    assert loop.auroc(labels[120:], scores) > alone - 0.1
+    alone = objective.auroc(labels[120:], heads.probabilities(solved, values[120:]))
+    assert objective.auroc(labels[120:], scores) > alone - 0.1
 
 
 def test_no_arm_falls_below_the_image_on_few_images(runtime, request_tiny):

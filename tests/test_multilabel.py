@@ -4,11 +4,18 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
 
-from benchmark import metrics
+from benchmark import metrics, registry
 from benchmark.errors import BenchError
 from benchmark.metrics.rates import roc_curve
+from benchmark.spec import Recipe
+from benchmark.train import choose, heads, loop, objective, record_side
+from benchmark.train.classifier import Head
+from benchmark.train.heads import PENALTIES
+from benchmark.train.softmax import softmax_optimum
 
 RATES = ("sensitivity", "specificity", "precision", "npv", "f1", "mcc", "accuracy_ovr")
 
@@ -126,3 +133,130 @@ def test_subgroups_of_patients():
 def test_what_does_not_fit_is_refused(labels, scores, what):
     with pytest.raises(BenchError, match=what):
         metrics.evaluate(labels, scores, np.arange(3), draws=0, seed=0)
+
+
+# --- training ---------------------------------------------------------------------------------
+
+RECIPE = Recipe(epochs=20, batch=32, lr=1e-2, optimizer="adamw", dropout=0.0, threads=1)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Features (200, 6) of different scales, and three labels (200, 3) they tell something of."""
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(200, 6))
+    logits = values @ rng.normal(size=(6, 3)) + [0.0, -1.0, -2.0] + rng.logistic(size=(200, 3))
+    return values * np.geomspace(0.01, 50, 6) + 3, (logits > 0).astype(np.uint8)
+
+
+def by_label(values, labels, l2, seen, class_weight="balanced"):
+    """Scikit-learn's regression for each label: weights (3, 6) in raw units and biases (3,)."""
+    mean, deviation = values[seen].mean(0), values[seen].std(0)
+    z, found = (values[seen] - mean) / deviation, []
+    for y in labels[seen].T:
+        model = LogisticRegression(
+            C=1 / (l2 * len(seen)), class_weight=class_weight, tol=1e-10, max_iter=5000
+        ).fit(z, y)
+        found.append(model.predict_proba((values - mean) / deviation)[:, 1])
+    return np.stack(found, 1)
+
+
+@pytest.mark.parametrize("few", [False, True], ids=["more images", "fewer images than features"])
+def test_a_solved_head_is_scikit_learns_regression_of_each_label(problem, few):
+    values, labels = problem
+    if few:
+        rng = np.random.default_rng(0)
+        values = np.concatenate([values, rng.normal(size=(200, 60))], 1)
+    seen = np.arange(50 if few else 120)
+    weights = objective.class_weights(labels[seen], 3, RECIPE)
+    balance = np.take_along_axis(weights, labels[seen].astype(int), 0)
+    for l2 in (1.0, 1e-2):
+        found = softmax_optimum(
+            values[seen], labels[seen], classes=3, l2=l2, sample_weight=balance, tolerance=1e-9
+        )
+        assert found.converged and found.iterations < 20
+        ours = heads.probabilities(found, values, multilabel=True)
+        np.testing.assert_allclose(ours, by_label(values, labels, l2, seen), atol=1e-6)
+
+
+def test_the_descent_of_the_paper_comes_to_the_same_optimum(problem):
+    values, labels = problem
+    z = (values - values.mean(0)) / values.std(0)
+    how = {"classes": 3, "l2": 1e-2}
+    near = softmax_optimum(z, labels, faithful=True, max_iterations=3000, **how)
+    far = softmax_optimum(z, labels, **how)
+    assert near.converged
+    np.testing.assert_allclose(near.weight, far.weight, atol=1e-4)
+
+
+def test_one_penalty_serves_all_labels_and_validation_chooses_it(problem):
+    values, labels = problem
+    rows = choose.Rows(np.arange(100), np.arange(100), np.arange(100, 150))
+    found, choice = heads.solved(values, labels, rows, RECIPE, classes=3, report=loop.Callbacks())
+    told = float(choice.text.split()[1])
+    said = {l2: by_label(values, labels, l2, rows.fit) for l2 in PENALTIES}
+    judged = {l2: sk.roc_auc_score(labels[rows.val], p[rows.val]) for l2, p in said.items()}
+    assert judged[told] == max(judged.values()) > min(judged.values())
+    ours = heads.probabilities(found, values, multilabel=True)
+    np.testing.assert_allclose(ours, said[told], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["none", "balanced", "complement"])
+def test_the_loss_is_each_labels_weighted_cross_entropy(problem, kind):
+    _, labels = problem
+    labels = labels.copy()
+    labels[:, 2] = 0  # no training image has it: it still has its loss
+    recipe = RECIPE.model_copy(update={"class_weights": kind})
+    loss = objective.loss(torch.from_numpy(labels), np.arange(200), 3, recipe)
+    p = np.random.default_rng(1).uniform(0.05, 0.95, labels.shape)
+    given = float(loss(torch.from_numpy(np.log(p / (1 - p))), torch.from_numpy(labels)))
+    each = []
+    for y, q in zip(labels.T, p.T, strict=True):
+        yes = max(int(y.sum()), 1)
+        odds = {"none": (1, 1), "balanced": (1 / (200 - yes), 1 / yes)}
+        odds["complement"] = (yes / (200 - yes), (200 - yes) / yes)
+        weights = np.where(y, odds[kind][1], odds[kind][0])
+        each.append(sk.log_loss(y, q, sample_weight=weights, labels=[0, 1]))
+    assert given == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_a_network_learns_every_label_and_keeps_the_best_epoch(problem):
+    values, labels = problem
+    z = torch.from_numpy(((values - values.mean(0)) / values.std(0)).astype(np.float32))
+    torch.manual_seed(0)
+    model, val = Head(6, 3, dropout=0.0), np.arange(120, 200)
+    how = {"classes": 3, "seed": 1}
+    truth, inputs = torch.from_numpy(labels), loop.Features(z, None)
+    fit = loop.fit(model, inputs, truth, np.arange(120), val, RECIPE, **how)
+    scores = loop.predict(
+        model, inputs, torch.from_numpy(val), RECIPE, torch.device("cpu"), multilabel=True
+    )
+    assert sk.roc_auc_score(labels[val], scores) == pytest.approx(
+        max(row["val_auroc"] for row in fit.history)
+    )
+    assert sk.roc_auc_score(labels[val], scores) > 0.8
+    assert not np.allclose(scores.sum(1), 1)
+
+
+def test_the_record_alone_answers_label_by_label(problem):
+    record, labels = problem
+    arm = registry.load("fusion", "metadata:logistic")
+    found = record_side.fitted(arm, record[:120], labels[:120], record[120:], 0, classes=3)
+    alone = [arm.fit_predict(record[:120], y, record[120:], 0)[:, 1] for y in labels[:120].T]
+    np.testing.assert_array_equal(found, np.stack(alone, 1))
+
+
+def test_late_fusion_multiplies_the_odds_of_each_label(problem):
+    _, labels = problem
+    rng = np.random.default_rng(2)
+    image, record = rng.uniform(0.1, 0.9, (2, 50, 3))
+    side = registry.load("fusion", "metadata:logistic")
+    found = {
+        variant: record_side.combined(
+            registry.load("fusion", f"late:{variant}"), image, record, side, labels
+        )
+        for variant in ("mean", "product")
+    }
+    np.testing.assert_allclose(found["mean"], (image + record) / 2)
+    odds = image / (1 - image) * record / (1 - record)  # the record was fitted balanced: even odds
+    np.testing.assert_allclose(found["product"], odds / (1 + odds))

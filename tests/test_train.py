@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmark.errors import BenchError, Interrupted, NotFinite
 from benchmark.spec import Recipe
-from benchmark.train import loop, weights
+from benchmark.train import loop, objective, weights
 
 RECIPE = Recipe(epochs=6, batch=16, lr=0.01, threads=1, dropout=0.3, precision="float32")
 
@@ -84,7 +84,9 @@ def test_the_best_epoch_on_validation_is_kept(problem):
     assert found.history[found.epoch - 1]["val_auroc"] == best["val_auroc"]
     inputs, labels, _, val = problem
     scores = loop.predict(model, inputs, torch.as_tensor(val), RECIPE, torch.device("cpu"))
-    assert loop.auroc(labels[val].numpy(), scores) == pytest.approx(best["val_auroc"], abs=1e-12)
+    assert objective.auroc(labels[val].numpy(), scores) == pytest.approx(
+        best["val_auroc"], abs=1e-12
+    )
 
 
 def test_of_epochs_with_equal_ranks_the_surest_is_kept(problem):
@@ -139,7 +141,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(problem):
 )
 def test_class_weights(kind: str, expected: list[float]):
     labels = np.array([0] * 8 + [1] * 2)
-    found = loop.class_weights(labels, 3, RECIPE.model_copy(update={"class_weights": kind}))
+    found = objective.class_weights(labels, 3, RECIPE.model_copy(update={"class_weights": kind}))
     assert found == pytest.approx(expected)
 
 

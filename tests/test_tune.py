@@ -13,7 +13,7 @@ from benchmark.errors import Interrupted, NotFinite
 from benchmark.plan import plan, request
 from benchmark.spec import Recipe, RunSpec, key_of
 from benchmark.store import Store
-from benchmark.train import choose, job, loop
+from benchmark.train import choose, job, loop, objective
 from benchmark.train.choose import Rows
 from reports.leaderboard import table
 
@@ -86,7 +86,7 @@ def test_the_rate_is_the_one_that_validation_likes_best_and_the_test_has_no_say(
         seen, val = np.arange(100), np.arange(100, 150)
         loop.fit(model, inputs, labels, seen, val, one, classes=2, seed=3)
         scores = loop.predict(model, inputs, torch.arange(100, 150), one, labels.device)
-        judged[lr] = loop.quality(labels.numpy()[100:150], scores), model.state_dict()
+        judged[lr] = objective.quality(labels.numpy()[100:150], scores), model.state_dict()
     best = max(judged, key=lambda lr: judged[lr][0])
     inputs.values[150:] = torch.nan
     model, fit, _ = tuned(problem, tmp_path)

@@ -243,6 +243,11 @@ class Outcome(Frozen):
     joules: float | None = None
     environment: dict[str, str] = {}
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether its images may have any number of the classes, which are a yes or no each."""
+        return bool(self.data.get("multilabel"))
+
 
 def canonical(value: Any) -> str:
     """JSON with one spelling for equal values."""

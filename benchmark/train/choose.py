@@ -12,7 +12,7 @@ from benchmark.data import split
 from benchmark.data.prepare import Prepared
 from benchmark.errors import NotFinite
 from benchmark.spec import Recipe
-from benchmark.train import loop
+from benchmark.train import loop, objective
 
 
 class Rows(NamedTuple):
@@ -61,11 +61,13 @@ def attempt(
     model = make()
     try:
         fit = loop.fit(model, inputs, labels, rows.fit, rows.val, recipe, **how)
-        scores = loop.predict(model, inputs, torch.as_tensor(rows.val), recipe, labels.device)
+        seen, device = torch.as_tensor(rows.val), labels.device
+        many = labels.ndim == 2
+        scores = loop.predict(model, inputs, seen, recipe, device, multilabel=many)
     except NotFinite as error:
         return Trial((-1.0, 0.0), model, loop.Fit(), recipe, error)
     known = labels.cpu().numpy()[rows.val]
-    return Trial(loop.quality(known, scores), model, fit, recipe)
+    return Trial(objective.quality(known, scores), model, fit, recipe)
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
@@ -131,6 +133,6 @@ def at_end(what: str, value: float, among: Sequence[float]) -> list[str]:
 
 def one_class(labels: np.ndarray) -> list[str]:
     """A validation part that ranks nothing."""
-    if len(np.unique(labels)) > 1:
+    if len(np.unique(labels, axis=0)) > 1:
         return []
     return ["The validation part has one class: settings were chosen by its loss."]

@@ -133,6 +133,7 @@ def facts_of(prepared: prepare.Prepared, parts: split.Parts) -> dict[str, Scalar
         "test": len(parts.test),
         "test_groups": len(np.unique(prepared.groups[parts.test])),
         "siblings": round(parts.siblings, 6),
+        **({"multilabel": True} if prepared.multilabel else {}),
     }
 
 

@@ -59,6 +59,9 @@ def alike(second: prepare.Prepared, first: prepare.Prepared) -> prepare.Prepared
     """The second set with its classes in the order of the first, by their names."""
     if refused := split.differ(second.name, {*second.classes}, first.name, {*first.classes}):
         raise refused
+    if second.multilabel:
+        columns = [second.classes.index(name) for name in first.classes]
+        return replace(second, classes=first.classes, labels=second.labels[:, columns])
     place = np.array([first.classes.index(name) for name in second.classes])
     return replace(second, classes=first.classes, labels=place[second.labels])
 

@@ -2,8 +2,6 @@
 
 import copy
 import hashlib
-import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +16,18 @@ from benchmark.data import prepare, split
 from benchmark.errors import BenchError
 from benchmark.files import cached_folder
 from benchmark.spec import Outcome, RunSpec, canonical, is_solved, seed_of
-from benchmark.train import choose, features, heads, loop, record_map, subgroups, trains, weights
+from benchmark.train import (
+    choose,
+    features,
+    heads,
+    loop,
+    record_map,
+    record_side,
+    subgroups,
+    trains,
+    weights,
+)
 from benchmark.train.context import Work, bootstrap_seed, facts_of
-
-#: Folds inside the training part by which the arm on the record of a late fusion is chosen.
-INNER = 3
 
 
 class Fold(NamedTuple):
@@ -125,7 +130,8 @@ def _trained(work: Work, fold: Fold) -> Answer:
     facts = trains.counts(model) if spec.mode == "finetune" else None
     trains.merge(model)
     with work.timed("test"):
-        scores = loop.predict(model, inputs, torch.as_tensor(parts.test), recipe, work.device)
+        test, many = torch.as_tensor(parts.test), prepared.multilabel
+        scores = loop.predict(model, inputs, test, recipe, work.device, multilabel=many)
     _keep(work, fold, model.state_dict())
     return Answer(scores, fit.chosen, fit.history, facts)
 
@@ -187,7 +193,8 @@ def _solved(work: Work, fold: Fold) -> Answer:
             found, choice = heads.optimum(values, prepared.labels, parts.train, recipe, **how)
     work.warnings.extend(choice.warnings)
     with work.timed("test"):
-        scores = heads.probabilities(found, values[parts.test])
+        many = prepared.multilabel
+        scores = heads.probabilities(found, values[parts.test], multilabel=many)
     # In the form of the trained heads, so that prediction and pictures read one form.
     state = {"output.weight": found.weight, "output.bias": found.bias}
     _keep(work, fold, {name: torch.from_numpy(value).float() for name, value in state.items()})
@@ -206,7 +213,8 @@ def _record_alone(work: Work, fold: Fold) -> Answer:
     if record is None:
         raise BenchError(f"{fold.spec.target} has no record.", "Give it one with --metadata.")
     with work.timed("train"):
-        scores = fold.arm.fit_predict(  # pyright: ignore[reportAttributeAccessIssue]
+        scores = record_side.fitted(
+            fold.arm,
             record[parts.train],
             labels[parts.train],
             record[parts.test],
@@ -226,9 +234,8 @@ def combine(work: Work, fold: Fold, image: np.ndarray) -> Answer:
     """Test probabilities (n, K) of the image with those of a model on the record."""
     side, why = _beside(work, fold)
     record = _record_alone(work, fold._replace(arm=side)).scores
-    labels, classes = fold.prepared.labels[fold.parts.train], len(fold.prepared.classes)
-    prior = side.prior(labels, classes)
-    scores = fold.arm.combine(image, record, prior)  # pyright: ignore[reportAttributeAccessIssue]
+    labels = fold.prepared.labels[fold.parts.train]
+    scores = record_side.combined(fold.arm, image, record, side, labels)
     how = f"{fold.arm.variant} of image {fold.spec.base} and {side.variant} on the record"
     return Answer(scores, f"{how} ({why})", [])
 
@@ -242,35 +249,21 @@ def _beside(work: Work, fold: Fold) -> tuple[Any, str]:
     sides = [registry.load("fusion", f"{family}:{variant}") for variant in variants]
     spec, prepared = fold.spec, fold.prepared
     fit = (family, prepared.digest, spec.record, spec.columns, tuple(spec.types.items()))
+    assert fold.record is not None
+    record = fold.record
     with work.timed("train"):
         found = work.memory.get(
             ("beside", *fit, fold.parts.train.tobytes(), fold.seed),
-            lambda: [_held_out(fold, side) for side in sides],
+            lambda: [
+                record_side.held_out(side, prepared, fold.parts.train, record, fold.seed)
+                for side in sides
+            ],
         )
     if np.isnan(found).any():
         return sides[-1], "too few records to choose by"
     best = int(np.argmax(found))
     told = ", ".join(f"{v} {score:.3f}" for v, score in zip(variants, found, strict=True))
     return sides[best], f"the better by validation AUROC inside the training part: {told}"
-
-
-def _held_out(fold: Fold, side: Any) -> float:
-    """The AUROC of a record's arm on groups of the training part left out of its fitting."""
-    rows, classes = fold.parts.train, len(fold.prepared.classes)
-    labels, units = fold.prepared.labels[rows], split.linked_groups(fold.prepared)[rows]
-    assert fold.record is not None
-    record, seed = fold.record[rows], fold.seed % 2**32
-    scores = np.zeros((len(rows), classes))
-    rarest = int(np.bincount(labels)[np.unique(labels)].min())
-    if min(len(np.unique(units)), rarest) < INNER:
-        return math.nan
-    named = fold.prepared.name, fold.prepared.unit
-    for rest, held in split.cut_folds(labels, units, INNER, seed, named):
-        scores[held] = side.fit_predict(
-            record[rest], labels[rest], record[held], seed, classes=classes
-        )
-    with warnings.catch_warnings(action="ignore"):
-        return metrics.evaluate(labels, scores, units, draws=0, seed=0).overall["auroc"].value
 
 
 def _keep(work: Work, fold: Fold, state: dict[str, torch.Tensor]) -> None:

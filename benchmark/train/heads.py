@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmark.spec import Recipe
-from benchmark.train import choose, loop
+from benchmark.train import choose, loop, objective
 from benchmark.train.choose import Rows, Trial
 from benchmark.train.softmax import PENALTIES, Softmax, softmax_optimum, softmax_path
 
@@ -51,7 +51,9 @@ def solved(
         )
 
     tried = path(rows.fit, PENALTIES)
-    judged = [loop.quality(labels[rows.val], probabilities(one, values[rows.val])) for one in tried]
+    many = labels.ndim == 2
+    said = [probabilities(one, values[rows.val], multilabel=many) for one in tried]
+    judged = [objective.quality(labels[rows.val], one) for one in said]
     best = judged.index(max(judged))
     found = path(rows.train, PENALTIES[: best + 1])[-1] if rows.inner else tried[best]
     l2 = PENALTIES[best]
@@ -88,9 +90,10 @@ def optimum(
     return found, Choice(f"{how} after {found.iterations} iterations", _stopped(found))
 
 
-def probabilities(found: Softmax, values: np.ndarray) -> np.ndarray:
+def probabilities(found: Softmax, values: np.ndarray, *, multilabel: bool = False) -> np.ndarray:
     """Class probabilities (n, K) of features (n, D)."""
-    return torch.from_numpy(values @ found.weight.T + found.bias).double().softmax(1).numpy()
+    logits = torch.from_numpy(values @ found.weight.T + found.bias)
+    return objective.probabilities(logits, multilabel=multilabel).numpy()
 
 
 def trained(
@@ -128,7 +131,8 @@ def trained(
 
 
 def _balance(labels: np.ndarray, seen: np.ndarray, classes: int, recipe: Recipe) -> np.ndarray:
-    return loop.class_weights(labels[seen], classes, recipe)[labels[seen]]
+    weights, given = objective.class_weights(labels[seen], classes, recipe), labels[seen]
+    return np.take_along_axis(weights, given.astype(int), 0) if given.ndim == 2 else weights[given]
 
 
 def _stopped(found: Softmax) -> list[str]:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmark import metrics
 from benchmark.errors import NotFinite
 from benchmark.files import replacing
 from benchmark.spec import Augment, Recipe, seed_of
+from benchmark.train import objective
 from benchmark.train.augment import augment, normalise
 
 #: A checkpoint is written after an epoch if the last one is older than this: heads on cached
@@ -115,8 +115,7 @@ def fit(
     """
     report, recipe = report or Callbacks(), recipe.over(len(train))
     device = labels.device
-    weights = class_weights(labels[torch.as_tensor(train)].cpu().numpy(), classes, recipe)
-    loss_of = nn.CrossEntropyLoss(weight=torch.as_tensor(weights, device=device).float())
+    loss_of = objective.loss(labels, train, classes, recipe)
     optimizer = make_optimizer(model, recipe)
     rows = torch.as_tensor(train)
     result, best, start = Fit(), {"score": (-1.0, 0.0), "epoch": -1, "state": None}, 0
@@ -142,9 +141,12 @@ def fit(
             "rate": len(train) / max(seconds, 1e-9),
         }
         if len(val) and (select or epoch + 1 == recipe.epochs):
-            scores = predict(model, inputs, torch.as_tensor(val), recipe, device)
+            scores = predict(
+                model, inputs, torch.as_tensor(val), recipe, device, multilabel=labels.ndim == 2
+            )
             of_val = labels[torch.as_tensor(val)].cpu().numpy()
-            facts["val_auroc"], score = auroc(of_val, scores), quality(of_val, scores)
+            facts["val_auroc"] = objective.auroc(of_val, scores)
+            score = objective.quality(of_val, scores)
             if select and score > tuple(best["score"]):
                 best = {"score": score, "epoch": epoch, "state": _copy(model)}
         result.history.append(facts)
@@ -171,7 +173,7 @@ def _epoch(
     labels: torch.Tensor,
     rows: torch.Tensor,
     recipe: Recipe,
-    loss_of: nn.Module,
+    loss_of: objective.Loss,
     optimizer: torch.optim.Optimizer,
     epoch: int,
     seed: int,
@@ -211,7 +213,13 @@ def batches(n: int, size: int) -> list[tuple[int, int]]:
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, inputs: Inputs, rows: torch.Tensor, recipe: Recipe, device: torch.device
+    model: nn.Module,
+    inputs: Inputs,
+    rows: torch.Tensor,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    multilabel: bool = False,
 ) -> np.ndarray:
     """Class probabilities (n, K) float64 of these rows."""
     model.eval()
@@ -220,39 +228,11 @@ def predict(
         x, record = inputs.batch(chosen, generator, training=False)
         with autocast(device, recipe):
             logits = model(x, record)
-        found.append(logits.double().softmax(1).cpu())
+        found.append(objective.probabilities(logits, multilabel=multilabel).cpu())
     scores = torch.cat(found).numpy()
     if not np.isfinite(scores).all():
         raise NotFinite("The network's outputs are not finite.", "Lower the learning rate (--lr).")
     return scores
-
-
-def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Macro one-vs-rest AUROC over the classes that can have one."""
-    with warnings.catch_warnings(action="ignore"):  # of what other metrics cannot say here
-        return float(metrics.one_vs_rest(labels, scores)["macro"]["auroc"]["mean"])
-
-
-def quality(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """What chooses: the AUROC, and between equals the mean log of the label's probability."""
-    found = auroc(labels, scores)
-    of_label = scores[np.arange(len(labels)), labels]
-    return 0.0 if math.isnan(found) else found, float(np.log(of_label.clip(1e-12)).mean())
-
-
-def class_weights(labels: np.ndarray, classes: int, recipe: Recipe) -> np.ndarray:
-    """Weights of the loss; a class without training images weighs nothing."""
-    counts = np.bincount(labels, minlength=classes).astype(float)
-    present = counts > 0
-    if recipe.class_weights == "none":
-        return np.ones(classes)
-    weights = np.zeros(classes)
-    if recipe.class_weights == "balanced":
-        weights[present] = counts.sum() / (present.sum() * counts[present])
-    else:  # MetaNet's: the odds against the class, scaled to mean one
-        weights[present] = (counts.sum() - counts[present]) / counts[present]
-        weights *= present.sum() / weights.sum()
-    return weights
 
 
 def rate(recipe: Recipe, epoch: int, share: float) -> float:

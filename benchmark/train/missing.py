@@ -72,16 +72,17 @@ def tested(work: Work, fold: finetune.Fold) -> finetune.Answer:
     if not arm.card.image or arm.needs == "probabilities":
         # The model on the record is fitted again, to the same training part with the same seed.
         return finetune.way(fold)(work, fold)
-    kept = weights.load(work.store, work.cell.key, kind="run")
+    kept, many = weights.load(work.store, work.cell.key, kind="run"), fold.prepared.multilabel
     if is_solved(spec):
         weight, bias = (kept[name].double().numpy() for name in ("output.weight", "output.bias"))
         values = finetune.linear_inputs(work, fold)[test]
         found = Softmax(weight, bias, 0.0, 0, converged=True)
-        return finetune.Answer(heads.probabilities(found, values), "", [])
+        return finetune.Answer(heads.probabilities(found, values, multilabel=many), "", [])
     make, inputs = finetune.network_of(work, fold)
     model = make()
     trains.merge(model)  # as it was kept
     model.load_state_dict(kept)
     with work.timed("test"):
-        scores = loop.predict(model, inputs, torch.as_tensor(test), spec.recipe, work.device)
+        rows, device = torch.as_tensor(test), work.device
+        scores = loop.predict(model, inputs, rows, spec.recipe, device, multilabel=many)
     return finetune.Answer(scores, "", [])

@@ -64,7 +64,8 @@ def run(work: Work, spec: PretrainSpec) -> Outcome:
     with work.timed("test"):
         for name in ("train", "val", "test"):
             rows = getattr(parts, name)
-            scores = loop.predict(model, inputs, torch.as_tensor(rows), recipe, work.device)
+            seen, many = torch.as_tensor(rows), prepared.multilabel
+            scores = loop.predict(model, inputs, seen, recipe, work.device, multilabel=many)
             found[name] = metrics.evaluate(
                 prepared.labels[rows],
                 scores,

@@ -1,13 +1,18 @@
-"""Multinomial logistic regression on fixed features, solved to its optimum (Thomas 2021, Eq. 4)."""
+"""Logistic regression on fixed features, solved to its optimum (Thomas 2021, Eq. 4).
+
+Labels (N,) are classes of one softmax; labels (N, K) of 0 and 1 are K sigmoids, each a regression
+of its own, side by side.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse.linalg import svds
+from scipy.special import expit
 
 Floats = NDArray[np.floating]
 
@@ -52,7 +57,7 @@ def softmax_optimum(
     zero, its step 1 / Lipschitz constant, `max_iterations` epochs at most. `check` is called
     between steps and may raise.
     """
-    problem = _Problem(features, labels, classes, sample_weight, raw=faithful)
+    problem = _problem(features, labels, classes, sample_weight, raw=faithful)
     problem.penalise(l2)
     solve = _descend if faithful else _newton
     found = solve(problem, problem.zeros(), tolerance, max_iterations, check)
@@ -71,13 +76,25 @@ def softmax_path(
     check: Callable[[], None] = lambda: None,
 ) -> list[Softmax]:
     """The optimum at each penalty, in their order, each begun where the last one ended."""
-    problem = _Problem(features, labels, classes, sample_weight)
+    problem = _problem(features, labels, classes, sample_weight)
     weights, path = problem.zeros(), []
     for l2 in penalties:
         problem.penalise(l2)
         weights, norm, done = _newton(problem, weights, tolerance, max_iterations, check)
         path.append(problem.answer(weights, norm, done, tolerance))
     return path
+
+
+def _problem(
+    features: ArrayLike,
+    labels: ArrayLike,
+    classes: int,
+    sample_weight: ArrayLike | None,
+    *,
+    raw: bool = False,
+) -> "_Problem":
+    kind = _Labels if np.ndim(labels) == 2 else _Problem
+    return kind(features, labels, classes, sample_weight, raw=raw)
 
 
 class _Problem:
@@ -98,8 +115,9 @@ class _Problem:
     ) -> None:
         x, self.y = np.asarray(features), np.asarray(labels, np.int64)
         n, width = x.shape
-        weights = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        self.share = weights / weights.sum()
+        weights = np.ones(self.y.shape) if sample_weight is None else sample_weight
+        weights = np.asarray(weights, np.float64)
+        self.share = weights / weights.sum(0)  # of the images (N,), or for each label (N, K)
         self.mean, self.deviation = np.zeros(width), np.ones(width)
         if not raw:
             self.mean, deviation = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
@@ -111,14 +129,24 @@ class _Problem:
             scaled = triangle.T
         self.rows = np.ones((n, scaled.shape[1] + 1))
         self.rows[:, :-1] = scaled
-        self.classes, self.target = classes, np.eye(classes)[self.y]
+        self.classes = classes
+        self.target = self.targets()
         self.penalty = np.zeros(self.rows.shape[1])
 
     @cached_property
     def gram(self) -> Floats:
         """Second moments (R + 1, R + 1) of the weighted rows."""
-        weighted = self.rows * np.sqrt(self.share)[:, None]
+        weighted = self.rows * np.sqrt(self.each.mean(1, keepdims=True))
         return weighted.T @ weighted
+
+    @property
+    def each(self) -> Floats:
+        """The share of an image (N, 1), or in each label (N, K)."""
+        return self.share.reshape(len(self.share), -1)
+
+    def targets(self) -> Floats:
+        """What the probabilities (N, K) should be."""
+        return np.eye(self.classes)[self.y]
 
     def zeros(self) -> Floats:
         return np.zeros((self.classes, self.rows.shape[1]))
@@ -138,11 +166,36 @@ class _Problem:
         residual = (chances - self.target) * self.share[:, None]
         return float(loss), residual.T @ self.rows + self.penalty * weights, chances
 
+    def change(self, chances: NDArray[np.float32], moved: NDArray[np.float32]) -> Any:
+        """How probabilities (n, K) change when the scores move."""
+        change = chances * moved
+        return change - chances * change.sum(1, keepdims=True)
+
     def answer(self, weights: Floats, norm: float, done: int, tolerance: float) -> Softmax:
         """The classifier in the features' own units."""
         wide = weights[:, :-1] if self.basis is None else weights[:, :-1] @ self.basis.T
         weight = wide / self.deviation
         return Softmax(weight, weights[:, -1] - weight @ self.mean, norm, done, norm < tolerance)
+
+
+class _Labels(_Problem):
+    """The same of K sigmoids: the loss is the sum of the labels', each with weights of its own."""
+
+    def targets(self) -> Floats:
+        return self.y.astype(np.float64)
+
+    def at(self, weights: Floats) -> tuple[float, Floats, Floats]:
+        """Loss, gradient and each label's probability of yes."""
+        scores = self.rows @ weights.T
+        loss = (self.share * (np.logaddexp(0, scores) - self.target * scores)).sum()
+        loss += 0.5 * (self.penalty * weights**2).sum()
+        chances = expit(scores)
+        residual = (chances - self.target) * self.share
+        return float(loss), residual.T @ self.rows + self.penalty * weights, chances
+
+    def change(self, chances: NDArray[np.float32], moved: NDArray[np.float32]) -> Any:
+        """How probabilities (n, K) change when the scores move."""
+        return chances * (1 - chances) * moved
 
 
 def _newton(
@@ -177,7 +230,7 @@ def _direction(
     problem: _Problem, coarse: NDArray[np.float32], gradient: Floats, chances: Floats, norm: float
 ) -> Floats:
     """Preconditioned conjugate gradients on the Newton system, the finer the smaller the norm."""
-    share = problem.share[:, None]
+    share = problem.each
     bend = chances * (1 - chances) * share
     bent = float(bend.sum(0).mean())
     active = np.flatnonzero(bend.sum(1) > FLAT * bend.sum(1).mean())
@@ -186,8 +239,7 @@ def _direction(
     chances, share = chances.astype(np.float32), share.astype(np.float32)
 
     def curvature(direction: Floats) -> Floats:
-        change = chances * (coarse @ direction.T.astype(np.float32))
-        change = (change - chances * change.sum(1, keepdims=True)) * share
+        change = problem.change(chances, coarse @ direction.T.astype(np.float32)) * share
         return (change.T @ coarse).astype(np.float64) + problem.penalty * direction
 
     precondition = _preconditioner(problem, bent)
@@ -223,7 +275,7 @@ def _descend(
     problem: _Problem, weights: Floats, tolerance: float, most: int, check: Callable[[], None]
 ) -> tuple[Floats, float, int]:
     """Gradient descent with the largest step that never raises the loss."""
-    weighted = problem.rows * np.sqrt(problem.share)[:, None]
+    weighted = problem.rows * np.sqrt(problem.each.max(1, keepdims=True))
     # The Hessian is at most half of the second moment of the features, and the penalty.
     start = np.ones(min(weighted.shape))
     largest = np.asarray(svds(weighted, k=1, v0=start, return_singular_vectors=False))
