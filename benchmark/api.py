@@ -27,6 +27,7 @@ from benchmark.cards import (
 from benchmark.data import dicom, leaks
 from benchmark.data.contents import digests, plain_file
 from benchmark.data.download import File, locate
+from benchmark.data.label_sets import Label
 from benchmark.data.leaks import Look
 from benchmark.data.matching import check_pairs
 from benchmark.data.tables import class_folders, column_types, read_table
@@ -57,6 +58,7 @@ __all__ = [
     "Fusion",
     "FusionCard",
     "Input",
+    "Label",
     "Look",
     "Measured",
     "Ready",

@@ -1,4 +1,4 @@
-"""MedMNIST v2, its eleven sets of one label, 28 to 224 px: medmnist:derma, medmnist:path-224."""
+"""MedMNIST v2, its twelve 2-D sets, 28 to 224 px: medmnist:derma, path-224; chest: multi-label."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +13,7 @@ from benchmark.api import (
     Experts,
     File,
     Input,
+    Label,
     Recipe,
     Sample,
     Size,
@@ -50,6 +51,10 @@ ORGANS = (
     "bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver",
     "lung-left", "lung-right", "pancreas", "spleen",
 )  # fmt: skip
+CHEST = (
+    "atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia",
+    "pneumothorax", "consolidation", "edema", "emphysema", "fibrosis", "pleural", "hernia",
+)  # fmt: skip
 
 
 class Set(NamedTuple):
@@ -64,6 +69,7 @@ class Set(NamedTuple):
     md5: tuple[str, str, str, str]  # of the file of each size
     license: str = "CC BY 4.0"
     overlaps: tuple[str, ...] = ()
+    multilabel: bool = False
 
 
 SETS = {
@@ -107,6 +113,10 @@ SETS = {
         "9ab87b696fb54e2a387ebe992d6ed5f1", "53a6d115339d874c25e309a994ff46d3",
         "ded0c5fa01a95dc4978b956f613e9b8e", "b354719e553fbbb2513d5533f52a4cb1"),
         overlaps=("medmnist:organa", "medmnist:organc")),
+    "chest": Set("chest radiographs", 112120, CHEST, False, "objects", "chest", (
+        "02c8a6516a18b556561a56cbdd36c4a8", "9de6cd0b934ebb5b7426cfba5efbae16",
+        "db107e5590b27930b62dbaf558aebee3", "45bd33e6f06c3e8cdb481c74a89152aa"),
+        multilabel=True),
 }  # fmt: skip
 
 
@@ -141,7 +151,7 @@ class MedMNIST(Target):
         if name not in SETS or pixels not in ("", *sizes[1:]):
             known = [*SETS, *(f"{one}-{size}" for one in SETS for size in sizes[1:])]
             raise BenchError(
-                f"MedMNIST has no set '{self.variant}' of one label an image.",
+                f"MedMNIST has no flat set '{self.variant}'.",
                 did_you_mean(self.variant, known),
             )
         found, at = SETS[name], sizes.index(pixels or sizes[0])
@@ -154,6 +164,7 @@ class MedMNIST(Target):
             classes=len(found.labels),
             labels=found.labels,
             ordinal=name == "retina",
+            multilabel=found.multilabel,
             images=found.images,
             channels=3 if found.colour else 1,
             license=found.license,
@@ -173,11 +184,22 @@ class MedMNIST(Target):
         """Every image in its official part; pixels are read when decoded."""
         path = locate(root, self.file) / self.file
         for part in PARTS:
-            labels = _array(path, f"{part}_labels").ravel()
-            if labels.max(initial=0) >= len(self.card.labels):
+            labels = _array(path, f"{part}_labels")
+            if not self._fits(labels):
                 raise BenchError(f"{path} holds labels that it should not.", "Fetch it again.")
-            for row, label in enumerate(labels.tolist()):
-                yield Sample(path, self.card.labels[label], f"{part}-{row:06d}", part=part)
+            for row, label in enumerate(self._named(labels)):
+                yield Sample(path, label, f"{part}-{row:06d}", part=part)
+
+    def _fits(self, labels: np.ndarray) -> bool:
+        names, several = len(self.card.labels), self.card.multilabel
+        shape, most = ((len(labels), names), 2) if several else ((len(labels), 1), names)
+        return labels.shape == shape and labels.max(initial=0) < most
+
+    def _named(self, labels: np.ndarray) -> list[Label]:
+        names = self.card.labels
+        if not self.card.multilabel:
+            return [names[label] for label in labels.ravel().tolist()]
+        return [tuple(names[k] for k in np.flatnonzero(row)) for row in labels]
 
     def read(self, sample: Sample, size: Size) -> tuple[np.ndarray, str]:
         assert isinstance(sample.image, Path)
@@ -191,10 +213,14 @@ class MedMNIST(Target):
         for k, (name, found) in enumerate(SETS.items()):
             arrays = {}
             for i, (part, each) in enumerate(zip(PARTS, (6, 2, 3), strict=True)):
-                labels = np.arange(each * max(len(found.labels), 5)) % len(found.labels)
+                n, names = each * max(len(found.labels), 5), len(found.labels)
+                labels = np.arange(n) % names
                 pixels = synthetic.samples(labels.tolist(), size=28, seed=seed + 10 * k + i)
                 arrays[f"{part}_images"] = pixels if found.colour else pixels[..., 0]
                 arrays[f"{part}_labels"] = labels.astype(np.uint8)[:, None]
+                if found.multilabel:  # the image shows the first of three, and the last none
+                    near = (labels[:, None] + np.arange(names)) % names < 3
+                    arrays[f"{part}_labels"] = (near & (labels < names - 1)[:, None]).astype("u1")
             np.savez(root / f"{name}mnist.npz", **arrays)
 
 

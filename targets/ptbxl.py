@@ -1,9 +1,10 @@
-"""PTB-XL: twelve-lead ECGs as scalograms, five diagnostic superclasses; ptbxl:500 for 500 Hz."""
+"""PTB-XL: twelve-lead ECGs as scalograms; multi-label: ptbxl:super, ptbxl:all; -500 for 500 Hz."""
 
 import ast
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmark.api import (
     Experts,
     File,
     Input,
+    Label,
     Recipe,
     Sample,
     Size,
@@ -29,6 +31,21 @@ from benchmark.api import (
 )
 
 LABELS = ("NORM", "MI", "CD", "HYP", "STTC")
+#: Every statement, in the order of the set's own list.
+CODES = (
+    "NDT", "NST_", "DIG", "LNGQT", "NORM", "IMI", "ASMI", "LVH", "LAFB", "ISC_", "IRBBB", "1AVB",
+    "IVCD", "ISCAL", "CRBBB", "CLBBB", "ILMI", "LAO/LAE", "AMI", "ALMI", "ISCIN", "INJAS", "LMI",
+    "ISCIL", "LPFB", "ISCAS", "INJAL", "ISCLA", "RVH", "ANEUR", "RAO/RAE", "EL", "WPW", "ILBBB",
+    "IPLMI", "ISCAN", "IPMI", "SEHYP", "INJIN", "INJLA", "PMI", "3AVB", "INJIL", "2AVB", "ABQRS",
+    "PVC", "STD_", "VCLVH", "QWAVE", "LOWT", "NT_", "PAC", "LPR", "INVT", "LVOLT", "HVOLT", "TAB_",
+    "STE_", "PRC(S)", "SR", "AFIB", "STACH", "SARRH", "SBRAD", "PACE", "SVARR", "BIGU", "AFLT",
+    "SVTAC", "PSVT", "TRIGU",
+)  # fmt: skip
+#: Multi-label variants: what is asked, and the names that a record may bear.
+SETS = {
+    "super": ("diagnostic superclasses", LABELS),
+    "all": ("statements, diagnostic, of form and of rhythm,", CODES),
+}
 TABLE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 PART = {"9": "val", "10": "test"}  # strat_fold; the others are train
 NAMES = ("ecg_id", "patient_id", "filename_lr", "filename_hr")
@@ -36,7 +53,7 @@ FROM_ECG = "it was noted from the very ECG"
 
 
 class PTBXL(Target):
-    variants = ("100", "500")
+    variants = ("100", "500", "super", "super-500", "all", "all-500")
     card = TargetCard(
         title="PTB-XL",
         origin="medical",
@@ -111,25 +128,48 @@ class PTBXL(Target):
 
     def __init__(self, variant: str = "", given: Input | None = None) -> None:
         super().__init__(variant or self.variants[0], given)
+        kind, _, rate = self.variant.partition("-")
+        self.kind, self.rate = ("", kind) if kind.isdigit() else (kind, rate or "100")
+        if self.kind:
+            what, labels = SETS[self.kind]
+            self.card = replace(
+                self.card,
+                title=f"PTB-XL, {len(labels)} {what.split(',')[0]}",
+                task=f"{what} of a 12-lead ECG of ten seconds, any number of them",
+                classes=len(labels),
+                labels=labels,
+                multilabel=True,
+                overlaps=("ptbxl",),
+            )
 
     def records(self, root: Path) -> Iterator[Sample]:
-        """Records with exactly one superclass, whatever its likelihood; the count is printed."""
+        """Every record with its statements, whatever their likelihood; the counts are printed.
+
+        As one class the superclass of records with exactly one; as a set of labels every record.
+        """
         base = locate(root, TABLE, STATEMENTS)
-        classes = {
-            row[""]: row["diagnostic_class"]
-            for row in read_table(base / STATEMENTS, need=("", "diagnostic", "diagnostic_class"))
-            if row["diagnostic"] in ("1", "1.0")
+        listed = read_table(base / STATEMENTS, need=("", "diagnostic", "diagnostic_class"))
+        names = {
+            row[""]: row[""] if self.kind == "all" else row["diagnostic_class"]
+            for row in listed
+            if self.kind == "all" or row["diagnostic"] in ("1", "1.0")
         }
-        file = "filename_lr" if self.variant == "100" else "filename_hr"
+        file = "filename_lr" if self.rate == "100" else "filename_hr"
         need = ("ecg_id", "patient_id", "scp_codes", "strat_fold", file, *self.card.columns)
         table = read_table(base / TABLE, need=need)
-        rows = [(row, _superclasses(row, classes)) for row in table]
+        rows = [(row, _labels(row, names)) for row in table]
         counts = Counter(min(len(found), 2) for _, found in rows)
+        paper = "" if self.kind else " (the paper: 15,351 of 21,837)"
         sys.stderr.write(
-            f"PTB-XL: {counts[1]:,} of {len(rows):,} records have one superclass, "
-            f"{counts[0]:,} none and {counts[2]:,} several (the paper: 15,351 of 21,837).\n"
+            f"PTB-XL: {counts[1]:,} of {len(rows):,} records have one "
+            f"{'statement' if self.kind == 'all' else 'superclass'}, "
+            f"{counts[0]:,} none and {counts[2]:,} several{paper}.\n"
         )
-        chosen = [(row, next(iter(found))) for row, found in rows if len(found) == 1]
+        chosen: list[tuple[dict[str, str], Label]] = [
+            (row, tuple(sorted(found)) if self.kind else next(iter(found)))
+            for row, found in rows
+            if self.kind or len(found) == 1
+        ]
         paths = [row[file] for row, _ in chosen]
         check_pairs(paths, (path for path in paths if (base / f"{path}.hea").is_file()), TABLE)
         for row, label in chosen:
@@ -145,7 +185,7 @@ class PTBXL(Target):
     def read(self, sample: Sample, size: Size) -> tuple[np.ndarray, str]:
         """The montage of scalograms; the hash is the signal's."""
         assert isinstance(sample.image, Path)
-        signal, fs = ecg.read_record(sample.image, expected_fs=float(self.variant))
+        signal, fs = ecg.read_record(sample.image, expected_fs=float(self.rate))
         side = size if isinstance(size, int) else max(size)
         how: Any = self.drawing()
         return ecg.montage(signal, fs, side, **how), images.pixel_hash(signal.view(np.uint8))
@@ -164,6 +204,11 @@ class PTBXL(Target):
             record = f"{patient}.0,{age}.0,{patient % 2},,{60 + label}.0,2.0,text"
             code = f"\"{{'{codes[label]}': 100.0, 'SR': 0.0}}\""
             lines.append(f"{i},{record},{code},{patient % 10 + 1},{','.join(files)}")
+        for i in range(56, 76):  # of two superclasses and of none, in every fold
+            files = [_write_record(root, i, rate, i % 5, rng) for rate in (100, 500)]
+            both = {codes[i % 5]: 50.0, codes[(i + 1) % 5]: 0.0} if i % 4 > 1 else {}
+            lines.append(f'{i},{i}.0,50.0,{i % 2},,70.0,2.0,text,"{both}",{i % 10 + 1},')
+            lines[-1] += ",".join(files)
         (root / TABLE).write_text("\n".join(lines) + "\n")
         statements = [f"{code},text,1.0,{LABELS[k]}" for k, code in enumerate(codes)]
         header = ",description,diagnostic,diagnostic_class"
@@ -187,10 +232,10 @@ def _write_record(root: Path, i: int, rate: int, label: int, rng: np.random.Gene
     return f"records{rate}/00000/{name}"
 
 
-def _superclasses(row: dict[str, str], classes: dict[str, str]) -> set[str]:
+def _labels(row: dict[str, str], names: dict[str, str]) -> set[str]:
     try:
         codes = ast.literal_eval(row["scp_codes"])  # a Python dictionary, as the set has it
-        return {classes[code] for code in codes if code in classes}
+        return {names[code] for code in codes if code in names}
     except (ValueError, SyntaxError, TypeError) as error:
         raise BenchError(
             f"Record {row['ecg_id']} of {TABLE} has unreadable scp_codes.", "Fetch the table again."

@@ -16,6 +16,7 @@ from PIL import Image
 
 from benchmark import contract, registry, synthetic
 from benchmark.api import FORBIDDEN, Experts, Input, Sample, Source, SourceCard, Target, TargetCard
+from benchmark.data import label_sets
 from benchmark.data.download import find_root
 from benchmark.errors import BenchError, DataMissing
 
@@ -121,7 +122,9 @@ def test_records(name: str, read: Callable[[str], list[Sample]]) -> None:
     component, records = load(name), read(name)
     assert len(records) >= 40
     assert len({record.name for record in records}) == len(records)
-    labels = {record.label for record in records}
+    several = isinstance(component.card, TargetCard) and component.card.multilabel
+    assert all(isinstance(record.label, tuple) == several for record in records)
+    labels = {*label_sets.names_of([record.label for record in records])}
     assert len(labels) >= 2 and all(labels)
     if isinstance(component.card, TargetCard) and component.card.labels:
         assert labels <= set(component.card.labels)
@@ -131,7 +134,8 @@ def test_records(name: str, read: Callable[[str], list[Sample]]) -> None:
         assert all(isinstance(cell, str) for cell in record.metadata.values())
     groups = defaultdict(set)
     for i, record in enumerate(records):
-        groups[record.label].add(record.group or i)
+        for label in record.label if isinstance(record.label, tuple) else (record.label,):
+            groups[label].add(record.group or i)
     assert min(len(found) for found in groups.values()) >= 8  # five folds can be made
 
 
@@ -445,6 +449,25 @@ def test_ptbxl_labels_and_folds(copied: Callable[[str], Path]) -> None:
     assert Counter(r.part for r in records.values()) == {"train": 44, "val": 3, "test": 6}
     _edit(root / "ptbxl_database.csv", lambda rows: rows[4].__setitem__(8, "__import__('os')"))
     _fails("ptbxl", root, "Record 4 of ptbxl_database.csv has unreadable scp_codes")
+
+
+def test_ptbxl_as_sets_of_labels(copied: Callable[[str], Path]) -> None:
+    root = copied("ptbxl")
+
+    def change(rows: list[list[str]]) -> None:
+        codes = rows[0].index("scp_codes")
+        rows[1][codes] = "{'NORM': 80.0, 'IMI': 0.0, 'NDT': 15.0}"  # the likelihood does not count
+        rows[2][codes] = "{'SR': 0.0}"
+
+    _edit(root / "ptbxl_database.csv", change)
+    records = {one.name: one for one in load("ptbxl:super").records(root)}
+    assert len(records) == 75
+    assert records["ecg-1"].label == ("MI", "NORM", "STTC") and records["ecg-2"].label == ()
+    assert {one.part for one in records.values() if not one.label} == {"train", "val", "test"}
+    every = {one.name: one for one in load("ptbxl:all-500").records(root)}
+    assert every["ecg-1"].label == ("IMI", "NDT", "NORM") and every["ecg-2"].label == ("SR",)
+    assert "records500" in str(every["ecg-1"].image)
+    assert len(load("ptbxl:all").card.labels) == len({*load("ptbxl:all").card.labels}) == 71
 
 
 def test_ptbxl_missing_record(copied: Callable[[str], Path]) -> None:

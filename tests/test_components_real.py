@@ -1,5 +1,6 @@
 """The readers on the real sets: counts known from their papers, and images that decode."""
 
+import csv
 from collections import Counter
 from pathlib import Path
 
@@ -88,6 +89,18 @@ def test_ptbxl(real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image, text = component.decode(records[0], 96)
     assert image.shape == (96, 96, 3) and len(text) == 16
     assert component.decode(records[1], (48, 96))[0].shape == (48, 96, 3)
+
+
+def test_ptbxl_as_sets_of_labels(real_data: Path) -> None:
+    """Its own list of statements is the card's, and every record is there."""
+    table = real_data / "ptbxl" / "scp_statements.csv"
+    codes = [row[0] for row in csv.reader(table.open(newline=""))][1:]
+    component, records = read("ptbxl:all", real_data)
+    assert component.card.labels == tuple(codes) and len(records) == 250
+    assert all(records_of.label for records_of in records)
+    _, records = read("ptbxl:super", real_data)
+    assert len(records) == 250
+    assert Counter(min(len(record.label), 2) for record in records) == {1: 216, 0: 8, 2: 26}
 
 
 def test_folder_reads_isic_with_its_table(real_data: Path) -> None:

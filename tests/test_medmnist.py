@@ -49,10 +49,27 @@ def test_sets_that_share_images_are_known():
     assert not overlaps.between("medmnist:blood", "medmnist:path")
 
 
-@pytest.mark.parametrize("name", ["chest", "derma-32", "skin"])
+@pytest.mark.parametrize("name", ["nodule", "derma-32", "skin"])
 def test_a_set_that_is_not_there_is_refused(name):
-    with pytest.raises(BenchError, match="of one label"):
+    with pytest.raises(BenchError, match="no flat set"):
         registry.load("target", f"medmnist:{name}")
+
+
+def test_the_chests_have_any_number_of_labels(place, runtime):
+    runtime = runtime.model_copy(update={"data": place.parent})
+    data = prepare.prepare("medmnist:chest", 28, runtime)
+    parts = split.split(data, protocols.load("official").split, fold=0)
+    with np.load(place / "chestmnist.npz") as file:
+        for part, rows in zip(("train", "val", "test"), parts, strict=False):
+            assert np.array_equal(data.labels[rows], file[f"{part}_labels"])
+    assert data.classes == registry.card("target", "medmnist:chest").labels
+    assert overlaps.between("medmnist:chest", "medmnist:chest-64")
+
+
+def test_labels_of_another_kind_are_refused(place):
+    np.savez(place / "chestmnist.npz", train_labels=np.zeros((4, 1), np.uint8))
+    with pytest.raises(BenchError, match="labels that it should not"):
+        list(registry.load("target", "medmnist:chest").records(place))
 
 
 def test_grades_are_judged_by_quadratic_kappa(place, runtime, request_tiny):
