@@ -1,7 +1,6 @@
 """Your own images (folder:PATH): a folder for each class, or a table that names image and label."""
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ from benchmark.api import (
     WARN,
     BenchError,
     Input,
+    Label,
     Look,
     Recipe,
     Sample,
@@ -25,27 +25,25 @@ from benchmark.api import (
     dicom,
     digests,
     images,
-    is_missing,
     leaks,
     plain_file,
     private,
     read_table,
     synthetic,
 )
+from benchmark.data import label_columns, label_sets
 from benchmark.data.matching import image_column, pair
 
 FLAT = dicom.ENDINGS
 VOLUMES = (".nii", ".nii.gz", ".npy", ".npz", ".mha", ".mhd", ".nrrd", ".mgz")
 PARTS = {"train", "val", "valid", "validation", "test"}
-#: More numbers than this as labels are a measurement, not classes.
-MOST = 30
 
 
 class Rows(NamedTuple):
     """The images with a label, in the order of the table or of the files."""
 
     paths: list[Path]
-    labels: list[str]
+    labels: list[Label]
     columns: list[dict[str, str]]  # the rows less image, label and group
     groups: list[str]
     parts: list[str]
@@ -119,6 +117,7 @@ class Folder(Target):
         rows, notes = self._rows, _unread(self.given)
         if rows.unlabelled:
             notes.append(f"{rows.unlabelled} rows have no {self.given.label} and are left out.")
+        notes += label_columns.told(rows.labels)
         groups = rows.groups if self.given.group else None
         found = leaks.judge(self._columns, rows.labels, groups)
         if not self.given.label:
@@ -143,8 +142,8 @@ class Folder(Target):
         if given.metadata is not None:
             plain_file(given.metadata, given.metadata.parent)
             table.update(given.metadata.read_bytes())
-        split = (given.split,) if given.split else ()  # without one, as it always was
-        table.update(repr((given.label, given.group, given.image, *split)).encode())
+        more = [one for one in (given.split, given.separator) if one]  # without, as it always was
+        table.update(repr((given.label, given.group, given.image, *more)).encode())
         return f"{self.card.version}-{pixels.hexdigest()[:12]}-{table.hexdigest()[:8]}"
 
     @classmethod
@@ -203,7 +202,7 @@ def _read(given: Input, root: Path) -> Rows:
     """The labelled images, by the table where there is one, else by the folders they lie in."""
     if given.metadata is not None:
         return _by_table(given, root)
-    if given.label or given.group or given.image or given.split:
+    if given.label or given.group or given.image or given.split or given.separator:
         raise BenchError(
             "A column was named, but no table.", "Name the table with --metadata FILE."
         )
@@ -239,15 +238,15 @@ def _by_folder(root: Path) -> Iterator[tuple[Path, str, str]]:
 def _by_table(given: Input, root: Path) -> Rows:
     """The rows of the table that have a label, each with its image."""
     assert given.metadata is not None
-    files, columns = _files(root), _label_columns(given)
+    files, columns = _files(root), label_columns.named(given.label)
     named = [name for name in (given.image, given.group, given.split) if name]
     rows = read_table(given.metadata, need=(*named, *columns))
     if not rows:
         raise BenchError(f"{given.metadata.name} has no rows.", "Write one for each image.")
     column = given.image or image_column(rows, files)
     paths = pair(rows, column, files, given.metadata.name)
-    labels = _labels(rows, columns, paths, root)
-    keep = [i for i, label in enumerate(labels) if label]
+    labels = _labels(rows, columns, given, paths, root)
+    keep = [i for i, label in enumerate(labels) if label != ""]
     if not keep:
         raise BenchError(f"No row of {given.metadata.name} has a {given.label}.", "Label them.")
     groups = [rows[i][given.group].strip() if given.group else "" for i in keep]
@@ -280,56 +279,19 @@ def _parts(rows: list[dict[str, str]], keep: list[int], column: str) -> list[str
 
 
 def _labels(
-    rows: list[dict[str, str]], columns: list[str], paths: list[Path], root: Path
-) -> list[str]:
-    """The label of each row: a column, several columns of 0 and 1, or the class folders."""
-    if not columns:
-        folders = {path: label for path, label, _ in _by_folder(root)}
-        if len(set(folders.values())) < 2:
-            raise BenchError(
-                "No label was named, and the images do not lie in class folders.",
-                f"Name its column with --label, one of: {', '.join(rows[0])}.",
-            )
-        return [folders[path] for path in paths]
-    if len(columns) > 1:
-        return [_hot(row, columns, path.name) for row, path in zip(rows, paths, strict=True)]
-    cells = [row[columns[0]].strip() for row in rows]
-    labels = ["" if is_missing(cell) else cell for cell in cells]
-    _check_labels([label for label in labels if label], columns[0])
-    return labels
-
-
-def _label_columns(given: Input) -> list[str]:
-    return [name.strip() for name in given.label.split(",")] if given.label else []
-
-
-def _hot(row: dict[str, str], columns: list[str], image: str) -> str:
-    hot = [name for name in columns if row[name].strip().lower() in ("1", "1.0", "true")]
-    if len(hot) == 1:
-        return hot[0]
-    if hot:
-        raise _several(f"{image} has {len(hot)} labels ({', '.join(hot)})")
-    raise BenchError(f"{image} has no label: no column of {', '.join(columns)} is 1.", "Label it.")
-
-
-def _check_labels(labels: list[str], column: str) -> None:
-    """Refuse what is no single class: several classes, or a measurement."""
-    for label in labels:
-        if re.search(r"[|;]", label):
-            raise _several(f"the {column} '{label}' names several classes")
-    counts = Counter(labels)
-    numbers = [float(x) for x in counts if re.fullmatch(r"[+-]?\d*\.?\d+([eE][+-]?\d+)?", x)]
-    measured = len(numbers) > MOST or any(x != int(x) for x in numbers)
-    if numbers and len(numbers) == len(counts) and measured:
+    rows: list[dict[str, str]], columns: list[str], given: Input, paths: list[Path], root: Path
+) -> list[Label]:
+    """The label of each row: by its columns, or the class folders."""
+    if columns or given.separator:
+        images = [path.name for path in paths]
+        labels = label_columns.read(rows, columns, given.separator or "", images)
+        if given.metadata and label_sets.several(known := [one for one in labels if one != ""]):
+            label_sets.check(given.metadata.name, known, images)
+        return labels
+    folders = {path: label for path, label, _ in _by_folder(root)}
+    if len(set(folders.values())) < 2:
         raise BenchError(
-            f"The column {column} holds {len(numbers)} different numbers: that is a measurement, "
-            "and this benchmark classifies.",
-            "Cut it into a few named classes, or name another column with --label.",
+            "No label was named, and the images do not lie in class folders.",
+            f"Name its column with --label, one of: {', '.join(rows[0])}.",
         )
-
-
-def _several(what: str) -> BenchError:
-    return BenchError(
-        f"An image can have one label only, but {what}.",
-        "Make one class of each combination, or a table for each label.",
-    )
+    return [folders[path] for path in paths]

@@ -609,11 +609,50 @@ def test_folder_one_hot(own: Path) -> None:
     assert sorted((r.name[-7:-4], r.label) for r in records)[:3] == [
         ("im0", "a"), ("im1", "b"), ("im2", "c"),
     ]  # fmt: skip
-    _own_fails(own, "\n".join([*lines[:-1], "im5,0,1,1"]), r"one label only.*im5\.png has 2", label="a,b,c")  # fmt: skip # noqa: E501
-    _own_fails(own, "\n".join([*lines[:-1], "im5,0,0,0"]), r"im5\.png has no label", label="a,b,c")
 
 
-def _own_fails(own: Path, text: str, match: str, **more: str) -> None:
+def test_folder_of_label_sets(own: Path) -> None:
+    """Columns of 0 and 1, or one column with a separator: the same sets."""
+    sets = ["a;b", "b", ";", "a; b ;c", "c", "b;c"]
+    hot = [",".join(str(int(name in text)) for name in "abc") for text in sets]
+    lines = ["image,a,b,c", *(f"im{i},{hot[i]}" for i in range(6))]
+    columns = _table(own, "\n".join(lines), label="a,b,c")
+    want = {f"im{i}": tuple(name for name in "abc" if name in sets[i]) for i in range(6)}
+    assert {r.name[2:5]: r.label for r in _rows(columns, own)} == want
+    (said,) = (note for note in columns.look().notes if "multi-label" in note)
+    assert "any number of the 3 labels" in said and "3 have several and 1 none" in said
+    lines = ["image,find", *(f'im{i},"{sets[i]}"' for i in range(6))]
+    column = _table(own, "\n".join(lines), label="find", separator=";")
+    assert {r.name[2:5]: r.label for r in _rows(column, own)} == want
+    other = _table(own, "\n".join(lines), label="find", separator="|").fingerprint()
+    assert column.fingerprint() != other
+    lines[3] = "im2,"
+    gone = _table(own, "\n".join(lines), label="find", separator=";")
+    assert len(_rows(gone, own)) == 5 and "1 rows have no find" in gone.look().notes[0]
+
+
+ONES = ["im0,1,0", "im1,1,1", "im2,0,0", "im3,0,1", "im4,1,0", "im5,0,1"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "match"),
+    [
+        ([*ONES[:-1], "im5,1,maybe"], {}, r"‹im5\.png› has neither 0 nor 1 in the column b"),
+        ([*ONES[:-1], "im5,,1"], {}, r"‹im5\.png› has neither 0 nor 1 in the column a"),
+        ([line[:-1] + "0" for line in ONES], {}, "No image has a 1 in the column b"),
+        ([f"im{i},1,{i % 2}" for i in range(6)], {}, "Every image of t.csv is labelled 'a'"),
+        (ONES, {"separator": ";"}, "--separator parts the labels in the cells of one column"),
+        ([f"im{i},;x," for i in range(6)], {"label": "a", "separator": ";"}, "and has 1 labels"),
+        (ONES, {"label": None, "separator": ";"}, "--separator parts"),
+    ],
+)  # fmt: skip
+def test_folder_refuses_what_is_no_set_of_labels(
+    own: Path, lines: list[str], more: dict[str, Any], match: str
+) -> None:
+    _own_fails(own, "\n".join(["image,a,b", *lines]), match, **{"label": "a,b", **more})
+
+
+def _own_fails(own: Path, text: str, match: str, **more: Any) -> None:
     with pytest.raises(BenchError, match=match):
         _rows(_table(own, text, **more), own)
 
@@ -634,7 +673,11 @@ HEAD = "image,grade,who,age,colour"
         (LINES, {"image": "file"}, r"t\.csv has no column 'file'"),
         (LINES, {"label": "age"}, "that is a measurement"),
         ([line.replace(",a,", ", NaN,").replace(",b,", ",,") for line in LINES], {}, "has a grade"),
-        ([*LINES[:-1], "im5.png,a|b,P2,1,red"], {}, r"the grade 'a\|b' names several classes"),
+        (
+            [*LINES[:-1], "im5.png,a|b,P2,1,red"],
+            {},
+            r"grade 'a\|b' names several .*--separator '\|'",
+        ),
         ([*LINES[:-1], "im5.png,a;b,P2,1,red"], {}, "names several classes"),
         ([*LINES[:-1], "im5.png,a,,1,red"], {"group": "who"}, r"row of ‹im5\.png› has no who"),
         ([f"q{line}" for line in LINES], {}, "No column of the table names the images"),

@@ -198,6 +198,27 @@ def test_columns_by_pattern(ask: Callable[..., Plan]) -> None:
         ask(table, columns=("*_vol",))
 
 
+HOT = [str(int(kind == "ill")) for kind in KIND]
+OFTEN = ["10"[i // 2 % 3 == 0] for i in range(N)]  # one patient in three lacks it
+
+
+def test_a_table_of_several_labels_is_planned_and_read(ask: Callable[..., Plan]) -> None:
+    made = ask({"ill": HOT, "often": OFTEN, "age": AGE, "who": PATIENT}, "who", "ill,often")
+    assert used(made) == (("age",), ())
+    assert "any number of the 2 labels (multi-label)" in said(made)
+
+
+def test_a_column_that_tells_one_label_of_several_is_refused(ask: Callable[..., Plan]) -> None:
+    with pytest.raises(BenchError, match=r"tells the label \(code: one value is one class"):
+        ask({"ill": HOT, "often": OFTEN, "code": CODE}, label="ill,often")
+
+
+def test_a_label_of_few_patients_is_refused(ask: Callable[..., Plan]) -> None:
+    rare = [str(int(i < 6)) for i in range(N)]  # six images of three patients
+    with pytest.raises(BenchError, match=r"1 of the 2 labels of .*scans.*'rare' tells 3 values of"):
+        ask({"ill": HOT, "rare": rare, "who_": PATIENT}, "who_", "ill,rare")
+
+
 def test_missing_labels_are_left_out_and_counted(ask: Callable[..., Plan]) -> None:
     kinds = ["nan", " ", *KIND[2:]]
     assert "2 rows have no kind and are left out" in said(ask({**TABLE, "kind": kinds}))

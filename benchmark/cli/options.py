@@ -79,7 +79,12 @@ Pixels = Annotated[int, typer.Option(help="Pixels of a side.", min=1)]
 Workers = Annotated[int, typer.Option(help="Decoding processes; 0: one per core.", min=0)]
 Name = Annotated[str | None, typer.Option(help="What to call your own folder: folder:NAME.")]
 Metadata = Annotated[Path | None, typer.Option(help="CSV beside your own folder.")]
-Label = Annotated[str | None, typer.Option(help="Its column of labels.")]
+Label = Annotated[
+    str | None, typer.Option(help="Its column of labels, or several of 0 and 1: 'edema,mass'.")
+]
+Separator = Annotated[
+    str | None, typer.Option(help="Between labels in a cell of --label, where it names several.")
+]
 Group = Annotated[str | None, typer.Option(help="Its column of patients.")]
 Image = Annotated[str | None, typer.Option(help="Its column of file names.")]
 Split = Annotated[

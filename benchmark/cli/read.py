@@ -154,6 +154,7 @@ def recommend(
     group: options.Group = None,
     image: options.Image = None,
     split: options.Split = None,
+    separator: options.Separator = None,
     type_: options.Types = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Test the recommendation on targets left out.")

@@ -33,7 +33,8 @@ LISTS = (
     "fold", "partition", "train_size", "seed", "pretrain_seed", "missing", "test_on",
 )  # fmt: skip
 RECIPE = ("size", "epochs", "batch", "lr", "limit", "precision", "threads")
-OWN = ("name", "metadata", "label", "group", "image", "split")  # of a folder of the user's own
+#: Of a folder of the user's own.
+OWN = ("name", "metadata", "label", "group", "image", "split", "separator")
 #: One value for the whole plan.
 SINGLE = ("tune", "column", "allow-column", "type", "subsets", "subgroup")
 #: Lists that are one value: learning rates of which validation chooses.

@@ -115,6 +115,7 @@ class Input(Frozen):
     group: str | None = None  # column of patient, lesion or slide
     image: str | None = None  # column of the file name
     split: str | None = None  # column of the part: train, val or test
+    separator: str | None = None  # between the labels in a cell of the column of labels
 
 
 #: The version of a user's own set that is broken: no cell of it is run, nor ever done.
