@@ -50,7 +50,7 @@ LARGEST = 256 << 20  # bytes of a member
 NUMBERS = ("key", "spec", "versions", "status", "metrics", "classes", "per_class", "over_classes",
            "subgroups", "subgroup_sizes", "joules")  # fmt: skip
 FACTS = {"train", "val", "test", "test_groups", "siblings", "overlap", "folds", "source_images",
-         "target_images", "trained", "parameters"}  # fmt: skip
+         "target_images", "trained", "parameters", "multilabel"}  # fmt: skip
 DIGESTS = {"digest", "source_digest", "target_digest"}
 MACHINE = {"device", "python", "torch", "numpy", "system"}
 WORD = re.compile(r"\w{0,40}", re.ASCII)

@@ -30,8 +30,11 @@ from benchmark.stats import interval
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError, MemoryError)
 #: The same of a parser.
 UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
-#: The predictions as the store keeps them, and how many axes each has.
-ARRAYS = {"labels": ("<i4", 1), "scores": ("<f4", 2), "groups": ("<i4", 1), "draws": ("<f8", 1)}
+#: The predictions as the store keeps them, and how many axes each may have.
+ARRAYS = {
+    "labels": ("<i4", (1, 2)), "scores": ("<f4", (2,)), "groups": ("<i4", (1,)),
+    "draws": ("<f8", (1,)),
+}  # fmt: skip
 #: Scores lose digits when they are stored, so that a few pairs may tie.
 TOLERANCE = 0.005
 #: What would move the cursor of a terminal that shows it, or turn the text around it.
@@ -93,7 +96,7 @@ def predictions(content: bytes) -> dict[str, np.ndarray]:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             found = {name: file[name] for name in ARRAYS}
         for name, (dtype, axes) in ARRAYS.items():
-            if found[name].dtype != dtype or found[name].ndim != axes:
+            if found[name].dtype != dtype or found[name].ndim not in axes:
                 raise ValueError(name)
     except DAMAGE as error:
         raise Unusable("its predictions cannot be read") from error
@@ -116,6 +119,8 @@ def check_predictions(outcome: Outcome, arrays: dict[str, np.ndarray]) -> None:
     classes = len(outcome.classes)
     if scores.shape != (n, classes) or groups.shape != (n,) or n < 1:
         raise Unusable("its predictions do not fit each other or its classes")
+    if outcome.multilabel != (labels.ndim == 2):
+        raise Unusable("it and its labels differ in whether an image has several")
     if len(outcome.per_class) not in (0, classes):
         raise Unusable("its classes and their numbers do not fit")
     if outcome.data.get("test", n) != n:

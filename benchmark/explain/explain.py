@@ -23,6 +23,7 @@ from benchmark.explain import last_layer, pictures, record_gain
 from benchmark.explain.predict import Trained, find, load
 from benchmark.explain.record_gain import arm_title, digest_of, fold_of
 from benchmark.files import broken, write
+from benchmark.metrics.rates import truth_of
 from benchmark.spec import Outcome, Runtime, is_linear
 from benchmark.stats import Estimate, defined
 from benchmark.store import Store
@@ -131,13 +132,14 @@ def maps(tested: Sequence[Tested], count: int) -> tuple[Any, dict[str, Any]]:
         found.append((heat, said))
         layers.add(layer or "the last maps")
     seen = _cropped(pixels, main.trained.recipe.crop)
+    truth = truth_of(main.labels, len(names))
     looks = [
         pictures.Look(
-            title=f"test image {row}, true {names[main.labels[row]]}",
+            title=f"test image {row}, true {', '.join(np.array(names)[truth[row]]) or 'none'}",
             image=seen[i],
             maps=tuple(heat[i] for heat, _ in found),
             said=tuple(f"{names[int(p[i].argmax())]} {float(p[i].max()):.2f}" for _, p in found),
-            right=tuple(int(p[i].argmax()) == main.labels[row] for _, p in found),
+            right=tuple(bool(truth[row, int(p[i].argmax())]) for _, p in found),
         )
         for i, row in enumerate(chosen.tolist())
     ]
@@ -157,8 +159,9 @@ def choose(labels: np.ndarray, scores: np.ndarray, count: int, *, seed: int = 0)
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(-scores.max(1)[order], kind="stable")]
-    right = scores.argmax(1)[order] == labels[order]
-    by_class = [order[right & (labels[order] == k)].tolist() for k in range(scores.shape[1])]
+    said = scores.argmax(1)[order]
+    right = truth_of(labels, scores.shape[1])[order, said]
+    by_class = [order[right & (said == k)].tolist() for k in range(scores.shape[1])]
     turns = [rows[i] for i in range(count) for rows in by_class if i < len(rows)]
     wrong = order[~right].tolist()[: count // 2]
     return np.array([*turns[: count - len(wrong)], *wrong], dtype=int)
@@ -321,9 +324,8 @@ def _tested(store: Store, outcome: Outcome, runtime: Runtime) -> Tested:
         raise BenchError(
             f"The test images of {outcome.key} are not those it was judged on.", "Run it again."
         )
-    with warnings.catch_warnings(
-        action="ignore", category=UserWarning
-    ):  # the run has told of unseen values
+    # The run has told of unseen values.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         record = trained.record(prepared.frame(spec.columns, rows)) if spec.columns else None
     return Tested(trained, prepared, rows, labels, record)
 
@@ -333,15 +335,12 @@ def _prepared(trained: Trained) -> prepare.Prepared:
     spec, digest = trained.spec, digest_of(trained.outcome)
     runtime = trained.work.runtime
     size = (spec.recipe.size,) * 2 if isinstance(spec.recipe.size, int) else spec.recipe.size
+    asked = digest, prepare.CONSTANCY[spec.recipe.constancy], spec.recipe.data
     for path in sorted((runtime.store / "prepared").glob(f"*-{size[0]}x{size[1]}-*/meta.json")):
         if broken(path.parent):
             continue
         meta = json.loads(path.read_text())
-        if (
-            meta["digest"] == digest
-            and meta.get("constancy") == prepare.CONSTANCY[spec.recipe.constancy]
-            and meta.get("drawn", "") == spec.recipe.data
-        ):
+        if (meta["digest"], meta.get("constancy"), meta.get("drawn", "")) == asked:
             return prepare.load(path.parent, spec.target)
     prepared = trained.work.prepared(spec.target, spec.recipe)
     if prepared.digest != digest:

@@ -19,7 +19,7 @@ MOST = 24  # columns of the record that are shown, those of the largest weights
 class Layer(NamedTuple):
     """A head's weights in panels: of each class against their mean, or of the second of two.
 
-    Softmax sees differences only.
+    Softmax sees differences only; of several labels each has weights of its own.
     """
 
     panels: list[str]
@@ -33,11 +33,13 @@ def read(store: Store, outcome: Outcome) -> Layer:
     state = {name: value.double().numpy() for name, value in predict.state(store, outcome).items()}
     found = next(state[name] for name in HEADS if name in state)
     names = outcome.classes
-    found, panels = (
-        (found[1:] - found[:1], [f"{names[1]} over {names[0]}"])
-        if len(names) == 2
-        else (found - found.mean(0), [f"for {name}" for name in names])
-    )
+    panels = [f"for {name}" for name in names]
+    if not outcome.multilabel:
+        found, panels = (
+            (found[1:] - found[:1], [f"{names[1]} over {names[0]}"])
+            if len(names) == 2
+            else (found - found.mean(0), panels)
+        )
     columns, width, deviation = [], 0, np.ones(0)
     assert isinstance(outcome.spec, RunSpec)
     if outcome.spec.record is not None:

@@ -17,6 +17,7 @@ from benchmark.data.dicom import ENDINGS
 from benchmark.data.matching import spellings
 from benchmark.errors import BenchError
 from benchmark.metadata import Encoder
+from benchmark.metrics.rates import YES
 from benchmark.spec import Cell, Outcome, Recipe, RunSpec, Runtime, is_solved
 from benchmark.store import Store
 from benchmark.train import features, loop, network, record_map, weights
@@ -83,15 +84,17 @@ class Trained:
         # A head that was solved for is in full precision, on whatever device.
         exact = {"precision": "float32"} if is_solved(self.spec) else {}
         recipe, device = self.recipe.model_copy(update=exact), self.work.device
-        found = loop.Features(values.to(device), record)
-        return loop.predict(self.head, found, torch.arange(len(values)), recipe, device)
+        found, rows = loop.Features(values.to(device), record), torch.arange(len(values))
+        many = self.outcome.multilabel
+        return loop.predict(self.head, found, rows, recipe, device, multilabel=many)
 
     def probabilities(self, inputs: loop.Pixels) -> np.ndarray:
         """Class probabilities float64 (n, K), as the run's own test had them."""
         if self.head is not None:
             return self.decide(self.features(inputs), inputs.record)
-        rows = torch.arange(len(inputs.images))
-        return loop.predict(self.model, inputs, rows, self.recipe, self.work.device)
+        rows, many = torch.arange(len(inputs.images)), self.outcome.multilabel
+        device = self.work.device
+        return loop.predict(self.model, inputs, rows, self.recipe, device, multilabel=many)
 
 
 class Prediction(NamedTuple):
@@ -101,13 +104,22 @@ class Prediction(NamedTuple):
     classes: tuple[str, ...]
     scores: np.ndarray
     warnings: tuple[str, ...]
+    multilabel: bool = False
 
     def write(self, file: TextIO) -> None:
-        """A CSV: image, a column for each class, and the class with the highest probability."""
+        """A CSV: image, a column for each class, and the class with the highest probability.
+
+        Of several labels, those that are likelier than not, joined by `;`.
+        """
         out = csv.writer(file, lineterminator="\n")
         out.writerow(["image", *self.classes, "predicted"])
         for name, row in zip(self.images, self.scores, strict=True):
-            out.writerow([name, *(f"{p:.6f}" for p in row), self.classes[int(row.argmax())]])
+            out.writerow([name, *(f"{p:.6f}" for p in row), self._named(row)])
+
+    def _named(self, row: np.ndarray) -> str:
+        if not self.multilabel:
+            return self.classes[int(row.argmax())]
+        return ";".join(name for name, p in zip(self.classes, row, strict=True) if p >= YES)
 
 
 def find(store: Store, run: str) -> Outcome:
@@ -173,7 +185,10 @@ def predict(
         part = None if record is None else record[start : start + CHUNK]
         scores.append(trained.probabilities(trained.inputs(pixels, part)))
     notes = tuple(dict.fromkeys(str(warning.message) for warning in caught))
-    return Prediction(tuple(paths), trained.outcome.classes, np.concatenate(scores), notes)
+    outcome = trained.outcome
+    return Prediction(
+        tuple(paths), outcome.classes, np.concatenate(scores), notes, outcome.multilabel
+    )
 
 
 def state(store: Store, outcome: Outcome) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmark import metrics, stats
 from benchmark.explain import pictures
+from benchmark.metrics.rates import telling, truth_of
 from benchmark.spec import Outcome, RunSpec
 from benchmark.stats import Estimate
 from benchmark.stats.delong import clustered, normal_p
@@ -54,7 +55,7 @@ def by_class(
     arms = [arm for arm in (plain, fused) if arm]
     tested = [[store.predictions(o.key) for o in arm] for arm in arms]
     names = arms[0][0].classes
-    first = 1 if len(names) == 2 else 0  # of two classes one tells all
+    first = telling(len(names), multilabel=arms[0][0].multilabel).start
     shown = [np.array([_aurocs(p)[first:] for p in folds]) for folds in tested]
     many = len(arms[0])
     note = f"Boxes: quartiles over {many} folds (circles)." if many > 1 else "One fold (circles)."
@@ -135,7 +136,12 @@ def _delong(
     both = zip(plain, fused, strict=True)
     found = np.array(
         [
-            clustered(a["labels"] == k, b["scores"][:, k], a["scores"][:, k], a["groups"])
+            clustered(
+                truth_of(a["labels"], a["scores"].shape[1])[:, k],
+                b["scores"][:, k],
+                a["scores"][:, k],
+                a["groups"],
+            )
             for a, b in both
         ]
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark import metrics, stats
+from benchmark.metrics.rates import telling
 from reports import plots
 from reports.leaderboard.board import Board
 from reports.leaderboard.rows import Row
@@ -89,10 +90,8 @@ def _by_metric(row: Row, base: Row) -> Iterator[float]:
 
 
 def _by_class(row: Row, base: Row) -> Iterator[tuple[str, float]]:
-    first = 1 if len(row.classes) == 2 else 0  # of two classes one tells all
-    for name, one, other in list(zip(row.classes, row.per_class, base.per_class, strict=True))[
-        first:
-    ]:
+    both = list(zip(row.classes, row.per_class, base.per_class, strict=True))
+    for name, one, other in both[telling(len(both), multilabel=row.multilabel).start :]:
         if "auroc" in one and "auroc" in other:
             apart = 100 * (one["auroc"].value - other["auroc"].value)
             if np.isfinite(apart):

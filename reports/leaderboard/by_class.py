@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from benchmark import stats
 from benchmark.errors import Damaged
+from benchmark.metrics.rates import telling, truth_of
 from benchmark.stats import Estimate, Z
 from benchmark.stats.delong import clustered, normal_p
 from benchmark.store import Store
@@ -45,7 +46,8 @@ def class_pairs(store: Store, first: Sequence[Run], second: Sequence[Run]) -> It
         if any(not np.array_equal(a[name], b[name]) for name in ("labels", "groups")):
             return
         width = a["scores"].shape[1]
-        truth = [a["labels"] == k for k in range(1 if width == 2 else 0, width)]
+        many = a["labels"].ndim == 2
+        truth = truth_of(a["labels"], width).T[telling(width, multilabel=many).start :]
         sides = zip(a["scores"].T[-len(truth) :], b["scores"].T[-len(truth) :], strict=True)
         cell = [clustered(t, x, y, a["groups"]) for t, (x, y) in zip(truth, sides, strict=True)]
         found.append(cell)

@@ -45,6 +45,11 @@ class Row:
     drop: Comparison | None = None  # from the target's own test to that on a second set
 
     @property
+    def multilabel(self) -> bool:
+        """Whether its classes are a yes or no each."""
+        return any(run.outcome.multilabel for run in self.runs)
+
+    @property
     def leaky(self) -> bool:
         """Whether its source has seen test images."""
         return any(text.startswith("LEAKY") for text in self.why)

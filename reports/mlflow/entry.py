@@ -92,7 +92,8 @@ def of_cell(store: Store, outcome: Outcome) -> Entry:
         from reports.mlflow import pictures
 
         found = tested["labels"], tested["scores"].astype(float), outcome.classes
-        texts["confusion.svg"] = pictures.confusion(*found)
+        if not outcome.multilabel:  # several labels are not confused with each other
+            texts["confusion.svg"] = pictures.confusion(*found)
         if (curve := pictures.roc(*found)) is not None:
             texts["roc.svg"] = plots.document([curve])
     return Entry(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.metrics.rates import GRID, roc_curve
+from benchmark.metrics.rates import GRID, roc_curve, telling, truth_of
 from reports import plots
 from reports.plots import Chart, short, words
 
@@ -18,9 +18,11 @@ def roc(labels: NDArray[np.integer], scores: plots.Array, classes: Sequence[str]
     Two classes have one curve, that of the second.
     """
     found = {}
-    for i in range(1 if scores.shape[1] == 2 else 0, scores.shape[1]):
+    k = scores.shape[1]
+    truth = truth_of(labels, k)
+    for i in telling(k, multilabel=labels.ndim == 2):
         alone = np.stack([-scores[:, i], scores[:, i]], axis=1)
-        curve = roc_curve([((labels == i).astype(int), alone)])
+        curve = roc_curve([(truth[:, i].astype(int), alone)])
         if np.isfinite(curve).all():
             found[_name(classes, i)] = curve
     if not found:

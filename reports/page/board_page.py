@@ -1,16 +1,10 @@
-"""What a page says of one board: answers, gains, curves, failures, how the numbers were made."""
+"""What a page says of one board: answers, gains, failures, how the numbers were made."""
 
-import math
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from benchmark.errors import Damaged
-from benchmark.metrics.rates import BINS, GRID, Tested, roc_curve
 from benchmark.spec import RANDOM
 from benchmark.stats import Comparison
 from benchmark.store import Store
@@ -19,11 +13,10 @@ from reports.leaderboard import table
 from reports.leaderboard.arms import Run
 from reports.leaderboard.board import UNKNOWN, Board, higher_is_better
 from reports.leaderboard.rows import Row
-from reports.page import gallery, record
+from reports.page import curves, gallery, record
 
 TOP = 6  # rows of a card on the index
 GAINS = 14  # rows of a chart of gains
-FEWEST = 10  # images in a bin of the calibration chart
 PLAIN = ("scratch", RANDOM)
 OVER = {"scratch": "training from scratch", RANDOM: RANDOM, "self": "the target itself"}
 SPLITS = {
@@ -64,15 +57,6 @@ class Gains:
 
 
 @dataclass(frozen=True)
-class Curves:
-    """The charts of a board's best rows, those that the store has something to draw from."""
-
-    rows: tuple[Row, ...]
-    charts: tuple[tuple[plots.Chart, str], ...]  # and a note
-    classes: plots.Boxes | None
-
-
-@dataclass(frozen=True)
 class View:
     """A board with all that its page says of it."""
 
@@ -89,7 +73,7 @@ class View:
     gains: dict[str, str]
     beside: dict[str, str]
     gain_charts: tuple[Gains, ...]
-    curves: Curves
+    curves: curves.Curves
     plain_last: str  # what the last of the curves' rows is called, if it had no pretraining
     classes: tuple[str, ...]
     record: record.Told  # by subgroups, and without records; of the curves' rows
@@ -104,7 +88,7 @@ def of(store: Store, made: Board, id: str) -> View:
     """The board with its charts and sentences; `id` is its anchor on the page."""
     scratch = [row for row in made.rows if row.name == "scratch"]
     classes = next((row.classes for row in made.rows if row.classes), ())
-    drawn = curves(store, made, binary=len(classes) == 2)
+    drawn = curves.of(store, made)
     fine = [row for row in made.rows if row.done]
     fair = [row for row in fine if row.rank is not None and row.identity.arch != "none"] or fine
     reference = scratch[0].headline.value if scratch and scratch[0].headline else None
@@ -134,82 +118,6 @@ def of(store: Store, made: Board, id: str) -> View:
         recipes=tuple(_recipes(made)),
         warnings=tuple(texts.most_common()),
     )
-
-
-def curves(store: Store, made: Board, *, binary: bool) -> Curves:
-    """Receiver operating curves, calibration, classes and training of a board's first rows."""
-    rows = chosen(made)
-    labels = [made.label(row) for row in rows]
-    tested = [list(_predictions(store, row)) for row in rows]
-    note = "" if binary else "One class against the rest, mean over classes."
-    sure = "On the dashed line confidence is right; below it the network is too sure."
-    drawn = (
-        ("Receiver operating characteristic", "false positive rate", "true positive rate", note,
-         [(GRID, roc_curve(part)) for part in tested]),
-        ("Calibration", "confidence in the answer", "share of right answers", sure,
-         [calibration(part) for part in tested]),
-        ("Validation AUROC", "epoch", "AUROC", "", [_history(row, "val_auroc") for row in rows]),
-        ("Training loss", "epoch", "loss", "", [_history(row, "loss") for row in rows]),
-    )  # fmt: skip
-    charts = []
-    for title, x_title, y_title, text, values in drawn:
-        named = [(label, xs, ys) for label, (xs, ys) in zip(labels, values, strict=True)]
-        unit, dots = x_title != "epoch", title == "Calibration"
-        chart = plots.lines(title, named, x_title=x_title, y_title=y_title, unit=unit, dots=dots)
-        charts += [(chart, text)] if chart else []
-    by_class = [(label, list(_by_class(row))) for label, row in zip(labels, rows, strict=True)]
-    return Curves(tuple(rows), tuple(charts), plots.boxes(by_class))
-
-
-def chosen(made: Board) -> list[Row]:
-    """The best rows, and the image alone without pretraining as the last if not among them."""
-    rows = [row for row in made.rows if row.done]
-    first = rows[: plots.SERIES]
-    plain = [row for row in rows if row.identity.source == row.identity.fusion == "none"]
-    if plain and plain[0] not in first:
-        first = [*first[: plots.SERIES - 1], plain[0]]
-    return first
-
-
-def calibration(tested: Sequence[Tested]) -> tuple[plots.Array, plots.Array]:
-    """Mean confidence and share of right answers in each bin of the top score, folds pooled."""
-    if not tested or not all(np.allclose(p.sum(axis=1), 1, atol=1e-3) for _, p in tested):
-        return np.zeros(0), np.zeros(0)
-    tops = np.concatenate([scores.max(axis=1) for _, scores in tested])
-    right = np.concatenate([scores.argmax(axis=1) == labels for labels, scores in tested])
-    bins = np.clip(np.ceil(tops * BINS).astype(int) - 1, 0, BINS - 1)
-    count = np.bincount(bins, minlength=BINS)
-    enough = count >= FEWEST
-    sums = [np.bincount(bins, weights=values, minlength=BINS)[enough] for values in (tops, right)]
-    return sums[0] / count[enough], sums[1] / count[enough]
-
-
-def _by_class(row: Row) -> Iterator[tuple[str, float]]:
-    for name, found in zip(row.classes, row.per_class, strict=False):
-        if "auroc" in found:
-            yield name, found["auroc"].value
-
-
-def _predictions(store: Store, row: Row) -> Iterator[Tested]:
-    for run in row.runs:
-        if run.outcome.status == "ok":
-            try:
-                found = store.predictions(run.outcome.key)
-            except Damaged as error:
-                warnings.warn(f"{error} Its curves are left out.", stacklevel=2)
-                continue
-            yield found["labels"], found["scores"].astype(float)
-
-
-def _history(row: Row, name: str) -> tuple[list[float], list[float]]:
-    """The mean over the row's cells of a number kept per epoch."""
-    values: dict[float, list[float]] = defaultdict(list)
-    for run in row.runs:
-        for facts in run.outcome.history:
-            value = facts.get(name)
-            if value is not None and math.isfinite(value):
-                values[float(facts.get("epoch") or 0)].append(float(value))
-    return sorted(values), [float(np.mean(values[epoch])) for epoch in sorted(values)]
 
 
 def answers(made: Board) -> Iterator[str]:

@@ -19,7 +19,7 @@ from benchmark.spec import Failure
 from benchmark.store import Store
 from reports import plots
 from reports.leaderboard import table
-from reports.page import board_page, write
+from reports.page import curves, write
 
 NASTY = "<script>alert('x')</script>\"&'<b>\U0001f9ec\u05d0\u05d1\u202e" + "long" * 75
 VOID = {"meta", "link", "br", "input", "img", "hr"}
@@ -217,9 +217,9 @@ def test_a_calibrated_network_lies_on_the_diagonal():
     rng = np.random.default_rng(0)
     top = rng.uniform(0.5, 1, 50_000)
     labels = (rng.random(50_000) > top).astype(int)
-    confidence, accuracy = board_page.calibration([(labels, np.stack([top, 1 - top], axis=1))])
+    confidence, accuracy = curves.calibration([(labels, np.stack([top, 1 - top], axis=1))])
     assert confidence == pytest.approx(accuracy, abs=0.02)
-    assert board_page.calibration([(labels, np.stack([top, top], axis=1))])[0].size == 0
+    assert curves.calibration([(labels, np.stack([top, top], axis=1))])[0].size == 0
 
 
 # --- in a browser -----------------------------------------------------------------------------
