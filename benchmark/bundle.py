@@ -19,10 +19,9 @@ from pydantic import Field
 from benchmark import trust
 from benchmark.data.unpack import RATIO, SMALL
 from benchmark.errors import BenchError, Damaged
-from benchmark.files import remove, replacing
+from benchmark.files import build_folder, remove, replacing
 from benchmark.spec import (
     Cell,
-    DistanceSpec,
     Failure,
     Frozen,
     Outcome,
@@ -45,17 +44,9 @@ FILES = {
 MEMBER = re.compile(r"([a-z]+)/[0-9a-f]{16}/([a-z]+\.[a-z]+)")
 MOST = 200_000  # members
 LARGEST = 256 << 20  # bytes of a member
-
-#: What an outcome may say, also of the data and of the machine; all other words stay at home.
-NUMBERS = ("key", "spec", "versions", "status", "metrics", "classes", "per_class", "over_classes",
-           "subgroups", "subgroup_sizes", "joules")  # fmt: skip
-FACTS = {"train", "val", "test", "test_groups", "siblings", "overlap", "folds", "source_images",
-         "target_images", "trained", "parameters", "multilabel"}  # fmt: skip
-DIGESTS = {"digest", "source_digest", "target_digest"}
-MACHINE = {"device", "python", "torch", "numpy", "system"}
-WORD = re.compile(r"\w{0,40}", re.ASCII)
-#: Text without a path: a slash stands only inside a word, as some devices have it in their names.
-PLAIN = re.compile(r"([^/\\~\n]|(?<=\w)/(?=\w)){0,200}")
+#: To what `short` rounds: powers of two, of which the last bytes are zeros and take no place.
+SHORT = {"scores": 2.0**-12, "draws": 2.0**-14}
+NOTE = "from a study that comes with transfer-bench"
 
 
 class Manifest(Frozen):
@@ -84,11 +75,17 @@ class _Content(NamedTuple):
 
 
 def export(
-    store: Store, out: Path, *, targets: Sequence[str] = (), keys: Sequence[str] = ()
+    store: Store,
+    out: Path,
+    *,
+    targets: Sequence[str] = (),
+    keys: Sequence[str] = (),
+    short: bool = False,
 ) -> Path:
     """Write finished runs and distances into one file; the same cells give the same bytes.
 
     `targets` and `keys` (or their first digits) choose; without them every finished cell goes.
+    `short` rounds predictions, which halves the file.
     """
     done = [o for kind in ("distance", "run") for o in store.outcomes(kind) if o.status == "ok"]
     if lost := [key for key in keys if not any(o.key.startswith(key) for o in done)]:
@@ -103,7 +100,7 @@ def export(
         raise BenchError("There is no such finished cell to export.", "Run some, or choose others.")
     with replacing(out) as temporary, zipfile.ZipFile(temporary, "w") as box:
         files = {}
-        for name, content in _contents(store, chosen):
+        for name, content in _contents(store, chosen, short):
             files[name] = hashlib.sha256(content).hexdigest()
             _add(box, name, content)
         tool = version("transfer-bench")
@@ -137,24 +134,49 @@ def import_(store: Store, bundle: Path) -> Imported:
     return found
 
 
-def _contents(store: Store, chosen: Sequence[Outcome]) -> Iterator[tuple[str, bytes]]:
+def unpack(bundle: Path, root: Path) -> Store:
+    """A store of its own for a bundle that came with this package: whole, but not verified anew."""
+
+    def build(folder: Path) -> None:
+        store = Store(folder)
+        store.prepare()
+        with _reading(bundle) as box:
+            manifest = _manifest(box, bundle.stat().st_size)
+            for place in sorted({name.rpartition("/")[0] for name in manifest.files}):
+                kind, _ = place.split("/")
+                read = {name: _read(box, manifest, f"{place}/{name}") for name in FILES[kind]}
+                if kind == "pretrain":
+                    _only_named(store, trust.pretraining(read["spec.json"]), NOTE)
+                    continue
+                outcome = Outcome.model_validate_json(read["outcome.json"])
+                cell = Cell.of(outcome.spec, outcome.versions)
+                store.of(cell).mkdir(parents=True)
+                if kind == "run":
+                    (store.of(cell) / "predictions.npz").write_bytes(read["predictions.npz"])
+                store.finish(cell, outcome, durable=False)
+
+    build_folder(root, build, durable=False)  # it can be unpacked again
+    return Store(root)
+
+
+def _contents(store: Store, chosen: Sequence[Outcome], short: bool) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of every file, without what could name a person or a place."""
     pretrained = set[str]()
     for outcome in chosen:
         place = f"{outcome.spec.kind}/{outcome.key}"
-        if word := _place_in(outcome.spec):
+        if word := trust.place_in(outcome.spec):
             raise BenchError(
                 f"The cell {outcome.key} names a place on this machine: '{word}'.",
                 "Choose other cells.",
             )
-        yield f"{place}/outcome.json", public(outcome).model_dump_json(indent=1).encode()
+        yield f"{place}/outcome.json", trust.public(outcome).model_dump_json(indent=1).encode()
         if isinstance(outcome.spec, RunSpec):
-            yield f"{place}/predictions.npz", _packed(store, outcome.key)
+            yield f"{place}/predictions.npz", _packed(store, outcome.key, short)
         if not isinstance(outcome.spec, PretrainSpec) and outcome.spec.weights:
             pretrained.add(outcome.spec.weights)
     for key in sorted(pretrained):
         made = store.outcome("pretrain", key)
-        if made is not None and not _place_in(made.spec):
+        if made is not None and not trust.place_in(made.spec):
             facts = {"versions": made.versions, "spec": made.spec.model_dump(mode="json")}
             yield f"pretrain/{key}/spec.json", canonical(facts).encode()
 
@@ -166,7 +188,7 @@ def _add(box: zipfile.ZipFile, name: str, content: bytes) -> None:
     box.writestr(info, content, zipfile.ZIP_DEFLATED, 6)
 
 
-def _packed(store: Store, key: str) -> bytes:
+def _packed(store: Store, key: str, short: bool) -> bytes:
     """The predictions again: the four arrays and nothing else that may lie in the file."""
     try:
         found = store.predictions(key)
@@ -175,41 +197,11 @@ def _packed(store: Store, key: str) -> bytes:
         raise BenchError(
             f"The run {key} has lost its predictions.", "Delete its folder and run it again."
         ) from error
+    for name, part in SHORT.items() if short else ():
+        arrays[name] = (np.round(arrays[name] / part) * part).astype(arrays[name].dtype)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
-
-
-def public(outcome: Outcome) -> Outcome:
-    """The numbers and what they were made with: no warning, log, file, host or word of a person."""
-
-    def named(facts: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in facts.items() if WORD.fullmatch(name)}
-
-    return Outcome(
-        **{name: getattr(outcome, name) for name in NUMBERS},
-        chosen=outcome.chosen if PLAIN.fullmatch(outcome.chosen) else "",
-        history=[named(epoch) for epoch in outcome.history],
-        seconds=named(outcome.seconds),
-        data={
-            name: value
-            for name, value in outcome.data.items()
-            if (name in DIGESTS and WORD.fullmatch(str(value)))
-            or (name in FACTS and (not isinstance(value, str) or not value))
-        },
-        environment={
-            name: text
-            for name, text in outcome.environment.items()
-            if name in MACHINE and PLAIN.fullmatch(text)
-        },
-    )
-
-
-def _place_in(spec: PretrainSpec | RunSpec | DistanceSpec) -> str:
-    """A name in a spec that is a path: of a protocol's file, or of a folder."""
-    parts = ("source", "target", "fusion", "method", "protocol", "tested_on")
-    names = (str(getattr(spec, part, "")) for part in parts)
-    return next((name for name in names if re.search(r"[/\\~\0]", name)), "")
 
 
 @contextmanager
@@ -280,10 +272,10 @@ def _content(box: zipfile.ZipFile, manifest: Manifest, place: str) -> _Content:
         if outcome.key != key:
             raise Unusable(f"its outcome has the key {outcome.key[:40]}")
         arrays = trust.predictions(texts["predictions.npz"]) if kind == "run" else None
-        content = _Content(Cell.of(outcome.spec, outcome.versions), public(outcome), arrays)
+        content = _Content(Cell.of(outcome.spec, outcome.versions), trust.public(outcome), arrays)
     if (content.cell.spec.kind, content.cell.key) != (kind, key):
         raise Unusable("its key is not that of what it asks")
-    if word := _place_in(content.cell.spec):
+    if word := trust.place_in(content.cell.spec):
         raise Unusable(f"it names a place on a machine: '{word[:80]}'")
     return content
 
@@ -294,10 +286,8 @@ def _merge(store: Store, content: _Content, note: str, found: Imported) -> None:
     place = f"{cell.spec.kind}/{cell.key}"
     ours = store.outcome(cell.spec.kind, cell.key)
     if outcome is None:
-        if ours is None:  # its recipe is known from now on; a plain run still makes the weights
-            why = "Its weights did not come with the results; a run makes them."
-            failure = Failure(kind="data_missing", message=why)
-            store.fail(cell, failure, environment={"imported": note})
+        if ours is None:
+            _only_named(store, cell, note)
         return
     if ours is not None and ours.status == "ok":
         (found.same if _numbers(ours) == _numbers(outcome) else found.differs).append(place)
@@ -312,6 +302,13 @@ def _merge(store: Store, content: _Content, note: str, found: Imported) -> None:
     environment = {**outcome.environment, "imported": f"{note}; {unverified}"}
     store.finish(cell, outcome.model_copy(update={"environment": environment}))
     (found.added if ours is None else found.replaced).append(place)
+
+
+def _only_named(store: Store, cell: Cell, note: str) -> None:
+    """A pretraining's recipe is known from now on; a plain run still makes the weights."""
+    why = "Its weights did not come with the results; a run makes them."
+    failure = Failure(kind="data_missing", message=why)
+    store.fail(cell, failure, environment={"imported": note})
 
 
 def _numbers(outcome: Outcome) -> str:

@@ -113,7 +113,9 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         raise
 
 
-def build_folder(final: Path, build: Callable[[Path], None], *, private: bool = False) -> Path:
+def build_folder(
+    final: Path, build: Callable[[Path], None], *, private: bool = False, durable: bool = True
+) -> Path:
     """Make a folder whole or not at all; two builders at once do not meet, the first one wins."""
     if final.is_dir():
         return final
@@ -124,7 +126,7 @@ def build_folder(final: Path, build: Callable[[Path], None], *, private: bool = 
             shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(mode=0o700 if private else 0o777)
         build(temporary)
-        for path in (*temporary.rglob("*"), temporary):
+        for path in (*temporary.rglob("*"), temporary) if durable else ():
             _flush(path)
         try:
             temporary.rename(final)

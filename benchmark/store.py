@@ -166,14 +166,15 @@ class Store:
         write_json(folder / "running.json", {**here, "born": born(os.getpid())}, durable=False)
         return folder
 
-    def finish(self, cell: Cell, outcome: Outcome) -> None:
+    def finish(self, cell: Cell, outcome: Outcome, *, durable: bool = True) -> None:
         """Write the outcome, the last thing a cell does; a success needs its checkpoint no more."""
         folder = self.of(cell)
         if outcome.status == "ok" and folder.is_dir():
             kept = [p for p in sorted(folder.iterdir()) if p.is_file()]
             kept = [p for p in kept if not any(map(p.match, OTHERS))]
             outcome = outcome.model_copy(update={"files": {p.name: sum_of(p) for p in kept}})
-        write(folder / "outcome.json", sealed(outcome.model_dump_json(indent=1)))
+        text = sealed(outcome.model_dump_json(indent=1))
+        write(folder / "outcome.json", text, durable=durable)
         if outcome.status == "ok":
             remove(folder.glob("last*.pt"))
         (folder / "running.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Whether a cell that was made elsewhere can be believed: read with care, then checked."""
+"""Whether a cell made elsewhere can be believed, and what of one of ours may go elsewhere."""
 
 import io
 import json
@@ -37,8 +37,20 @@ ARRAYS = {
 }  # fmt: skip
 #: Scores lose digits when they are stored, so that a few pairs may tie.
 TOLERANCE = 0.005
+#: Draws may have been rounded to make a bundle smaller.
+ROUNDED = 1e-4
 #: What would move the cursor of a terminal that shows it, or turn the text around it.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+#: What an outcome may say, also of the data and of the machine; all other words stay at home.
+NUMBERS = ("key", "spec", "versions", "status", "metrics", "classes", "per_class", "over_classes",
+           "subgroups", "subgroup_sizes", "joules")  # fmt: skip
+FACTS = {"train", "val", "test", "test_groups", "siblings", "overlap", "folds", "source_images",
+         "target_images", "trained", "parameters", "multilabel"}  # fmt: skip
+DIGESTS = {"digest", "source_digest", "target_digest"}
+MACHINE = {"device", "python", "torch", "numpy", "system"}
+WORD = re.compile(r"\w{0,40}", re.ASCII)
+#: Text without a path: a slash stands only inside a word, as some devices have it in their names.
+PLAIN = re.compile(r"([^/\\~\n]|(?<=\w)/(?=\w)){0,200}")
 
 
 class Unusable(Exception):
@@ -103,6 +115,38 @@ def predictions(content: bytes) -> dict[str, np.ndarray]:
     return found
 
 
+def public(outcome: Outcome) -> Outcome:
+    """The numbers and what they were made with: no warning, log, file, host or word of a person."""
+
+    def named(facts: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in facts.items() if WORD.fullmatch(name)}
+
+    return Outcome(
+        **{name: getattr(outcome, name) for name in NUMBERS},
+        chosen=outcome.chosen if PLAIN.fullmatch(outcome.chosen) else "",
+        history=[named(epoch) for epoch in outcome.history],
+        seconds=named(outcome.seconds),
+        data={
+            name: value
+            for name, value in outcome.data.items()
+            if (name in DIGESTS and WORD.fullmatch(str(value)))
+            or (name in FACTS and (not isinstance(value, str) or not value))
+        },
+        environment={
+            name: text
+            for name, text in outcome.environment.items()
+            if name in MACHINE and PLAIN.fullmatch(text)
+        },
+    )
+
+
+def place_in(spec: PretrainSpec | RunSpec | DistanceSpec) -> str:
+    """A name in a spec that is a path: of a protocol's file, or of a folder."""
+    parts = ("source", "target", "fusion", "method", "protocol", "tested_on")
+    names = (str(getattr(spec, part, "")) for part in parts)
+    return next((name for name in names if re.search(r"[/\\~\0]", name)), "")
+
+
 def check_versions(cell: Cell) -> None:
     """Refuse what a newer version made: it would make the cells here look out of date."""
     for part, ours in _versions(cell.spec):
@@ -139,7 +183,7 @@ def check_predictions(outcome: Outcome, arrays: dict[str, np.ndarray]) -> None:
     told, given = outcome.metrics[headline], found[headline].value
     if not np.isclose(told.value, given, rtol=0, atol=TOLERANCE, equal_nan=True):
         raise Unusable(f"its {headline} is {told.value:.4f}, but its predictions give {given:.4f}")
-    if not np.allclose(told[1:3], interval(draws), rtol=0, atol=1e-6, equal_nan=True):
+    if not np.allclose(told[1:3], interval(draws), rtol=0, atol=ROUNDED, equal_nan=True):
         raise Unusable(f"the interval of its {headline} is not that of its draws")
     pairs = [(outcome.metrics, found), *zip(outcome.per_class, evaluation.per_class, strict=False)]
     for told_, given_ in pairs:

@@ -192,6 +192,32 @@ def test_the_same_cells_give_the_same_bytes(ours: Store, made: Path, tmp_path: P
         assert {info.date_time for info in box.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
+def test_rounded_predictions_are_smaller_and_believed(ours: Store, theirs: Store, tmp_path: Path):
+    few = bundle.export(ours, tmp_path / "few.zip", short=True)
+    assert few.stat().st_size < 0.9 * bundle.export(ours, tmp_path / "all.zip").stat().st_size
+    assert len(bundle.import_(theirs, few).added) == 4
+    for key in theirs.keys("run"):
+        here, there = ours.predictions(key), theirs.predictions(key)
+        assert here["scores"] == pytest.approx(there["scores"], abs=2.0**-13)
+        assert here["draws"] == pytest.approx(there["draws"], abs=2.0**-15, nan_ok=True)
+
+
+def test_a_bundle_of_our_own_is_laid_out_as_a_store(theirs: Store, made: Path, tmp_path: Path):
+    bundle.import_(theirs, made)
+    found = bundle.unpack(made, tmp_path / "study")
+    for kind in ("run", "distance", "pretrain"):
+        assert sorted(found.keys(kind)) == sorted(theirs.keys(kind))
+        for there in theirs.outcomes(kind):
+            here = found.outcome(kind, there.key)
+            assert here is not None
+            assert here.model_dump_json(exclude={"environment", "finished"}) == (
+                there.model_dump_json(exclude={"environment", "finished"})
+            )
+    for key in theirs.keys("run"):
+        assert np.array_equal(found.predictions(key)["draws"], theirs.predictions(key)["draws"])
+    assert bundle.unpack(made, tmp_path / "study").root == found.root  # once
+
+
 def test_a_recipe_travels_without_weights_and_a_run_still_makes_them(theirs: Store, made: Path):
     bundle.import_(theirs, made)
     there = theirs.outcome("pretrain", MADE.key)

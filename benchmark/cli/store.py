@@ -175,12 +175,13 @@ def results_export(
     out: Path,
     target: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
     key: Annotated[list[str] | None, typer.Option(help="Of a cell, or its beginning.")] = None,
+    short: Annotated[bool, typer.Option(help="Predictions rounded: half as big.")] = False,
     store: options.Store = "store",
 ) -> None:
     """Write finished runs and distances into one file that names nobody."""
     from benchmark import bundle
 
-    path = bundle.export(store, out, targets=target or (), keys=key or ())
+    path = bundle.export(store, out, targets=target or (), keys=key or (), short=short)
     sys.stderr.write(f"Wrote {path}\n")
 
 
