@@ -164,7 +164,9 @@ def test_predict_names_every_label_that_is_likelier_than_not(found, runtime, tmp
 def test_explain_draws_what_it_can(found, runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(explain, "SHUFFLES", 1)
     store = Store(runtime.store)
-    made = explain.explain(store, found["concat", "frozen", ""].key, runtime, out=tmp_path)
+    made = explain.explain(
+        store, found["concat", "frozen", ""].key, runtime, out=tmp_path, images=2
+    )
     names = {path.stem for path in made.files}
     assert names == {"maps", "weights", "importance", "classes", "gains"}
     numbers = json.loads((tmp_path / "explain.json").read_text())
@@ -177,6 +179,7 @@ def test_explain_draws_what_it_can(found, runtime, tmp_path, monkeypatch):
 def test_the_board_and_a_comparison_go_label_by_label(found, runtime):
     store = Store(runtime.store)
     boards = json.loads(table.show(store, format="json", targets=("several",)))
+    assert "each is a yes or no" in table.show(store, targets=("several",))
     rows = {(r["fusion"], r["mode"], r["missing"]): r for r in boards[0]["rows"]}
     outcome = found["concat", "frozen", ""]
     row = rows["concat", "frozen", ""]
@@ -197,7 +200,7 @@ def test_the_page_has_curves_of_the_labels(found, runtime, tmp_path):
     write.write(Store(runtime.store), tmp_path)
     page = next(tmp_path.glob("target-several*.html")).read_text()
     assert "probability of a label" in page and "Mean over labels." in page
-    assert page.count("south") > 1
+    assert page.count("south") > 1 and "each is a yes or no" in page
 
 
 def test_mlflow_has_curves_and_no_confusion_of_labels(found, runtime):
@@ -205,3 +208,24 @@ def test_mlflow_has_curves_and_no_confusion_of_labels(found, runtime):
     assert "roc.svg" in made.texts and "confusion.svg" not in made.texts
     names = {name for name, *_ in made.metrics}
     assert {"class/rare/auroc", "class/rare/auroc_low", "auroc", "auroc_high"} <= names
+
+
+@pytest.mark.real
+def test_ptbxl_with_all_its_records(real_data, runtime):
+    """Every arm asked for gives numbers with intervals on the real records, none left out."""
+    here = runtime.model_copy(update={"data": real_data})
+    done = []
+    for mode, arms in (("frozen", ("none", "concat")), ("finetune", ("none",))):
+        request = Request(
+            targets=("ptbxl:super",), archs=("test_resnet",), protocols=("demo",), folds=(0,),
+            modes=(mode,), fusions=arms, recipe={"threads": 1, "epochs": 1, "size": 32},
+        )  # fmt: skip
+        done += run_all(request, here)
+    assert len(done) == 3
+    for outcome in done:
+        assert outcome.classes == ("NORM", "MI", "CD", "HYP", "STTC") and outcome.multilabel
+        parts = [outcome.data[part] for part in ("train", "val", "test")]
+        assert sum(parts) == 250
+        value, low, high, n = outcome.metrics["auroc"]
+        assert 0 < low < value < high < 1 and n == outcome.data["test"]
+        assert len([row["auroc"] for row in outcome.per_class if row["auroc"].low > 0]) >= 4

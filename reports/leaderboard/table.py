@@ -167,6 +167,13 @@ def leak(made: Board) -> str:
     return f"LEAKY: {rate}" if made.leaky else ""
 
 
+def labels(made: Board) -> str:
+    """What several labels an image make of the numbers; empty where each image has one class."""
+    if not any(row.multilabel for row in made.rows):
+        return ""
+    return "An image may have several labels: each is a yes or no, and numbers are their means."
+
+
 def record(made: Board) -> str:
     """Which columns the record has where a row names no others; empty where no row reads it."""
     reads = any(row.identity.columns for row in made.rows)
@@ -231,7 +238,7 @@ def _table(made: Board) -> render.Table:
         rows=made.rows,
         style=lambda row: "bold" if row.rank == 1 else "dim" if row.rank is None else "",
         notes=[
-            *filter(None, [record(made)]),
+            *filter(None, [labels(made), record(made)]),
             *(f"No rank: {made.label(row)}: {'; '.join(row.why)}." for row in made.rows if row.why),
             *doubts(made),
             *([DROP.format(made=made)] if made.tested_on else []),

@@ -197,6 +197,8 @@ def _facts(made: Board) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield "Leak", (table.leak(made),)
     if made.overlaps:
         yield "Known overlaps", tuple(made.overlaps)
+    if told := table.labels(made):
+        yield "Labels", (told,)
     yield "Seeds", (", ".join(map(str, made.seeds)),)
     yield "Headline", (table.metric_title(made.headline),)
     yield (
