@@ -92,8 +92,8 @@ __all__ = [
 #: Networks whose bottleneck or basic blocks an arm can reach into, by their timm names.
 RESNET = re.compile(r"(wide_)?resnet\d+[cdstw]*(_\d)?(\.\w+)?$")
 
-#: What an arm can only work on within the network, for pooled features tell nothing of it.
-INSIDE = ("blocks", "places")
+#: Where an arm works of which pooled features tell nothing.
+INSIDE = {"blocks": "inside the network", "places": "on each place of the last maps"}
 
 
 class Side(Protocol):
@@ -266,19 +266,17 @@ class Fusion(Component):
         """The value of an option, its default where it is not set."""
         return options.get(name, self.card.options.get(name))
 
+    def takes_gaps(self, options: Mapping[str, Scalar]) -> bool:
+        """Whether a missing value comes to it as NaN, with no value made up for it."""
+        return False
+
     def refuses(self, arch: str, mode: str) -> str:
         """Why this arm cannot run there, or an empty text."""
         if self.needs == "blocks" and not RESNET.match(arch):
             return f"{self.card.title} works inside the blocks of a ResNet, and {arch} is none"
-        if self.needs == "blocks" and mode != "finetune":
-            return (
-                f"{self.card.title} works inside the network, and mode {mode} keeps only features"
-            )
-        if self.needs == "places" and mode != "finetune":
-            return (
-                f"{self.card.title} works on each place of the last maps, and mode {mode} keeps "
-                "pooled features alone"
-            )
+        if self.needs in INSIDE and mode != "finetune":
+            where = INSIDE[self.needs]
+            return f"{self.card.title} works {where}, and mode {mode} keeps only features"
         if self.needs == "maps" and mode != "finetune" and not archs.mean_pooled(arch):
             return (
                 f"{self.card.title} changes the last maps, of which the features of {arch} are "

@@ -1,5 +1,6 @@
 """Every arm comes to its numbers: features shared, records fused, papers' heads solved."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,33 @@ def test_test_data_do_not_choose_the_arm_on_the_record(runtime, request_tiny):
         told.append(finetune._beside(work, one)[1])
     assert told[0] == told[1]
     assert "boosting 0." in told[0] and "logistic 0." in told[0]
+    assert "boosted" not in told[0], "a further candidate would change finished runs"
+
+
+@pytest.mark.parametrize("protocol", ["demo", "yang"])
+def test_boosted_trees_choose_by_validation_patients_and_stand_beside_an_image(
+    runtime, request_tiny, protocol
+):
+    found = run_all(
+        request_tiny(
+            fusions=("metadata:boosted", "late"), protocols=(protocol,), folds=(0,),
+            options={"record": "boosted"}, missing=("1",), recipe={"size": 32},
+        ),
+        runtime,
+    )  # fmt: skip
+    alone, late = ({o.spec.missing: o for o in found if o.spec.fusion == name}
+                   for name in ("metadata:boosted", "late"))  # fmt: skip
+    judge = "validation AUROC" + (" inside the training part" if protocol == "yang" else "")
+    assert re.fullmatch(rf"boosted on the record, .* trees of .*, by {judge}", alone[""].chosen)
+    assert late[""].chosen.endswith("and boosted on the record (as asked)")
+    store = Store(runtime.store)
+    image, record, both = (
+        store.predictions(o.key)["scores"].astype(float)
+        for o in (next(o for o in found if o.spec.fusion == "none"), alone[""], late[""])
+    )
+    np.testing.assert_allclose(both, (image + record) / 2, atol=1e-5)
+    gone = store.predictions(alone["1"].key)["scores"]
+    assert np.ptp(gone, axis=0).max() < 1e-6 < np.ptp(record, axis=0).max(), "gaps alone"
 
 
 def test_an_encoder_is_kept_and_numbers_are_explained(fused):

@@ -252,6 +252,18 @@ def test_one_hot_of_booleans_and_dates() -> None:
     assert found["d__year"].tolist() == [0, 1, 0.5]
 
 
+@pytest.mark.parametrize("kind", [OneHotEncoder, OrdinalEncoder])
+def test_gaps_are_left_as_they_are_and_come_back_from_json(kind: type[Encoder]) -> None:
+    train, test = table("n,s\n1,a\n2,b\n3,b\n"), table("n,s\n,a\n2,\nx,c\n")
+    filled = kind().fit(train)
+    encoder = kind({"gaps": True}).fit(train)
+    want = quietly(filled, test)
+    want.iloc[0, 0], want.iloc[1, 1:] = np.nan, np.nan  # what is unseen is not missing
+    for one in (encoder, Encoder.from_json(encoder.to_json())):
+        pd.testing.assert_frame_equal(quietly(one, test), want)
+    pd.testing.assert_frame_equal(encoder.transform(train), filled.transform(train))
+
+
 @pytest.mark.parametrize("kind", [OrdinalEncoder, OneHotEncoder])
 def test_indicators_tell_what_was_made_up(kind: type[Encoder]) -> None:
     encoder = kind(indicator=True).fit(table("n,s\n1,a\n2,b\n"))

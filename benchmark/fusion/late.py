@@ -12,9 +12,13 @@ class Late(Fusion):
         title="Late fusion",
         needs="probabilities",
         beside="metadata",
-        options={"record": "best"},  # the variant on the other side; best: by validation
+        # The variant on the other side; best: boosting or logistic, by validation.
+        options={"record": "best"},
     )
     variants = ("mean", "product")
+
+    def takes_gaps(self, options):
+        return self.option(options, "record") == "boosted"
 
     def combine(
         self, image: np.ndarray, record: np.ndarray, prior: np.ndarray | None = None

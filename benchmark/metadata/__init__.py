@@ -64,6 +64,7 @@ class Encoder(ABC):
     def __init__(self, schema: Mapping[str, Any] | None = None, *, indicator: bool = False) -> None:
         """Take a schema of types, missing_extra, order, base, clip, unseen; what it lacks is found.
 
+        With `gaps` in it no value is made up for a missing one: all its columns are NaN there.
         With `indicator` each column is followed by name__missing: 1 where its value is made up.
         """
         self.schema = dict(schema or {})
@@ -93,7 +94,10 @@ class Encoder(ABC):
         for column in self._fitted():
             read = read_cells(table[column.name], column)
             self._count(column, read)
-            blocks.append(self._encode(column, read))
+            block = self._encode(column, read)
+            blocks.append(
+                np.where(read.missing[:, None], np.nan, block) if self._options.gaps else block
+            )
             if self.indicator:
                 made_up = read.missing | (read.failed & (column.kind in MEASURED))
                 blocks.append(made_up[:, None].astype(float))
@@ -196,12 +200,13 @@ class _Options:
     base: int
     clip: tuple[float, float]
     unseen: str
+    gaps: bool
 
     @staticmethod
     def of(schema: Mapping[str, Any]) -> "_Options":
         """Check a schema's words and values."""
         given = {**schema.get("options", {}), **schema}
-        fields = ("types", "missing_extra", "order", "base", "clip", "unseen")
+        fields = ("types", "missing_extra", "order", "base", "clip", "unseen", "gaps")
         _check("field", given, (*fields, "options", "spec", "unseen_cells", *KINDS))
         listed: dict[str, str] = {name: kind for name, kind, *_ in given.get("spec", ())}
         listed |= {name: kind for kind in KINDS for name in given.get(kind) or ()}
@@ -217,6 +222,7 @@ class _Options:
             base=int(given.get("base", 0)),
             clip=(0.0, 1.0) if given.get("clip", True) else (-np.inf, np.inf),
             unseen=unseen,
+            gaps=bool(given.get("gaps", False)),
         )
 
 

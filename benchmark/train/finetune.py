@@ -84,7 +84,8 @@ def run(work: Work, spec: RunSpec) -> Outcome:
     record = None
     if spec.record is not None:
         with work.timed("encode"):
-            record = record_map.encode(work, spec, target, prepared, parts)
+            gaps = arm.takes_gaps(spec.options)
+            record = record_map.encode(work, spec, target, prepared, parts, gaps=gaps)
     fold = Fold(spec, target, arm, prepared, parts, record)
     return judge(work, fold, way(fold)(work, fold))
 
@@ -212,16 +213,15 @@ def _record_alone(work: Work, fold: Fold) -> Answer:
     parts, labels, record = fold.parts, fold.prepared.labels, fold.record
     if record is None:
         raise BenchError(f"{fold.spec.target} has no record.", "Give it one with --metadata.")
+    rows = None
+    if record_side.chooses(fold.arm):
+        rows = choose.rows_of(fold.prepared, parts, fold.inner_seed)
+    how = {"classes": len(fold.prepared.classes), "recipe": fold.spec.recipe}
     with work.timed("train"):
-        scores = record_side.fitted(
-            fold.arm,
-            record[parts.train],
-            labels[parts.train],
-            record[parts.test],
-            fold.seed % 2**32,
-            classes=len(fold.prepared.classes),
+        scores, said = record_side.answered(
+            fold.arm, record, labels, parts, rows, fold.seed % 2**32, **how
         )
-    return Answer(scores, f"{fold.arm.variant} on the record, fixed settings", [])
+    return Answer(scores, f"{fold.arm.variant} on the record, {said}", [])
 
 
 def _combined(work: Work, fold: Fold) -> Answer:
@@ -235,7 +235,7 @@ def combine(work: Work, fold: Fold, image: np.ndarray) -> Answer:
     side, why = _beside(work, fold)
     record = _record_alone(work, fold._replace(arm=side)).scores
     labels = fold.prepared.labels[fold.parts.train]
-    scores = record_side.combined(fold.arm, image, record, side, labels)
+    scores = record_side.combined(fold.arm, image, record, side, labels, fold.spec.recipe)
     how = f"{fold.arm.variant} of image {fold.spec.base} and {side.variant} on the record"
     return Answer(scores, f"{how} ({why})", [])
 
@@ -245,7 +245,8 @@ def _beside(work: Work, fold: Fold) -> tuple[Any, str]:
     family, asked = fold.arm.card.beside, str(fold.arm.option(fold.spec.options, "record"))
     if asked != "best":
         return registry.load("fusion", f"{family}:{asked}"), "as asked"
-    variants = registry.load("fusion", family).variants
+    default = registry.load("fusion", family)
+    variants = getattr(default, "candidates", default.variants)
     sides = [registry.load("fusion", f"{family}:{variant}") for variant in variants]
     spec, prepared = fold.spec, fold.prepared
     fit = (family, prepared.digest, spec.record, spec.columns, tuple(spec.types.items()))

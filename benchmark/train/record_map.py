@@ -22,14 +22,23 @@ ENCODER, SCALE = "encoder.json", "record.json"
 
 
 def encode(
-    work: Work, spec: RunSpec, target: Source, prepared: prepare.Prepared, parts: split.Parts
+    work: Work,
+    spec: RunSpec,
+    target: Source,
+    prepared: prepare.Prepared,
+    parts: split.Parts,
+    *,
+    gaps: bool = False,
 ) -> np.ndarray:
-    """The record as float32 (N, M), the map fitted on the training part and kept."""
+    """The record as float32 (N, M), the map fitted on the training part and kept.
+
+    With `gaps` missing values are NaN.
+    """
     assert spec.record is not None
-    fit = ("record", prepared.digest, spec.record, spec.columns, tuple(spec.types.items()))
+    fit = ("record", prepared.digest, spec.record, spec.columns, tuple(spec.types.items()), gaps)
     encoder, scale, values = work.memory.get(
         (*fit, parts.train.tobytes(), parts.test.tobytes()),
-        lambda: _fitted(spec, target, prepared, parts),
+        lambda: _fitted(spec, target, prepared, parts, gaps),
     )
     write(work.folder / ENCODER, encoder)
     write(work.folder / SCALE, scale)
@@ -41,10 +50,12 @@ def _fitted(
     target: Source,
     prepared: prepare.Prepared,
     parts: split.Parts,
+    gaps: bool,
 ) -> tuple[str, str, np.ndarray]:
     """The encoder and the scale as JSON, and the record as they map it."""
     assert spec.record is not None
     schema = {"types": spec.types, "missing_extra": list(getattr(target.card, "missing", ()))}
+    schema |= {"gaps": True} if gaps else {}
     kind = OneHotEncoder if spec.record.encoder == "onehot" else OrdinalEncoder
     encoder = kind(schema, indicator=spec.record.indicator).fit(
         prepared.frame(spec.columns, parts.train)
@@ -53,7 +64,7 @@ def _fitted(
     found = encoder.transform(prepared.frame(spec.columns, rows)).to_numpy(float)
     seen = found[: len(parts.train)]
     scale = {"mean": [0.0] * found.shape[1], "deviation": [1.0] * found.shape[1]}
-    if spec.record.standardise:
+    if spec.record.standardise and not gaps:  # what takes gaps asks for the order alone
         deviation = np.where(seen.std(0) > 0, seen.std(0), 1.0)
         scale = {"mean": seen.mean(0).tolist(), "deviation": deviation.tolist()}
     values = np.zeros((len(prepared.labels), found.shape[1]), np.float32)

@@ -12,9 +12,40 @@ import numpy as np
 from benchmark import metrics
 from benchmark.data import split
 from benchmark.data.prepare import Prepared
+from benchmark.spec import Recipe
+from benchmark.train.choose import Rows
+from benchmark.train.objective import class_weights, quality
 
 #: Folds inside the training part by which the arm on the record of a late fusion is chosen.
 INNER = 3
+
+
+def answered(
+    arm: Any,
+    record: np.ndarray,
+    labels: np.ndarray,
+    parts: split.Parts,
+    rows: Rows | None,
+    seed: int,
+    *,
+    classes: int,
+    recipe: Recipe,
+) -> tuple[np.ndarray, str]:
+    """What an arm says of the test records, and how its settings came; `rows` may choose them."""
+    test = record[parts.test]
+    if rows is None:
+        train = record[parts.train], labels[parts.train]
+        return fitted(arm, *train, test, seed, classes=classes), "fixed settings"
+
+    def chosen(label: np.ndarray, count: int) -> tuple[np.ndarray, str]:
+        weight = class_weights(label[rows.train], count, recipe)
+        return arm.choose(record, label, rows, test, seed, weight=weight, quality=quality)
+
+    if labels.ndim == 1:
+        scores, how = chosen(labels, classes)
+        return scores, f"{how}, by {rows.judge}"
+    each = [chosen(label, 2)[0][:, 1] for label in labels.T.astype(int)]
+    return np.stack(each, axis=1), f"each label's settings by {rows.judge}"
 
 
 def fitted(
@@ -29,14 +60,24 @@ def fitted(
     return np.stack(said, axis=1)
 
 
+def chooses(arm: Any) -> bool:
+    """Whether an arm on the record chooses its settings by validation."""
+    return getattr(arm, "chooses", False)
+
+
 def combined(
-    arm: Any, image: np.ndarray, record: np.ndarray, side: Any, labels: np.ndarray
+    arm: Any, image: np.ndarray, record: np.ndarray, side: Any, labels: np.ndarray, recipe: Recipe
 ) -> np.ndarray:
     """What a late fusion makes of the image's and the record's; labels are the training part's."""
+
+    def prior(label: np.ndarray, count: int) -> np.ndarray:
+        asked = {"weight": class_weights(label, count, recipe)} if chooses(side) else {}
+        return side.prior(label, count, **asked)
+
     if labels.ndim == 1:
-        return arm.combine(image, record, side.prior(labels, image.shape[1]))
+        return arm.combine(image, record, prior(labels, image.shape[1]))
     both = [
-        arm.combine(_no_and_yes(seen), _no_and_yes(read), side.prior(label, 2))[:, 1]
+        arm.combine(_no_and_yes(seen), _no_and_yes(read), prior(label, 2))[:, 1]
         for seen, read, label in zip(image.T, record.T, labels.T.astype(int), strict=True)
     ]
     return np.stack(both, axis=1)

@@ -1,6 +1,7 @@
 """Every arm: known values, where it may work, how it starts, what it makes of records."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from torch import nn
 from benchmark import registry
 from benchmark.errors import BenchError
 from benchmark.fusion import attention
+from benchmark.spec import Recipe
+from benchmark.train.choose import Rows
 from benchmark.train.network import Backbone, build, he_init, seeded
+from benchmark.train.objective import class_weights, quality
 
 DATA = Path(__file__).parent.parent / "data"
 NETWORK_ARMS = (
@@ -397,8 +401,8 @@ def test_layers_on_the_record_are_as_wide_as_published(layers: int):
         ("attention", "resnet50", "frozen", "keeps only features"),
         ("cross_attention", "alexnet", "finetune", ""),
         ("cross_attention:record", "vit_tiny_patch16_224", "finetune", ""),
-        ("cross_attention", "resnet50", "frozen", "keeps pooled features alone"),
-        ("cross_attention", "convnext_tiny", "tuned", "keeps pooled features alone"),
+        ("cross_attention", "resnet50", "frozen", "each place of the last maps"),
+        ("cross_attention", "convnext_tiny", "tuned", "each place of the last maps"),
         ("late", "vgg16", "frozen", ""),
         ("none", "alexnet", "tuned", ""),
     ],
@@ -514,6 +518,73 @@ def test_a_record_alone_takes_missing_values_and_missing_classes(variant: str):
     assert arm.fit_predict(
         np.c_[record, record[:, 0] * np.nan], labels, np.c_[record, record[:, :1]], 0
     ).shape == (200, 3)
+
+
+def boosted(labels: np.ndarray, record: np.ndarray, rows: Rows, **changes: Any) -> tuple[Any, str]:
+    """What boosted trees say of all records, and their settings."""
+    weight = class_weights(labels[rows.train], 4, Recipe(**changes))
+    arm = registry.load("fusion", "metadata:boosted")
+    return arm.choose(record, labels, rows, record, 0, weight=weight, quality=quality)
+
+
+@pytest.fixture(scope="module")
+def steps() -> tuple[np.ndarray, np.ndarray, Rows]:
+    """Two classes of four parted by one column of two with gaps; of a third there is validation."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 2], 400, p=[0.8, 0.2])
+    record = np.c_[labels + rng.normal(0, 1.5, 400), rng.normal(size=400)]
+    record[rng.random(400) < np.where(labels == 2, 0.8, 0.1), 1] = np.nan
+    labels[395:] = 3
+    return labels, record, Rows(np.arange(300), np.arange(300), np.arange(300, 400))
+
+
+def test_boosted_trees_read_gaps_and_stop_by_validation(steps):
+    labels, record, rows = steps
+    found, how = boosted(labels, record, rows)
+    assert not found[:, [1, 3]].any()
+    np.testing.assert_allclose(found.sum(1), 1)
+    test = slice(300, 395)
+    filled = np.where(np.isnan(record), np.random.default_rng(1).normal(size=(400, 2)), record)
+    blind, _ = boosted(labels, filled, rows)
+    read, missed = (roc_auc_score(labels[test] == 2, one[test, 2]) for one in (found, blind))
+    assert read > 0.9 > missed
+    np.testing.assert_array_equal(found, boosted(labels, record, rows)[0])
+    assert re.fullmatch(r"\d{1,2} trees of (2|4|16) leaves at a learning rate of 0.(03|1)", how)
+
+
+def test_boosted_trees_are_chosen_by_no_row_beyond_their_own(steps):
+    """Rows outside train and validation have no say; a part cut for the choice is fitted then."""
+    labels, record, rows = steps
+    few = Rows(rows.train[:200], rows.train[:200], rows.train[200:])
+    turned, other = labels.copy(), record.copy()
+    turned[300:], other[300:] = 0, 7
+    arm, how = registry.load("fusion", "metadata:boosted"), {"weight": np.ones(4)}
+    said = [
+        arm.choose(values, y, few, record[:9], 0, **how, quality=quality)
+        for y, values in ((labels, record), (turned, other))
+    ]
+    np.testing.assert_array_equal(said[0][0], said[1][0])
+    inner = Rows(rows.train, few.fit, few.val)
+    again, text = boosted(labels, record, inner)
+    assert text == boosted(labels, record, inner)[1]
+    assert not np.array_equal(again, boosted(labels, record, few)[0])
+
+
+def test_boosted_trees_weigh_classes_as_the_recipe_says(steps):
+    labels, record, rows = steps
+    plain, even = (
+        boosted(labels, record, rows, class_weights=how)[0][:300, 2].mean()
+        for how in ("none", "balanced")
+    )
+    share = (labels[:300] == 2).mean()
+    assert abs(plain - share) < 0.05 < even - share
+    arm = registry.load("fusion", "metadata:boosted")
+    weight = class_weights(labels[rows.train], 4, Recipe(class_weights="none"))
+    np.testing.assert_allclose(
+        arm.prior(labels[:300], 4, weight=weight), np.bincount(labels[:300], minlength=4) / 300
+    )
+    with pytest.raises(BenchError, match="validation"):
+        arm.fit_predict(record, labels, record, 0)
 
 
 @pytest.mark.real
