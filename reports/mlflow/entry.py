@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark import trust
-from benchmark.bundle import public
 from benchmark.errors import Damaged
 from benchmark.files import read_json
 from benchmark.index import Summary
 from benchmark.spec import DistanceSpec, Outcome, PretrainSpec, RunSpec, canonical
 from benchmark.stats import Pairs
 from benchmark.store import CARD, FILE, Store
+from benchmark.trust import public
 from reports import plots
 
 if TYPE_CHECKING:
