@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from stores import run_all
 
 from benchmark import trust
-from benchmark.data import prepare
+from benchmark.data import prepare, split
 from benchmark.explain import explain, predict
 from benchmark.plan.request import Request
 from benchmark.spec import Outcome, RunSpec, Runtime
@@ -108,15 +108,27 @@ def test_late_fusion_meets_the_image_label_by_label(found, runtime):
     assert "by validation AUROC" in found["late:mean", "frozen", ""].chosen
 
 
-def test_the_second_set_is_tested_with_its_labels_in_the_first_ones_order(runtime):
-    from dataclasses import replace
-
-    from benchmark.train import elsewhere
-
-    first = prepare.prepare("several", 32, runtime)
-    turned = replace(first, classes=first.classes[::-1], labels=first.labels[:, ::-1])
-    alike = elsewhere.alike(turned, first)
-    assert np.array_equal(alike.labels, first.labels) and alike.classes == first.classes
+def test_a_second_set_is_tested_with_its_labels_in_the_first_ones_order(found, runtime, tmp_path):
+    (tmp_path / "turned.py").write_text(
+        SEVERAL.read_text().replace("labels=LABELS", "labels=LABELS[::-1]")
+    )
+    here = runtime.model_copy(update={"paths": {**runtime.paths, "turned": tmp_path / "turned.py"}})
+    request = Request(
+        targets=("several",), archs=("test_resnet",), protocols=("demo",), folds=(0,),
+        modes=("frozen",), fusions=("concat", "late:mean"), test_ons=("turned",),
+        recipe={"threads": 1, "epochs": 2, "size": 32},
+    )  # fmt: skip
+    store, done = Store(runtime.store), run_all(request, here)
+    assert len(done) == 2
+    for outcome in done:
+        first = found[outcome.spec.fusion, "frozen", ""]
+        prepared = prepare.prepare("several", 32, here)
+        told, known = store.predictions(outcome.key), store.predictions(first.key)
+        spec = first.spec
+        test = split.split(prepared, spec.split, fold=0).test
+        assert outcome.classes == first.classes and len(told["labels"]) == 96
+        assert np.array_equal(told["labels"][test], known["labels"])
+        np.testing.assert_allclose(told["scores"][test], known["scores"], atol=1e-4)
 
 
 def test_pretraining_on_several_labels_tells_how_well_it_went(runtime):
