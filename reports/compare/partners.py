@@ -6,6 +6,8 @@ from functools import cache
 from itertools import product
 from typing import Any
 
+from benchmark import registry
+from benchmark.api import Source
 from benchmark.errors import BenchError, did_you_mean
 from benchmark.index import Asked, Summary
 from benchmark.spec import Augment, Recipe, RunSpec
@@ -108,11 +110,14 @@ def partners(
     for place, part in arms.items():
         pools[place._replace(**dict.fromkeys(loose & set(Place._fields), ""))] += part
     for part in pools.values():
-        sides = [[arm for arm in part if called(arm.runs[0].spec, kind) == name] for name in names]
-        for a, b in product(*sides):
-            bare = "none" in (a.identity.arch, b.identity.arch) and kind == "fusion"
-            if _rest(kind, a, bare) == _rest(kind, b, bare):
-                yield a, b
+        first, second = (
+            [arm for arm in part if called(arm.runs[0].spec, kind) == name] for name in names
+        )
+        every, free = list(product(first, second)), FREE.get(kind, ())
+        found = [(a, b) for a, b in every if _alike(kind, a, b, free)]
+        if not found and kind == "source" and any(map(brings_network, names)):
+            found = [(a, b) for a, b in every if _alike(kind, a, b, (*free, "arch"))]
+        yield from found
 
 
 def patients(who: Identity) -> tuple:
@@ -120,12 +125,26 @@ def patients(who: Identity) -> tuple:
     return who.split, who.digest, who.recipe.limit
 
 
-def _rest(kind: str, arm: Arm, bare: bool) -> tuple:
+def brings_network(source: str) -> bool:
+    """Whether a source names its network itself, so that no other has the same."""
+    family = source.partition(":")[0]
+    if family not in registry.names("source"):
+        return False
+    return type(registry.load("source", family)).network is not Source.network
+
+
+def _alike(kind: str, a: Arm, b: Arm, free: tuple[str, ...]) -> bool:
+    """Whether two arms are the same but for what is free."""
+    bare = "none" in (a.identity.arch, b.identity.arch) and kind == "fusion"
+    return _rest(kind, a, bare, free) == _rest(kind, b, bare, free)
+
+
+def _rest(kind: str, arm: Arm, bare: bool, free: tuple[str, ...]) -> tuple:
     """What must be the same; an arm on the record alone shares only the patients with another."""
     who = arm.identity
     if bare:
         return (*patients(who), who.headline)
-    same = [getattr(who, name) for name in MADE if name not in FREE.get(kind, ())]
+    same = [getattr(who, name) for name in MADE if name not in free]
     if kind in LESS:
         same.append(without(who.recipe, kind))
     if kind == "source":  # scratch has a schedule of its own

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from reports.compare.partners import called
 from reports.leaderboard.arms import Arm
 from reports.leaderboard.board import higher_is_better
 from reports.leaderboard.by_class import ClassPair
+from reports.leaderboard.departs import differences
 from reports.leaderboard.subgroups import Change
 
 
@@ -91,7 +93,11 @@ def shared(kind: str, a: Arm, b: Arm) -> str:
         "source": f"source {who.source if kind == 'mode' else who.origin}",
         "fusion": f"fusion {who.fusion}",
         "train_size": trained_on(spec.train_size),
-        "network": " ".join(getattr(who, name) for name in ("arch", "mode") if name != kind),
+        "network": " ".join(
+            " and ".join(dict.fromkeys(getattr(arm.identity, name) for arm in (a, b)))
+            for name in ("arch", "mode")
+            if name != kind
+        ),
     }
     parts.pop(kind, None)
     if bare:
@@ -118,9 +124,30 @@ def notes(a: Arm, b: Arm, cells: int, kind: str, names: tuple[str, str]) -> Iter
                 f"{name} is LEAKY ({share:.0%} of test images have a sibling in train): "
                 "what it reads higher is not a gain"
             )
+    if kind == "source":
+        yield from _beside_source(a, b, names)
     expected = a.identity.split.folds * len({run.spec.seed for run in a.runs})
     if a.identity.split == b.identity.split and cells < expected:
         yield f"only {cells} of {expected} cells are in both"
+
+
+def _beside_source(a: Arm, b: Arm, names: tuple[str, str]) -> Iterator[str]:
+    """What differs with the source: a network that it brings, the schedule of scratch."""
+    first, second = a.identity, b.identity
+    if first.arch != second.arch:
+        yield (
+            f"the networks differ ({names[0]} has {first.arch}, {names[1]} {second.arch}): "
+            "what is compared is source and network together"
+        )
+    if "scratch" not in (first.origin, second.origin):
+        return
+    scratch, other = (first, second) if first.origin == "scratch" else (second, first)
+    its, usual = (
+        ", ".join(differences(one, another))
+        for one, another in permutations([scratch.recipe, other.recipe])
+    )
+    if its:
+        yield f"scratch has the schedule that the protocol gives it: {its} (of the other: {usual})"
 
 
 def conclusion(

@@ -103,6 +103,40 @@ def test_two_sources_are_paired_where_all_else_is_the_same(tmp_path: Path):
     )
 
 
+def test_a_source_that_brings_its_network_is_compared_across_networks(store: Store):
+    own = "timm:vit_small_patch14_dinov2.lvd142m"
+    arm(store, 0.80)
+    arm(store, 0.84, source=own, spec={"arch": "vit_small_patch14_dinov2"})
+    arm(store, 0.82, source="imagenet", spec={"arch": "resnet18"})
+    (pair,) = compare.compare(store, own, "dtd").pairs
+    assert pair.paired
+    assert pair.shared == "standard, fusion none, vit_small_patch14_dinov2 and resnet50 finetune"
+    assert pair.notes == (
+        f"the networks differ ({own} has vit_small_patch14_dinov2, dtd resnet50): "
+        "what is compared is source and network together",
+    )
+    with pytest.raises(BenchError, match="no cells in which nothing but dtd and imagenet"):
+        compare.compare(store, "dtd", "imagenet")
+    arm(store, 0.81, spec={"arch": "vit_small_patch14_dinov2"})
+    (alike,) = compare.compare(store, own, "dtd").pairs
+    assert alike.notes == (), "where one has the same network, no other is asked"
+
+
+def test_scratch_says_that_its_schedule_is_another(store: Store):
+    long = Recipe(epochs=60, lr=1e-3)
+    arm(store, 0.80)
+    arm(store, 0.75, source="none", spec={"recipe": long})
+    told = "scratch has the schedule that the protocol gives it: "
+    (pair,) = compare.compare(store, "none", "dtd").pairs
+    assert pair.notes == (f"{told}epochs 60, lr 0.001 (of the other: epochs 30, lr 0.0001)",)
+    (turned,) = compare.compare(store, "dtd", "none").pairs
+    assert turned.notes == pair.notes
+    arm(store, 0.75, source="none", target="ptbxl")
+    arm(store, 0.80, target="ptbxl")
+    same = compare.compare(store, "none", "dtd", targets=["ptbxl"]).pairs
+    assert [one.notes for one in same] == [()]
+
+
 def test_the_sentence_claims_no_more_than_the_interval(store: Store):
     rng = np.random.default_rng(0)
     arm(store, 0.80)
