@@ -91,7 +91,6 @@ __all__ = [
 
 #: Networks whose bottleneck or basic blocks an arm can reach into, by their timm names.
 RESNET = re.compile(r"(wide_)?resnet\d+[cdstw]*(_\d)?(\.\w+)?$")
-
 #: Where an arm works of which pooled features tell nothing.
 INSIDE = {"blocks": "inside the network", "places": "on each place of the last maps"}
 
@@ -104,7 +103,7 @@ class Side(Protocol):
 
     @property
     def labels(self) -> np.ndarray:
-        """Class numbers (n,) of a seeded, stratified subset."""
+        """Class numbers (n,) of a seeded, stratified subset; of label sets 0 and 1 (n, K)."""
         ...
 
     @property

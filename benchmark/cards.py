@@ -117,6 +117,7 @@ class DistanceCard(Card):
     needs: str = "features"  # "card", "features" or "network" of a probe; "weights" of the source
     more_is_near: bool = False  # a score: higher is better
     by_excess: bool = False  # what counts is its excess over the floor
+    one_class: tuple[str, ...] = ()  # of "source" and "target": whose images must have one class
     options: Mapping[str, Scalar] = field(default_factory=dict)  # name -> default
 
 

@@ -23,10 +23,12 @@ def per_image(
     draws: int | None = None,
     batch: int = 16,
     shares: torch.Tensor | None = None,
+    sigmoids: bool = False,
 ) -> list[torch.Tensor]:
     """Mean over images of E[(∂ log p(y|x)/∂w)²], averaged per filter; exact without `draws`.
 
-    `shares` (n,) of the mean, which add up to 1, if the images are not to count alike.
+    `shares` (n,) of the mean, which add up to 1, if the images are not to count alike. With
+    `sigmoids` every logit is a yes or no of its own: the covariance is diag(p (1 − p)).
 
     The gradient is linear in that of the logits, e_y − p. Its covariance over y, diag(p) − ppᵀ, has
     rank C − 1, so C − 1 backward passes of a factor's columns give the exact sum over all C labels.
@@ -35,11 +37,12 @@ def per_image(
     import torch
 
     totals = [w.new_zeros(len(w), dtype=torch.float64) for w in weights]
-    chance = torch.rand(n, draws or 0, generator=generator)  # all at once: batches do not matter
+    # All at once: batches do not matter.
+    chance = torch.rand(n, draws or 0, *([classes] if sigmoids else []), generator=generator)
     roots = torch.full((n,), 1 / n).sqrt() if shares is None else shares.sqrt()
     for start in range(0, n, batch):
         leaves: list[torch.Tensor] = []
-        images, passes = min(batch, n - start), draws or classes - 1
+        images, passes = min(batch, n - start), draws or classes - (not sigmoids)
         with _recorder(weights, totals, leaves, passes=passes, images=images):
             z = logits(slice(start, start + batch))
         if not leaves:
@@ -47,9 +50,10 @@ def per_image(
                 "The probe network uses no weight of a convolution or batch norm as it is.",
                 "Take a network without weight standardisation, as resnet50.",
             )
-        p = z.detach().softmax(1)
+        p = z.detach().sigmoid() if sigmoids else z.detach().softmax(1)
+        factor, sample = (_diagonal, _flips) if sigmoids else (_factor, _draws)
         drawn, root = chance[start : start + batch].to(p), roots[start : start + batch, None].to(p)
-        for column in _factor(p) if draws is None else _draws(p, drawn):
+        for column in factor(p) if draws is None else sample(p, drawn):
             torch.autograd.grad(z, leaves, column * root, retain_graph=True)
     return totals
 
@@ -67,6 +71,19 @@ def _factor(p: torch.Tensor) -> Iterator[torch.Tensor]:
         column = -mirror * (q[:, k] / mirror[:, -1])[:, None]
         column[:, k] += 1
         yield column * q
+
+
+def _diagonal(p: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The columns (n, K) of the root of diag(p (1 − p))."""
+    import torch
+
+    yield from torch.diag_embed((p * (1 - p)).sqrt()).unbind(2)
+
+
+def _flips(p: torch.Tensor, chance: torch.Tensor) -> Iterator[torch.Tensor]:
+    """y − p for labels y drawn one by one, scaled as in `_draws`; chance: (n, draws, K)."""
+    for drawn in chance.unbind(1):
+        yield ((drawn < p).to(p) - p) / chance.shape[1] ** 0.5
 
 
 def _draws(p: torch.Tensor, chance: torch.Tensor) -> Iterator[torch.Tensor]:

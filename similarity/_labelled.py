@@ -22,6 +22,18 @@ def prepare(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     return x, codes
 
 
+def yes_no(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Features and zeros and ones (n, K): of classes, or of labels (n, K) those that differ."""
+    y = array(labels)
+    if y.ndim == 1:
+        x, codes = prepare(features, labels)
+        return x, one_hot(codes)
+    told = y[:, y.min(0) < y.max(0)]
+    if not told.shape[1]:
+        raise BenchError("No label is borne by some images and not by others.", "Give more images.")
+    return prepare(features, told[:, 0])[0], told.astype(np.float64)
+
+
 def in_order(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """As `prepare`, in an order that the features alone decide, so that seeds mean the same."""
     x, codes = prepare(features, labels)

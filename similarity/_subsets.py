@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.api import BenchError, Estimate, Measured
+from benchmark.data.label_sets import strata
 from benchmark.spec import Scalar
 from benchmark.stats import Z
 
@@ -15,7 +16,7 @@ def subset(labels: np.ndarray, share: float, seed: tuple[int, int]) -> np.ndarra
     """Sorted rows of a part of the images: each class has its share, as far as whole images go."""
     rng, n = np.random.default_rng(seed), len(labels)
     order = rng.permutation(n)
-    order = order[np.argsort(labels[order], kind="stable")]
+    order = order[np.argsort(strata(labels)[order], kind="stable")]
     size = max(2, round(share * n))
     return np.sort(order[((rng.random() + np.arange(size)) * n / size).astype(int)])
 

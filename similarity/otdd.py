@@ -287,6 +287,7 @@ class TransportDistance(Distance):
         version=3,
         reference="https://arxiv.org/abs/2002.02923",
         by_excess=True,
+        one_class=("source", "target"),
         options={"inner": "gaussian", "epsilon": 0.0, "size": 500, "draws": 5},
     )
 

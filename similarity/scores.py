@@ -1,20 +1,22 @@
 """Transferability scores: higher is better, natural logarithms, all arithmetic in float64.
 
 Each takes features (n, d) and labels (n,) of any kind, NumPy or torch; LEEP and NCE take what the
-source's classifier says about the target's images instead of features.
+source's classifier says about the target's images instead of features. LogME and the two that are
+cross-validated also take labels (n, K) of 0 and 1 and give the mean over them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from benchmark.api import BenchError, Distance, DistanceCard, Measured, Side
+from benchmark.api import BenchError, Distance, DistanceCard, Input, Measured, Side
 from benchmark.spec import Scalar
-from similarity._labelled import array, class_means, in_order, one_hot, prepare
+from similarity._labelled import array, class_means, in_order, one_hot, prepare, yes_no
 
 VARIANCE_FLOOR = 1e-4  # GBC: keeps one-sample and constant classes finite
 DISTORTION = 1e-4  # TransRate's ε
@@ -54,8 +56,7 @@ def logme(features: Any, labels: Any) -> float:
 
     Exact also for n < d. Infinite where fewer than n directions reproduce a class exactly.
     """
-    x, codes = prepare(features, labels)
-    targets = one_hot(codes)
+    x, targets = yes_no(features, labels)
     n, d = x.shape
     if n > d + targets.shape[1]:  # the evidence needs no more than the inner products
         r: Any = np.linalg.qr(np.hstack([x, targets]), mode="r")
@@ -281,10 +282,13 @@ def _cross_validated(model: Any, features: Any, labels: Any, groups: Any, metric
 
     if metric not in ("auroc", "accuracy"):
         raise BenchError(f"No metric named '{metric}'.", "Use auroc or accuracy.")
+    if array(labels).ndim == 2:
+        x, columns = yes_no(features, labels)
+        asked = [column for column in columns.T if _fewest(column, groups) > 1] or [columns[:, 0]]
+        return float(np.mean([_cross_validated(model, x, y, groups, metric) for y in asked]))
     x, codes, order = in_order(features, labels)
     units = None if groups is None else array(groups)[order]
-    each = np.arange(len(codes)) if units is None else units
-    fewest = min(len(np.unique(each[codes == code])) for code in range(codes.max() + 1))
+    fewest = _fewest(codes, units)
     if fewest < 2:
         todo = "Merge or leave out the classes with a single one."
         raise BenchError("Cross-validation needs two samples (or groups) of every class.", todo)
@@ -300,6 +304,12 @@ def _cross_validated(model: Any, features: Any, labels: Any, groups: Any, metric
     return float(np.mean(correct) if metric == "accuracy" else np.nanmean(np.nanmean(aurocs, 0)))
 
 
+def _fewest(codes: np.ndarray, groups: Any) -> int:
+    """Samples (or groups) of the rarest class."""
+    each = np.arange(len(codes)) if groups is None else array(groups)
+    return min(len(np.unique(each[codes == code])) for code in np.unique(codes))
+
+
 class Score(Distance):
     """How well a source's network suits a target, from its features and outputs there."""
 
@@ -308,6 +318,13 @@ class Score(Distance):
     )
     variants = ("logme", "leep", "nce", "h_score", "transrate", "gbc", "parc", "nleep", "sfda",
                 "knn", "linear_probe")  # fmt: skip
+
+    def __init__(self, variant: str = "", given: Input | None = None) -> None:
+        super().__init__(variant, given)
+        if self.variant in ("leep", "nce"):  # the source's classifier is a softmax too
+            self.card = replace(self.card, one_class=("source", "target"))
+        elif self.variant not in ("logme", "knn", "linear_probe"):
+            self.card = replace(self.card, one_class=("target",))
 
     def measure(
         self, source: Side, target: Side, *, seed: int, options: Mapping[str, Scalar]

@@ -21,6 +21,7 @@ from benchmark.errors import BenchError, NotFinite
 from benchmark.spec import Scalar
 from similarity._fisher import batch_means, per_image, weights_of
 from similarity._floor import against_halves
+from similarity._labelled import yes_no
 from similarity._subsets import of_pairs, pairs_of, subset
 
 if TYPE_CHECKING:
@@ -58,16 +59,21 @@ def embed(
 
     images: (N, C, H, W) normalised as the network wants them, or anything that `prepare` makes so
     from `images[rows]`; labels: (N,) of any kind. Classes count alike, in the head and in the mean
-    over images. The expectation over labels is exact up to 20 classes; beyond, or where `draws` is
-    given, so many labels per image are drawn from the model's own softmax. `reference` does as the
-    public code: batch norm in train mode, gradients of means over 64 images, 10,000 class-balanced
-    draws; such values compare only with their like. `head`: (weight (classes, features), bias
-    (classes,)), for the sorted classes, in place of a fitted one. `batch`, the images at once,
-    bounds the memory and changes no number.
+    over images; of labels (N, K) of 0 and 1, K sigmoids, yes and no do in the head. The expectation
+    over labels is exact up to 20 classes; beyond, or where `draws` is given, so many labels per
+    image are drawn from the model itself. `reference` does as the public code: batch norm in train
+    mode, gradients of means over 64 images, 10,000 class-balanced draws; such values compare only
+    with their like. `head`: (weight (classes, features), bias (classes,)), for the sorted classes,
+    in place of a fitted one. `batch`, the images at once, bounds the memory and changes no number.
     """
     import torch
 
     codes, classes = _codes(labels, len(images))
+    sigmoids = codes.ndim == 2
+    if sigmoids and reference:
+        raise BenchError(
+            "The reference knows one class an image only.", "Leave distance.reference out."
+        )
     probe = copy.deepcopy(network).requires_grad_(False).train(reference)
     weights = weights_of(probe, conv_only)
     like, generator = weights[0], torch.Generator().manual_seed(seed)
@@ -99,7 +105,8 @@ def embed(
             generator=generator,
             draws=draws,
             batch=batch,
-            shares=torch.as_tensor(1 / classes / np.bincount(codes)[codes]),
+            shares=torch.as_tensor(_shares(codes)),
+            sigmoids=sigmoids,
         )
     values = torch.cat(totals).double().cpu().numpy()
     if not np.isfinite(values).all():
@@ -174,8 +181,12 @@ def _cosine_distance(u: np.ndarray, v: np.ndarray) -> float:
 
 
 def _codes(labels: Any, images: int) -> tuple[np.ndarray, int]:
-    """Class indices in sorted order, and how many classes there are."""
+    """Class indices in sorted order, and how many classes there are; of label sets (n, K) those
+    labels that some images bear and others do not."""
     given = labels.detach().cpu() if hasattr(labels, "detach") else labels
+    if np.ndim(given) == 2:
+        _, told = yes_no(np.zeros((images, 1)), given)
+        return told, told.shape[1]
     classes, codes = np.unique(np.asarray(given), return_inverse=True)
     if codes.shape != (images,) or len(classes) < 2:
         raise BenchError(
@@ -211,21 +222,34 @@ def _fit(
     scatter = torch.rand(classes, width + 1, generator=generator) * 2 - 1
     start = (scatter / width**0.5).to(device)
     matrix, bias = (part.clone().requires_grad_() for part in (start[:, :-1], start[:, -1]))
+    loss_of = torch.nn.functional.cross_entropy
+    if codes.ndim == 2:
+        codes = codes.float()
+        odds = ((1 - codes).sum(0) / codes.sum(0)).to(device)
+        loss_of = torch.nn.BCEWithLogitsLoss(pos_weight=odds, weight=(1 + 1 / odds) / 2)
     adam = torch.optim.Adam([matrix, bias], lr=4e-4, weight_decay=1e-4, fused=True)
     for _ in range(10):
         for rows in _balanced(codes.numpy(), generator):
             logits = features[rows.to(device)] @ matrix.T + bias
             adam.zero_grad()
-            torch.nn.functional.cross_entropy(logits, codes[rows].to(device)).backward()
+            loss_of(logits, codes[rows].to(device)).backward()
             adam.step()
     return matrix.detach(), bias.detach()
+
+
+def _shares(codes: np.ndarray) -> np.ndarray:
+    """Of each image (n,): classes count alike; of label sets, images."""
+    if codes.ndim == 2:
+        return np.full(len(codes), 1 / len(codes))
+    counts = np.bincount(codes)
+    return 1 / len(counts) / counts[codes]
 
 
 def _balanced(codes: np.ndarray, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """An epoch of whole batches, each class drawn as often as any other, with replacement."""
     import torch
 
-    chance = torch.as_tensor(1 / np.bincount(codes)[codes])
+    chance = torch.as_tensor(_shares(codes) if codes.ndim == 2 else 1 / np.bincount(codes)[codes])
     drawn = torch.multinomial(chance, EPOCH // BATCH * BATCH, replacement=True, generator=generator)
     return iter(drawn.view(-1, BATCH))
 

@@ -17,7 +17,7 @@ from benchmark.store import Store
 from benchmark.train import features
 from benchmark.train.context import Memory, Work
 from benchmark.train.loop import Callbacks
-from similarity import scores
+from similarity import scores, task2vec
 
 SEEN = Path(__file__).parent / "components" / "seen.py"
 
@@ -57,6 +57,41 @@ def test_a_score_is_the_mean_over_the_training_parts_of_the_runs(known: Runtime,
     assert outcome.metrics["distance"].value == pytest.approx(np.mean(each), rel=1e-4)
     whole = scores.logme(every, prepared.labels)
     assert outcome.metrics["distance"].value != pytest.approx(whole, rel=1e-4)
+
+
+SEVERAL = Path(__file__).parent / "components" / "several.py"
+
+
+def test_label_sets_are_measured_or_refused_before_anything_runs(known: Runtime):
+    """Each method says its answer in the plan; what remains gives a number."""
+    known = known.model_copy(update={"paths": {**known.paths, "several": SEVERAL}})
+    every = ("otdd", *(f"scores:{name}" for name in scores.Score.variants), "rivals:classes",
+             "rivals:frechet", "rivals:mmd", "task2vec", "expert")  # fmt: skip
+    asked: dict[str, Any] = {"sources": ("several", "tiny"), "targets": ("several", "tiny")}
+    made = plan.make(DistanceRequest(**asked, methods=every, arch="test_resnet", size=32,
+                                     probe="none"), known)  # fmt: skip
+    told = {
+        (one.cell.spec.method, one.cell.spec.source, one.cell.spec.target): one.why
+        for one in made.cells
+        if isinstance(one.cell.spec, DistanceSpec)
+    }
+    why = "takes one class an image, and several is multi-label"
+    refused = {sides: {m for m, *s in told if tuple(s) == sides and why in told[m, *sides]}
+               for sides in {(s, t) for _, s, t in told}}  # fmt: skip
+    one_class = {"otdd", "scores:leep", "scores:nce"}
+    of_target = {f"scores:{m}" for m in ("h_score", "transrate", "gbc", "parc", "nleep", "sfda")}
+    assert refused["tiny", "tiny"] == set()
+    assert refused["several", "tiny"] == one_class
+    assert refused["tiny", "several"] == refused["several", "several"] == one_class | of_target
+
+
+@pytest.mark.parametrize("method", ["scores:logme", "rivals:frechet", "task2vec"])
+def test_a_distance_to_a_set_of_several_labels(known: Runtime, method: str, monkeypatch):
+    monkeypatch.setattr(task2vec, "EPOCH", 128)
+    known = known.model_copy(update={"paths": {**known.paths, "several": SEVERAL}})
+    found = measured(known, methods=(method,), targets=("several",), probe="none",
+                     limit=24, options={"size": 8, "floor": 0})  # fmt: skip
+    assert found.status == "ok" and np.isfinite(found.metrics["distance"].value)
 
 
 def test_a_limit_holds_for_each_training_part_and_keeps_groups_whole(known: Runtime):

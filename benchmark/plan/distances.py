@@ -12,6 +12,7 @@ from benchmark.plan.parts import (
     Why,
     known,
     load,
+    multilabel,
     options_of,
     pretrain_cell,
     read_version,
@@ -51,6 +52,14 @@ def every(kind: str, needs: set[str], arch: str, runtime: Runtime) -> list[str]:
     return real or [name for name, _ in found]
 
 
+def _need_one_class(name: str, method: Distance, sides: dict[str, str], runtime: Runtime) -> str:
+    """Why the method cannot take a side whose images have sets of labels, or an empty text."""
+    for kind in method.card.one_class:
+        if multilabel(load(kind, sides[kind], runtime)):
+            return f"{name} takes one class an image, and {sides[kind]} is multi-label"
+    return ""
+
+
 def cells(
     request: DistanceRequest, runtime: Runtime, notes: list[str]
 ) -> Iterator[tuple[Cell, Why]]:
@@ -88,6 +97,7 @@ def cells(
             arch = load("source", looks, runtime).network(arch)
         if not cards_only:
             why = why or archs.refuses(arch, request.size)
+        why = why or _need_one_class(name, method, {"source": source, "target": target}, runtime)
         if weights is None and looks != "none":
             first = pretrain_cell(looks, arch, pretrain_seed, request.pretrain, runtime)
             weights, made = first.key, first.spec.seed

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmark import protocols, registry
-from benchmark.api import Distance, Fusion, SourceCard
+from benchmark.api import Distance, Fusion, Source, SourceCard
+from benchmark.data.label_sets import several
 from benchmark.errors import BenchError, unreadable
 from benchmark.spec import CORE_VERSION, UNREAD, Cell, PretrainSpec, Runtime, Scalar
 from benchmark.store import Store
@@ -17,6 +18,11 @@ Why = str | BenchError
 def load(kind: str, name: str, runtime: Runtime) -> Any:
     """A component by its name in keys."""
     return registry.load(kind, name, **runtime.where(name))
+
+
+def multilabel(component: Source) -> bool:
+    """Whether an image bears any number of the labels; of a user's own set, as it was read."""
+    return getattr(component.card, "multilabel", False) or several(component.look().labels)
 
 
 def version_of(kind: str, name: str, runtime: Runtime) -> str:

@@ -44,6 +44,31 @@ def clear(seed: int, **shape: int):
     return x + 1.5 * rng.normal(size=(y.max() + 1, x.shape[1]))[y], y
 
 
+def hot(n: int, names: int, seed: int) -> np.ndarray:
+    return (np.random.default_rng(seed).random((n, names)) < 0.4).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["logme", "knn", "linear_probe"])
+def test_a_score_of_label_sets_is_the_mean_over_labels(name: str):
+    y = hot(80, 3, seed=1)
+    x = np.random.default_rng(0).normal(size=(80, 6)) + np.pad(2 * y, ((0, 0), (0, 3)))
+    found = getattr(scores, name)(x, np.column_stack([y, np.zeros(80, np.uint8)]))
+    # Of classes LogME is the mean over the columns of no and of yes.
+    columns = y.T[:, :, None] if name == "logme" else y.T
+    each = [getattr(scores, name)(x, column) for column in columns]
+    assert found == pytest.approx(np.mean(each))
+    shuffled = np.random.default_rng(2).permutation(80)
+    assert getattr(scores, name)(x, y[shuffled]) < found
+
+
+def test_a_label_of_one_patient_is_left_out_of_a_cross_validated_score():
+    y, groups = hot(80, 3, seed=1), np.arange(80) // 2
+    y[:, 2] = groups == 5
+    x = np.random.default_rng(0).normal(size=(80, 6))
+    each = [scores.knn(x, column, groups=groups) for column in y.T[:2]]
+    assert scores.knn(x, y, groups=groups) == pytest.approx(np.mean(each))
+
+
 def test_known_values(s1):
     x, y, p = s1
     close = {"rel": 0, "abs": 1e-8}

@@ -123,6 +123,50 @@ def test_classes_count_alike_however_many_images_they_have():
     np.testing.assert_allclose(again, once, rtol=1e-9)
 
 
+def sets(n: int = 6, names: int = 3) -> np.ndarray:
+    """Every image bears some of the names, the first one none."""
+    labels = (np.arange(n)[:, None] % (np.arange(names) + 2) == 1).astype(np.uint8)
+    assert labels.any(0).all() and not labels[0].any()
+    return labels
+
+
+def test_the_exact_fisher_of_sigmoids_is_the_sum_over_images_and_answers():
+    net, (images, _) = awkward(), task(6)
+    matrix, bias = random_head(3, net.channels)
+    weights = [m.weight for m in net.eval().modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    totals = [torch.zeros(len(w), dtype=torch.float64) for w in weights]
+    for image in images:
+        z = (net.pooled(image[None]) @ matrix.T + bias)[0]
+        for answer in torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * 3):
+            log_p = -F.binary_cross_entropy_with_logits(z, answer, reduction="sum")
+            grads = torch.autograd.grad(log_p, weights, retain_graph=True, allow_unused=True)
+            for total, g in zip(totals, grads, strict=True):
+                if g is not None:
+                    total += log_p.detach().exp() * g.square().reshape(len(g), -1).mean(1) / 6
+    expected = torch.cat(totals).numpy()
+    found = embed(net, images, sets(), head=(matrix, bias), batch=4)
+    np.testing.assert_allclose(found.values, expected, rtol=1e-9, atol=1e-14 * expected.max())
+    assert found.meta["classes"] == 3
+    drawn = embed(net, images, sets(), head=(matrix, bias), draws=400).values
+    assert np.sqrt(((drawn - expected) ** 2).sum() / (expected**2).sum()) < 0.15
+
+
+def test_the_head_tells_labels_apart_and_leaves_out_those_of_all(monkeypatch: Any):
+    monkeypatch.setattr(task2vec, "EPOCH", 6400)
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.tensor((np.arange(200)[:, None] % np.array([2, 3, 5]) == 0).astype(float))
+    features = 3 * codes.float() + 0.1 * torch.randn(200, 3, generator=generator)
+    matrix, bias = task2vec._fit(features, codes, 3, generator)
+    logits = features @ matrix.T + bias
+    for k in range(3):  # each label's own logit orders its images
+        assert logits[codes[:, k] == 1, k].min() > logits[codes[:, k] == 0, k].max()
+    net, (images, _) = awkward(), task(6)
+    labels = np.column_stack([sets(), np.ones(6, np.uint8)])
+    assert embed(net, images, labels, head=random_head(3, net.channels)).meta["classes"] == 3
+    with pytest.raises(BenchError, match="knows one class an image only"):
+        embed(net, images, labels, reference=True)
+
+
 def test_a_resnet_in_single_precision_agrees_to_1e_5():
     from benchmark.train.network import build
 
@@ -433,6 +477,8 @@ def test_a_subset_holds_each_class_by_its_share():
     assert len({rows.tobytes() for rows in parts}) == 100
     assert np.unique(np.concatenate(parts)).size > 500
     assert len(task2vec.subset(labels[:30], 0.01, (0, 0))) == 2
+    hot = np.eye(3, dtype=np.uint8)[labels]
+    assert np.array_equal(np.bincount(labels[task2vec.subset(hot, 0.01, (0, 0))]), (6, 3, 1))
 
 
 def test_the_floor_is_that_of_halves_of_both_sides(monkeypatch: Any):
