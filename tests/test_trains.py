@@ -239,6 +239,20 @@ def test_a_frozen_network_has_no_choice_and_a_tuned_one_says_what_it_was(runtime
     assert found == {"finetune": how, "frozen": usual, "tuned": how}
 
 
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"recipe": {"trains": "last"}}, "recipe.trains would change nothing.*--mode finetune"),
+        ({"recipe": {"layer_decay": 0.5}}, "recipe.layer_decay would change nothing"),
+        ({"sources": ("tiny",), "pretrain": {"trains": "last"}}, "pretrain.trains would change"),
+        ({"sources": ("tiny",), "pretrain": {"lora_rank": 2}}, "pretrain.lora_rank would change"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(runtime, request_tiny, asked, match):
+    with pytest.raises(BenchError, match=match):
+        planned(runtime, request_tiny, **asked)
+
+
 ARCHS = ("vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto")
 
 

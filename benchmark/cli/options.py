@@ -175,3 +175,9 @@ def runtime_of(said: dict[str, Any], named: "Iterable[Named]" = ()) -> "Runtime"
 
     how = {name: value for name, value in said.items() if name in Runtime.model_fields}
     return Runtime(**{**how, "store": said["store"].root}, **told(named))
+
+
+def filters_of(said: dict[str, Any]) -> dict[str, Any]:
+    """What of a store a reader is to take, as readers call it; what was not named is not asked."""
+    names = ("target", "source", "fusion", "protocol", "arch", "mode", "seed")
+    return {f"{name}s": said[name] for name in names if said.get(name)}

@@ -30,14 +30,10 @@ def leaderboard(
     store: options.Store = "store",
 ) -> None:
     """Rank what was run, target by target; rows that cannot be compared have no rank."""
+    filters = options.filters_of(dict(locals()))
     from reports.leaderboard import table as boards
 
-    text = boards.show(
-        store, targets=target or (), sources=source or (), fusions=fusion or (),
-        protocols=protocol or (), archs=arch or (), modes=mode or (), seeds=seed or (),
-        baseline=baseline, format=format,
-    )  # fmt: skip
-    sys.stdout.write(text)
+    sys.stdout.write(boards.show(store, baseline=baseline, format=format, **filters))
 
 
 @app.command()
@@ -53,14 +49,10 @@ def curve(
     store: options.Store = "store",
 ) -> None:
     """Scores by the number of training images, and the number at which two sources cross."""
+    filters = options.filters_of(dict(locals()))
     from reports.leaderboard import curve as curves
 
-    text = curves.show(
-        store, targets=target or (), sources=source or (), fusions=fusion or (),
-        protocols=protocol or (), archs=arch or (), modes=mode or (), seeds=seed or (),
-        format=format,
-    )  # fmt: skip
-    sys.stdout.write(text)
+    sys.stdout.write(curves.show(store, format=format, **filters))
 
 
 @app.command()
@@ -96,14 +88,11 @@ def compare(
     store: options.Store = "store",
 ) -> None:
     """Compare two sources, fusions, protocols, modes, …, paired by patient: FIRST minus SECOND."""
+    filters = options.filters_of(dict(locals()))
     from reports import compare as pairs
 
-    text = pairs.show(
-        store, first, second, by=by, targets=target or (), sources=source or (),
-        fusions=fusion or (), protocols=protocol or (), margin=margin, subgroups=subgroups,
-        format=format,
-    )  # fmt: skip
-    sys.stdout.write(text)
+    how = {"by": by, "margin": margin, "subgroups": subgroups, "format": format}
+    sys.stdout.write(pairs.show(store, first, second, **how, **filters))
 
 
 @app.command()

@@ -48,6 +48,13 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
                 "What is tested once more is a network that was kept.",
                 f"Leave --no-keep out, or {option}.",
             )
+    usual = {name: Recipe.model_fields[name].default for name in protocols.TRAINED}
+    idle = [name for name in usual if request.recipe.get(name, usual[name]) != usual[name]]
+    if idle and {*request.modes} == {"frozen"}:
+        raise BenchError(
+            f"Mode frozen trains a head alone: recipe.{idle[0]} would change nothing.",
+            "Leave it out, or take --mode finetune.",
+        )
     for arch in request.archs:
         archs.known(arch)
     for target in request.targets:

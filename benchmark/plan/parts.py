@@ -15,6 +15,10 @@ from benchmark.train import weights
 Why = str | BenchError
 
 
+#: What of a recipe a fine-tuning alone heeds.
+IDLE = {"trains", "lora_rank", "tune"}
+
+
 def load(kind: str, name: str, runtime: Runtime) -> Any:
     """A component by its name in keys."""
     return registry.load(kind, name, **runtime.where(name))
@@ -54,6 +58,11 @@ def pretrain_cell(
     assert isinstance(card, SourceCard)
     if card.given:
         return weights.given_cell(name, arch, made)
+    for idle in changes.keys() & IDLE:
+        raise BenchError(
+            f"A pretraining trains all of its network: pretrain.{idle} would change nothing.",
+            f"Leave it out; recipe.{idle} is what a fine-tuning has.",
+        )
     recipe = protocols.change(card.pretrain.model_dump(), changes)
     spec = PretrainSpec(source=name, arch=arch, seed=seed, recipe=recipe)
     return Cell.of(spec, {"core": CORE_VERSION, "source": made})
