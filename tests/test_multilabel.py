@@ -253,7 +253,7 @@ def test_late_fusion_multiplies_the_odds_of_each_label(problem):
     side = registry.load("fusion", "metadata:logistic")
     found = {
         variant: record_side.combined(
-            registry.load("fusion", f"late:{variant}"), image, record, side, labels
+            registry.load("fusion", f"late:{variant}"), image, record, side, labels, Recipe()
         )
         for variant in ("mean", "product")
     }
