@@ -1,6 +1,7 @@
 """Synthetic lesions with a record, made on the spot: demo:skin, and demo:grey without a record.
 
 demo:shortcut is demo:skin with a mark that tells the label; demo:clean are other lesions, unmarked.
+demo:signs are the lesions of demo:skin with any number of three labels.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from benchmark.api import (
 )
 
 LABELS = ("benign", "malignant")
+SIGNS = ("malignant", "dotted", "weathered")
 TITLES = {
     "shortcut": "Synthetic skin lesions, most malignant ones with a mark",
     "clean": "Synthetic skin lesions of another hospital, without a mark",
@@ -31,9 +33,11 @@ class Demo(Target):
     The label of demo:skin depends on the look of the lesion and on age, sex and site, so that a
     network that read both perfectly would reach an AUROC of about 0.87, and 0.79 and 0.72 alone.
     A network that reads the mark of demo:shortcut instead finds nothing to read on demo:clean.
+    Of demo:signs the look of a lesion alone tells whether it is dotted, its record alone whether it
+    is weathered.
     """
 
-    variants = ("skin", "grey", "shortcut", "clean")
+    variants = ("skin", "grey", "shortcut", "clean", "signs")
     card = TargetCard(
         title="Synthetic skin lesions",
         origin="synthetic",
@@ -75,6 +79,16 @@ class Demo(Target):
 
         if self.variant in TITLES:
             self.card = replace(self.card, title=TITLES[self.variant])
+        if self.variant == "signs":
+            self.card = replace(
+                self.card,
+                title="Synthetic skin lesions, three signs",
+                task="signs of a lesion, any number of them",
+                classes=len(SIGNS),
+                labels=SIGNS,
+                multilabel=True,
+                overlaps=("demo:skin",),
+            )
 
     def records(self, root: Path) -> Iterator[Sample]:
         grey, seed = self.variant == "grey", int(self.variant == "clean")
@@ -83,6 +97,10 @@ class Demo(Target):
             found = synthetic.marked(found)
         for i, image in enumerate(found.images):
             label, lesion = LABELS[found.labels[i]], f"lesion-{found.lesions[i]:03d}"
+            if self.variant == "signs":
+                dotted, weathered = found.image_evidence[i] > 0.5, found.record_evidence[i] > 0.7
+                told = zip(SIGNS, (found.labels[i], dotted, weathered), strict=True)
+                label = tuple(name for name, yes in told if yes)
             yield Sample(image, label, f"{self.variant}-{i:03d}", lesion, found.rows[i])
 
     @classmethod

@@ -536,6 +536,23 @@ def test_the_demo_depends_on_image_and_record() -> None:
     assert any(row["site"] == "unknown" for row in found.rows)
 
 
+def test_the_signs_of_the_demo_are_told_by_the_record_the_look_or_both(tmp_path: Path) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    made, found = list(load("demo:signs").records(tmp_path)), synthetic.lesions()
+    has = {
+        name: np.array([name in one.label for one in made])
+        for name in ("malignant", "dotted", "weathered")
+    }
+    read = {"look": found.image_evidence, "record": found.record_evidence}
+    told = {(n, w): float(roc_auc_score(y, x)) for n, y in has.items() for w, x in read.items()}
+    assert told["dotted", "look"] == told["weathered", "record"] == 1
+    assert all(0.4 < told[one] < 0.6 for one in (("dotted", "record"), ("weathered", "look")))
+    assert min(told["malignant", what] for what in read) > 0.65
+    count = np.sum([*has.values()], axis=0)
+    assert set(count) == {0, 1, 2, 3}, "none, some and all"
+
+
 # --- a folder of one's own ------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ NAMES = (
     "store",
     "weights",
     "own-data",
+    "multilabel",
     "papers",
     "mlflow",
     "security",
@@ -78,6 +79,7 @@ BEFORE = {
     "docs/store.md": ["bench run --target isic"],
     "docs/papers.md": [],
     "docs/grids.md": [],
+    "docs/multilabel.md": [],
     "docs/own-data.md": [
         "bench run --target ./my-images --metadata my.csv --label diagnosis --group patient "
         "--source none --source dtd --source stl10 --fusion none --fusion concat",
