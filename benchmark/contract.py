@@ -90,7 +90,16 @@ def data_sets(data: Path) -> Iterator[str]:
         for name in registry.names(kind):
             component = registry.load(kind, name)
             assert isinstance(component, Source)
-            yield f"{name:12} {_whereabouts(component, data)}"
+            yield f"{name:12} {_whereabouts(component, data)}{_of_several_labels(name)}"
+
+
+def _of_several_labels(name: str) -> str:
+    """Which variants of a family are multi-label, and of how many labels."""
+    found = registry.load("source", name)
+    names = [f"{name}:{one}" for one in found.variants if one != "*"] or [name]
+    cards = {one: found.card if one == name else registry.load("source", one).card for one in names}
+    told = [f"{n} ({c.classes} labels)" for n, c in cards.items() if getattr(c, "multilabel", 0)]
+    return f"; multi-label: {', '.join(told)}" if told else ""
 
 
 def card_lines(name: str) -> Iterator[str]:

@@ -172,3 +172,11 @@ def test_one_label_an_image_is_stored_as_ever(runtime: Runtime):
     assert not data.multilabel and data.labels.dtype == np.int64
     assert "multilabel" not in prepare.describe(data)
     assert isinstance(Sample(np.zeros((1, 1, 3)), "a", "b").label, str)
+
+
+def test_the_list_of_data_sets_says_which_are_multi_label(tmp_path: Path):
+    lines = {line.split()[0]: line for line in contract.data_sets(tmp_path)}
+    assert "multi-label: medmnist:chest (14 labels)" in lines["medmnist"]
+    assert "ptbxl:super (5 labels)" in lines["ptbxl"] and "ptbxl:all (71 labels)" in lines["ptbxl"]
+    assert {name for name, line in lines.items() if "multi-label" in line} == {"medmnist", "ptbxl"}
+    assert "multilabel   True" in [*contract.card_lines("ptbxl:all")]
