@@ -165,6 +165,17 @@ def test_other_classes_are_refused_in_two_sentences(found, runtime):
         plan.make(request(targets=("isic",), test_ons=("demo:skin",)), runtime)
 
 
+def test_classes_and_label_sets_do_not_test_each_other(runtime):
+    for target, second in (("ptbxl", "ptbxl:super"), ("ptbxl:super-500", "ptbxl:500")):
+        with pytest.raises(BenchError, match=r"ptbxl:super\S* is multi-label and ptbxl\S* has one"):
+            plan.make(request(targets=(target,), test_ons=(second,)), runtime)
+    one = prepare.prepare("other", 32, runtime)
+    two = copied(one, labels=np.eye(2, dtype=np.uint8)[one.labels])
+    for first, second in ((one, two), (two, one)):
+        with pytest.raises(BenchError, match="is multi-label and other has one class an image"):
+            elsewhere.alike(second, first)
+
+
 @pytest.mark.parametrize(
     ("asked", "keep", "match"),
     [

@@ -272,8 +272,20 @@ def _official(data: Prepared, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     return train, val, test
 
 
-def differ(name: str, classes: set[str], first: str, others: set[str]) -> BenchError | None:
+def differ(
+    name: str,
+    classes: set[str],
+    first: str,
+    others: set[str],
+    multilabel: tuple[bool, bool] = (False, False),
+) -> BenchError | None:
     """Why a set cannot test what another taught; None where both have the same classes."""
+    if multilabel[0] != multilabel[1]:
+        several, one = (name, first) if multilabel[0] else (first, name)
+        return BenchError(
+            f"{several} is multi-label and {one} has one class an image.",
+            "Test on a set whose images are labelled alike.",
+        )
     if classes == others:
         return None
     texts = {f"only {first} has": others - classes, f"only {name} has": classes - others}

@@ -8,13 +8,11 @@ from itertools import combinations, product
 from typing import Any, NamedTuple
 
 from benchmark import protocols
-from benchmark.api import Fusion, Target, TargetCard
-from benchmark.data import split
-from benchmark.data.label_sets import names_of
+from benchmark.api import Fusion, TargetCard
 from benchmark.errors import BenchError, did_you_mean
 from benchmark.metrics import KAPPA
 from benchmark.plan.parts import Why, load, options_of, pretrain_cell, read_version, version_of
-from benchmark.plan.record import check_classes, check_sizes, columns_of
+from benchmark.plan.record import check_classes, check_sizes, columns_of, second_set
 from benchmark.plan.request import MODES, Request
 from benchmark.spec import (
     CORE_VERSION,
@@ -79,7 +77,7 @@ def runs(request: Request, runtime: Runtime, notes: list[str]) -> Iterator[tuple
             notes.append(f"Left out of the record of {target}: {reasons}.")
         notes.extend(_bears(request, target, runtime))
         notes.extend(_lacks(request, target, types, runtime))
-        seconds = [_second(name, component, target, runtime) for name in request.test_ons]
+        seconds = [second_set(name, component, target, runtime) for name in request.test_ons]
         one = (target, version, allowed)
         for name, fusion in product(request.protocols, request.fusions):
             reads = load("fusion", fusion, runtime).card.record
@@ -198,21 +196,6 @@ def _elsewhere(
         for name, version, broken in seconds:
             there = spec.model_copy(update={"tested_on": name, "base": whole.key})
             yield Cell.of(there, {**whole.versions, "tested_on": version}), broken
-
-
-def _second(name: str, first: Target, target: str, runtime: Runtime) -> tuple[str, str, Why]:
-    """A set to test on, its version and what is broken; refused where classes differ."""
-    second = load("target", name, runtime)
-    if name == target:
-        raise BenchError(f"{name} is the target itself.", "Name another set with --test-on.")
-    version, broken = read_version("target", name, runtime, second.look)
-    if broken:
-        return name, version, broken
-    known = [{*names_of(one.look().labels)} or {*one.card.labels} for one in (second, first)]
-    refused = split.differ(name, known[0], target, known[1]) if all(known) else None
-    if refused is not None:
-        raise refused
-    return name, version, ""
 
 
 def _networks(

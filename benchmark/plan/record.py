@@ -12,6 +12,7 @@ from benchmark.data import label_sets, leaks, split
 from benchmark.data.download import find_root
 from benchmark.errors import BenchError, DataMissing, did_you_mean
 from benchmark.metadata import FORBIDDEN, WARN, check_columns, matches
+from benchmark.plan.parts import Why, load, multilabel, read_version
 from benchmark.plan.request import Request
 from benchmark.spec import Runtime, Split, amount
 
@@ -109,3 +110,20 @@ def check_classes(component: Source, how: Split, target: str, notes: list[str]) 
         label_sets.check_rare(look.labels, np.array(units), how.folds, (target, unit))
     else:
         notes += split.check(np.array(look.labels), np.array(units), how.folds, (target, unit))
+
+
+def second_set(name: str, first: Target, target: str, runtime: Runtime) -> tuple[str, str, Why]:
+    """A set to test on, its version and what is broken; refused where classes differ."""
+    second = load("target", name, runtime)
+    if name == target:
+        raise BenchError(f"{name} is the target itself.", "Name another set with --test-on.")
+    version, broken = read_version("target", name, runtime, second.look)
+    if broken:
+        return name, version, broken
+    known = [
+        {*label_sets.names_of(one.look().labels)} or {*one.card.labels} for one in (second, first)
+    ]
+    kinds = multilabel(second), multilabel(first)
+    if all(known) and (refused := split.differ(name, known[0], target, known[1], kinds)):
+        raise refused
+    return name, version, ""

@@ -57,7 +57,8 @@ def run(work: Work, spec: RunSpec) -> Outcome:
 
 def alike(second: prepare.Prepared, first: prepare.Prepared) -> prepare.Prepared:
     """The second set with its classes in the order of the first, by their names."""
-    if refused := split.differ(second.name, {*second.classes}, first.name, {*first.classes}):
+    kinds = second.multilabel, first.multilabel
+    if refused := split.differ(second.name, {*second.classes}, first.name, {*first.classes}, kinds):
         raise refused
     if second.multilabel:
         columns = [second.classes.index(name) for name in first.classes]
