@@ -111,6 +111,16 @@ def test_a_label_that_no_test_image_has_is_left_out_of_the_means():
     assert np.isnan(found.per_class[2]["auroc"].value) and found.per_class[2]["auroc"].n == 0
 
 
+def test_a_probability_of_a_half_says_the_same_before_and_after_it_was_kept():
+    labels, scores, groups = answered()
+    scores[:, 0] = 0.5 - 1e-12
+    found = [
+        metrics.evaluate(labels, one, groups, draws=0, seed=0).overall["accuracy"].value
+        for one in (scores, scores.astype(np.float32))
+    ]
+    assert found[0] == found[1]
+
+
 def test_subgroups_of_patients():
     labels, scores, groups = answered(seed=3)
     sex = np.where(groups % 2, "f", "m")

@@ -42,7 +42,7 @@ def truth_of(labels: NDArray[np.integer], classes: int) -> NDArray[np.bool_]:
 def guess_of(labels: NDArray[np.integer], scores: Array) -> NDArray[np.bool_]:
     """Whether a class is predicted (n, classes): the highest score, or each label by itself."""
     if labels.ndim == 2:
-        return scores >= YES
+        return scores.astype(np.float32) >= YES  # as kept: a digit more would say otherwise
     return scores.argmax(axis=1)[:, None] == np.arange(scores.shape[1])
 
 
