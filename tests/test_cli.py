@@ -456,3 +456,22 @@ def test_results_go_out_and_come_in_and_are_counted(tmp_path: Path):
     first, again = (bench("results", "import", box, "--store", theirs) for _ in range(2))
     assert "2 cells added, 0 put in place of failures, 0 were here already." in first.stderr
     assert "0 cells added, 0 put in place of failures, 2 were here already." in again.stderr
+
+
+def test_linear_algebra_of_a_command_has_one_thread():
+    code = (
+        "import atexit, sys, threadpoolctl\n"
+        "from benchmark import cli\n"
+        "def tell():\n"
+        "    import numpy, scipy.linalg\n"
+        "    print({p['num_threads'] for p in threadpoolctl.threadpool_info()"
+        " if p['user_api'] == 'blas'})\n"
+        "atexit.register(tell)\n"
+        "sys.argv = ['bench', 'version']\n"
+        "cli.process()\n"
+    )
+    plain = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=plain
+    )
+    assert found.stdout.splitlines()[-1] == "{1}"
