@@ -118,21 +118,23 @@ def power_warning(correlation: Correlation, adjusted: float | None = None) -> st
     return f"{n} pairs cannot tell a correlation of {rho:+.2f} {interval_and_p} from 0{more}."
 
 
-def places_elsewhere(scores: ArrayLike) -> Array:
-    """Each source's mean place on the targets but this one (S, T); NaN where it has no other.
-
-    A place is the rank as a fraction of the runs of that target, (rank − ½) / runs: a long list
-    counts no more than a short one.
-    """
+def places(scores: ArrayLike) -> Array:
+    """Each source's place on each target (S, T): its rank as a fraction of the runs there,
+    (rank − ½) / runs, so that a long list counts no more than a short one; NaN where not run."""
     from scipy import stats
 
     table = np.asarray(scores, dtype=float)
-    known = ~np.isnan(table)
     ranks = stats.rankdata(table, axis=0, nan_policy="omit") if table.size else table
-    places = (ranks - 0.5) / np.maximum(known.sum(axis=0), 1)
+    return (ranks - 0.5) / np.maximum((~np.isnan(table)).sum(axis=0), 1)
+
+
+def places_elsewhere(scores: ArrayLike) -> Array:
+    """Each source's mean place on the targets but this one (S, T); NaN where it has no other."""
+    here = places(scores)
+    known = ~np.isnan(here)
     others = known.sum(axis=1, keepdims=True) - known
-    total = np.nansum(places, axis=1, keepdims=True) - np.nan_to_num(places)
-    mean = np.divide(total, others, out=np.full(table.shape, np.nan), where=others > 0)
+    total = np.nansum(here, axis=1, keepdims=True) - np.nan_to_num(here)
+    mean = np.divide(total, others, out=np.full(here.shape, np.nan), where=others > 0)
     return mean.round(12)  # equal places stay equal whatever was summed
 
 

@@ -2,34 +2,33 @@
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from benchmark.errors import BenchError
 from benchmark.spec import origin
-from benchmark.stats import Array, Estimate, interval, places_elsewhere
+from benchmark.stats import Array, Estimate, Z, interval, places_elsewhere
 from benchmark.store import Store
 from reports import render
 from reports.leaderboard import table as leaderboard
 from reports.leaderboard.board import higher_is_better
 from reports.leaderboard.gains import Place
 from reports.recommend import evaluate, matrix
-from reports.recommend.belief import Belief, Evidence, Prior, believe, next_run
+from reports.recommend.belief import Belief, Evidence
 from reports.recommend.matrix import Matrix
 from reports.recommend.prior import TooFew, learn, unit
 from reports.render import Column, Table, told
 
 FOOTER = (
     "Expected scores come from how a source did on other targets, moved by distances as far as "
-    "they foretold the others, and by the runs on this one, each with its noise. Regret is what is "
-    "lost against the best source if this one were the only one run; best is the probability that "
-    "it is the best."
+    "they foretold the others, and by the runs on this one, each with its noise; their intervals "
+    "are as wide as the other targets asked for. Regret is what is lost against the best source if "
+    "this one were the only one run; best is the probability that it is the best."
 )
 NAN = math.nan
 UNKNOWN = Estimate(NAN, NAN, NAN, 0)
-Z = 1.96  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class Recommendation:
     """The sources for one target, the best expected first."""
 
     target: str
-    about: str
     relative: bool  # no run on the target: scores are differences to its mean source
     plan: tuple[str, ...]  # what to run, if every result is as expected
     sources: tuple[Advice, ...]
@@ -59,6 +57,7 @@ class Recommendation:
     evidence: Evidence
     gain: float = NAN  # of one more run over the best so far, as expected
     noise: float = NAN  # half the interval of the best so far
+    about: str = ""
     place: Place | None = None
 
     @property
@@ -82,124 +81,98 @@ def recommend(
     target: str,
     *,
     higher: bool = True,
-    about: str = "",
     budget: int = 1,
     without: Collection[str] = (),
-    seconds: Array | None = None,
     per_second: bool = False,
 ) -> Recommendation:
     """Rank the sources for a target of the matrix from the other targets and its own runs.
 
     `higher` says whether the metric is better where it is more; the matrix holds it turned.
-    `without` are sources not to be run; `seconds` what each would take, which counts if it is
-    `per_second`. Where other targets are too few to learn from, the order is that of nearness and
-    size, and nothing is expected of any.
+    `without` are sources not to be run. Where other targets are too few to learn from, the order
+    is that of nearness and size, and nothing is expected of any.
     """
     column = known.targets.index(target)
-    scores, sign = known.scores[:, column], 1 if higher else -1
-    half = Z * known.errors[:, column]
-    candidates = [s for s, source in enumerate(known.sources) if source != target]
-    seen = {s: float(scores[s]) for s in candidates if np.isfinite(scores[s])}
-    left = [s for s in candidates if s not in seen and known.sources[s] not in without]
-    if not candidates:
-        raise BenchError(f"There is no source for {target}.", "Name some with --source.")
-    placed = places_elsewhere(known.scores)[:, column]
-    took = np.full(len(scores), NAN) if seconds is None else seconds
-    counts = per_second and np.isfinite(took).all()
+    scores, half = known.scores[:, column], Z * known.errors[:, column]
+    placed, sign = places_elsewhere(known.scores)[:, column], 1 if higher else -1
     blank = {
         s: Advice(
-            known.sources[s],
-            Estimate(sign * seen[s], sign * seen[s] - half[s], sign * seen[s] + half[s], 1)
-            if s in seen else None,
-            UNKNOWN, NAN, NAN, float(placed[s]), float(known.images[s]), float(took[s]),
+            source, Estimate(value := sign * scores[s], value - half[s], value + half[s], 1)
+            if np.isfinite(scores[s]) else None,
+            UNKNOWN, NAN, NAN, float(placed[s]), float(known.images[s]), float(known.seconds[s]),
         )
-        for s in candidates
+        for s, source in enumerate(known.sources)
+        if source != target
     }  # fmt: skip
-    gain, noise = NAN, NAN
+    if not blank:
+        raise BenchError(f"There is no source for {target}.", "Name some with --source.")
+    seen = {s: float(scores[s]) for s in blank if blank[s].run}
+    left = [s for s in blank if s not in seen and known.sources[s] not in without]
     try:
-        (prior,) = learn(known, [column])
+        (found,) = learn(known, [column])
     except TooFew as error:
-        hints, names = _hints(known, column, placed)
-        plan = sorted(left, key=lambda s: (-hints[s], known.sources[s]))[:budget]
+        hints, how = _hints(known, column, placed)
         order = sorted(blank, key=lambda s: (-seen.get(s, -math.inf), s not in left, -hints[s]))
+        note = (
+            f"{error.what} Nothing tells how well anything foretells a score here, so there is no "
+            f"interval: the order of what was not run is {how}."
+        )
         advice = [replace(blank[s], expected=blank[s].run or UNKNOWN) for s in order]
-        evidence, note = Evidence(), _guess(error, names)
-    else:
-        found, evidence, note = believe(prior, seen), prior.evidence, _reason(prior)
-        advice = _told(blank, found, sign)
-        plan = _plan(prior, seen, left, budget, took if counts else None)
-        if seen:
-            gain = float(found.improvement()[left].max(initial=0.0))
-            noise = float(half[max(seen, key=lambda s: found.mean[s])])
-    chosen = tuple(known.sources[s] for s in plan)
-    return Recommendation(
-        target, about, not seen, chosen, tuple(advice), (note,), evidence, gain, noise
+        plan = [known.sources[s] for s in order if s in left][:budget]
+        return Recommendation(target, not seen, tuple(plan), tuple(advice), (note,), Evidence())
+    for source, score in seen.items():
+        found = found.after(source, score)
+    seconds = known.seconds if per_second and np.isfinite(known.seconds).all() else None
+    runs = [then.seen[-1] for then in found.replay(left, budget, seconds=seconds)]
+    shown = ", ".join(f"{name} {weight:+.2f}" for name, weight in found.evidence.weights.items())
+    moved = f", moved by nearness (normal scores for a standard deviation): {shown}" * bool(shown)
+    note = (
+        f"Learnt from {found.evidence.targets} other targets: each source's level on them{moved}."
     )
+    samples, gain, noise = found.samples(), NAN, NAN
+    if seen:
+        top = max(seen, key=lambda s: found.mean[s])
+        more = np.maximum(samples[:, left] - found.mean[top], 0).mean(axis=0)
+        gain, noise = float(more.max(initial=0.0)), float(half[top])
+    return Recommendation(
+        target, not seen, tuple(known.sources[s] for s in runs),
+        _told(blank, found, samples, sign), (note,), found.evidence, gain, noise,
+    )  # fmt: skip
 
 
-def _told(blank: dict[int, Advice], found: Belief, sign: int) -> list[Advice]:
+def _told(blank: dict[int, Advice], found: Belief, samples: Array, sign: int) -> tuple[Advice, ...]:
     """What is believed of each source, the best first; before any run over the mean source."""
-    candidates = list(blank)
-    samples, means = found.samples()[:, candidates], found.mean[candidates]
+    candidates, count = list(blank), len(found.seen)
+    samples, means = samples[:, candidates], found.mean[candidates]
     regrets = (samples.max(axis=1, keepdims=True) - samples).mean(axis=0)
     best = np.bincount(samples.argmax(axis=1), minlength=len(candidates)) / len(samples)
-    if not found.seen:
+    if not count:
         samples, means = samples - samples.mean(axis=1, keepdims=True), means - means.mean()
-    values = zip(sign * means, sign * samples.T, regrets, best, strict=True)
+    values = zip(candidates, sign * means, sign * samples.T, regrets, best, strict=True)
     advice = [
         replace(
-            blank[s],
-            expected=Estimate(float(mean), *interval(draws), len(found.seen)),
-            regret=float(regret),
-            best=float(chance),
+            blank[s], expected=Estimate(float(mean), *interval(draws), count),
+            regret=float(regret), best=float(chance),
         )
-        for s, (mean, draws, regret, chance) in zip(candidates, values, strict=True)
-    ]
-    return sorted(advice, key=lambda one: (-sign * one.expected.value, one.source))
+        for s, mean, draws, regret, chance in values
+    ]  # fmt: skip
+    return tuple(sorted(advice, key=lambda one: (-sign * one.expected.value, one.source)))
 
 
-def _guess(why: BenchError, names: list[str]) -> str:
-    how = f"the mean of {', '.join(names)}, each counting alike" if names else "by name"
-    return (
-        f"{why.what} Nothing tells how well anything foretells a score here, so there is no "
-        f"interval: the order of what was not run is {how}."
-    )
-
-
-def _plan(
-    prior: Prior, seen: dict[int, float], left: list[int], budget: int, seconds: Array | None
-) -> list[int]:
-    """What would be run, each result being as expected."""
-    seen, before = dict(seen), len(seen)
-    for _ in range(min(budget, len(left))):
-        source = next_run(prior, seen, [s for s in left if s not in seen], seconds)
-        seen[source] = float(believe(prior, seen).mean[source])
-    return list(seen)[before:]
-
-
-def _hints(known: Matrix, column: int, placed: Array) -> tuple[Array, list[str]]:
+def _hints(known: Matrix, column: int, placed: Array) -> tuple[Array, str]:
     """The mean of what there is on each source (S,), each over its spread; and what that was."""
     given = {
         **dict(zip(known.methods, known.near[:, :, column], strict=True)),
         "the place elsewhere": placed,
         "the logarithm of its images": np.log(known.images),
     }
-    units = {name: unit(values[:, None])[:, 0] for name, values in given.items()}
-    names = [name for name, values in units.items() if values.any()]
-    if not names:
-        return np.zeros(len(known.sources)), names
-    count = np.isfinite([given[name] for name in names]).sum(axis=0)
-    total = np.sum([units[name] for name in names], axis=0)
+    given = {name: values for name, values in given.items() if unit(values).any()}
+    if not given:
+        return np.zeros(len(known.sources)), "by name"
+    count = np.isfinite([*given.values()]).sum(axis=0)
+    total = np.sum([unit(values) for values in given.values()], axis=0)
     # What nothing is known of comes last.
-    return np.where(count > 0, total / np.maximum(count, 1), -np.inf), names
-
-
-def _reason(prior: Prior) -> str:
-    """What the expectation rests on, in words."""
-    targets, weights = prior.evidence.targets, prior.evidence.weights
-    shown = ", ".join(f"{name} {weight:+.2f}" for name, weight in weights.items())
-    moved = f", moved by nearness (normal scores for a standard deviation): {shown}" * bool(shown)
-    return f"Learnt from {targets} other targets: each source's level on them{moved}."
+    hints = np.where(count > 0, total / np.maximum(count, 1), -np.inf)
+    return hints, f"the mean of {', '.join(given)}, each counting alike"
 
 
 def advise(
@@ -216,25 +189,22 @@ def advise(
 
     `tested` adds how it does on the targets of the store, each left out.
     """
-    place, known, left, seconds = matrix.of_store(store, target, **where)
-    more = [leaderboard.metric_title(place.metric)] if place.metric else []
+    place, known, left = matrix.of_store(store, target, **where)
     found = recommend(
         known, target, higher=higher_is_better(place.metric), budget=budget, without=without,
-        about=" · ".join([place.protocol, place.mode, place.arch, *more]),
-        seconds=seconds, per_second=per_second,
+        per_second=per_second,
     )  # fmt: skip
     trust = evaluate.trust(known) if tested and found.evidence.targets else []
-    return replace(found, notes=(*found.notes, *trust, *left), place=place)
+    title = [leaderboard.metric_title(place.metric)] if place.metric else []
+    about = " · ".join([place.protocol, place.mode, place.arch, *title])
+    return replace(found, notes=(*found.notes, *trust, *left), about=about, place=place)
 
 
 def text(found: Recommendation, *, format: str = "table") -> str:
     """A recommendation as table, md, csv or json."""
     render.check(format)
-    said = {
-        **vars(found), "next": found.next, "stop": found.stop, "evidence": vars(found.evidence),
-        "place": found.place._asdict() if found.place else None,
-        "sources": [vars(one) for one in found.sources],
-    }  # fmt: skip
+    place = found.place and found.place._asdict()
+    said = {**asdict(found), "next": found.next, "stop": found.stop, "place": place}
     return render.write(format, [_table(found)], FOOTER, json=lambda _: said)
 
 

@@ -3,9 +3,8 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from benchmark import registry
 from benchmark.api import Ready
 from benchmark.data.tables import read_table
 from benchmark.errors import BenchError
-from benchmark.registry import names, plugins
+from benchmark.metadata.cells import is_missing
 from benchmark.stats import Array
 from benchmark.store import Store
 from reports.distances import measured
@@ -24,8 +23,9 @@ from reports.leaderboard.gains import Place
 from reports.leaderboard.rows import Row, paired
 
 PUBLISHED = Path(__file__).parent.parent / "published"
-MISSING = ("", "na", "n/a", "nan", "null", "none")
-Scores = Mapping[tuple[str, str], float]  # of (source, target)
+Pairs = Mapping[tuple[str, str], float]  # of (source, target)
+Runs = dict[Place, dict[tuple[str, str], tuple[float, float, float]]]
+Left = dict[Place, list[str]]
 
 
 @dataclass(frozen=True)
@@ -39,48 +39,43 @@ class Matrix:
     near: Array  # of M methods, more is nearer; NaN where unknown
     methods: tuple[str, ...]
     errors: Array  # (S, T) standard errors of the scores; NaN where unknown
-
-    def without_self(self) -> "Matrix":
-        """No target foretells itself."""
-        same = np.array([[s == t for t in self.targets] for s in self.sources])
-        return replace(self, scores=np.where(same, np.nan, self.scores))
-
-
-class Run(NamedTuple):
-    """A source on a target: its score, the error of that, and what it took."""
-
-    score: float
-    error: float
-    seconds: float
+    seconds: Array  # (S,) that each would take; NaN where unknown
 
 
 def build(
-    scores: Scores,
+    scores: Pairs,
     *,
     images: Mapping[str, float] | None = None,
-    near: Mapping[str, Scores] | None = None,
-    errors: Scores | None = None,
+    near: Mapping[str, Pairs] | None = None,
+    errors: Pairs | None = None,
+    seconds: Mapping[str, float] | None = None,
     sources: Iterable[str] = (),
     also: Iterable[str] = (),
 ) -> Matrix:
-    """From scores by (source, target); `sources` and `also` name those without any score."""
+    """From scores by (source, target); `sources` and `also` name those without any score.
+
+    No target foretells itself.
+    """
     sources = tuple(sorted({*(source for source, _ in scores), *sources}))
     targets = tuple(sorted({*(target for _, target in scores), *also}))
 
-    def table(values: Scores) -> Array:
+    def table(values: Pairs) -> Array:
         return np.array([[values.get((s, t), np.nan) for t in targets] for s in sources])
 
+    def column(values: Mapping[str, float]) -> Array:
+        return np.array([values.get(source) or np.nan for source in sources])
+
     # A published matrix may name a thousand sources: only those that could be ours are looked up.
-    ours = {name for kind in ("source", "target") for name in (*names(kind), *plugins(kind))}
-    known = images or {}
-    look = {s: images_of(s) for s in sources if s not in known and s.partition(":")[0] in ours}
-    counts = np.array([{**look, **known}.get(s, math.nan) for s in sources])
+    ours = {n for k in ("source", "target") for n in (*registry.names(k), *registry.plugins(k))}
+    look = {s: images_of(s) for s in {*sources} - {*(images or ())} if s.partition(":")[0] in ours}
     near = {name: part for name, part in (near or {}).items() if np.isfinite(table(part)).any()}
     parts = np.array([table(part) for part in near.values()])
+    itself = {(name, name): math.nan for name in sources}
     return Matrix(
-        sources, targets, table(scores), np.where(counts > 0, counts, np.nan),
+        sources, targets, table({**scores, **itself}), column({**look, **(images or {})}),
         parts.reshape(-1, len(sources), len(targets)), tuple(near), table(errors or {}),
-    ).without_self()  # fmt: skip
+        column(seconds or {}),
+    )  # fmt: skip
 
 
 def images_of(source: str) -> float:
@@ -101,15 +96,14 @@ def of_store(
     sources: Sequence[str] = (),
     fusion: str = "none",
     **where: Sequence[str],
-) -> tuple[Place, Matrix, list[str], Array]:
-    """The largest comparable part of a store, the target, if any, among it; what was left out; and
-    the seconds that each source would take (S,).
+) -> tuple[Place, Matrix, list[str]]:
+    """The largest comparable part of a store, the target, if any, among it; and what was left out.
 
     A store without results gives a matrix without scores, of the sources with a distance to the
     target or else of all there are. `sources` are those to keep, if not all; `where` protocols,
     modes and archs.
     """
-    runs, left = _runs(store, fusion, **where)
+    runs, left = _runs(store, fusion, where)
     usual = {"protocols": "standard", "modes": "finetune", "archs": "resnet50"}
     nowhere = Place(*((where.get(k) or [name])[0] for k, name in usual.items()), metric="")
     place = max(runs, key=lambda place: (len(runs[place]), place), default=nowhere)
@@ -121,28 +115,25 @@ def of_store(
     found = runs.get(place, {})
     reached = {s for pairs in near.values() for s, t in pairs if t == target and s != target}
     kept = {*(source for source, _ in found), *reached, *sources}
-    kept = kept or {name for name in names("source") if images_of(name) > 0 and _at_hand(name)}
-    if sources:
-        kept &= set(sources)
-        found = {pair: run for pair, run in found.items() if pair[0] in kept}
-    others = [" ".join(other[:3]) for other in runs if other != place]
-    notes += left[place] + [f"Not used, for it is not comparable: {name}." for name in others]
-    scores, errors = ({pair: run[i] for pair, run in found.items()} for i in (0, 1))
-    also = (target,) if target else ()
-    known = build(scores, errors=errors, near=near, sources=kept, also=also)
-    return place, known, notes, _seconds(store, place, known.sources, target, found)
+    kept = kept or {s for s in registry.names("source") if images_of(s) > 0 and _at_hand(s)}
+    kept &= set(sources or kept)
+    found = {pair: run for pair, run in found.items() if pair[0] in kept}
+    notes += left[place]
+    notes += [f"Not used, for it is not comparable: {' '.join(o[:3])}." for o in runs if o != place]
+    scores, errors, took = ({pair: run[i] for pair, run in found.items()} for i in range(3))
+    known = build(
+        scores, errors=errors, near=near, seconds=_seconds(store, place.arch, kept, took, target),
+        sources=kept, also=(target,) if target else (),
+    )  # fmt: skip
+    return place, known, notes
 
 
-def _runs(
-    store: Store, fusion: str, **where: Sequence[str]
-) -> tuple[dict[Place, dict[tuple[str, str], Run]], dict[Place, list[str]]]:
-    """The whole rows by place, a higher score being better; and what was left out of each."""
-    runs: dict[Place, dict[tuple[str, str], Run]] = defaultdict(dict)
-    left: dict[Place, list[str]] = defaultdict(list)
-    made_of = (
-        leaderboard.boards(store, fusions=(fusion,), **where) if any(store.keys("run")) else ()
-    )
-    for made, others in gains.of_one_partition(made_of):
+def _runs(store: Store, fusion: str, where: Mapping[str, Sequence[str]]) -> tuple[Runs, Left]:
+    """Score, error and seconds of the whole rows by place; and what was left out of each."""
+    runs, left = defaultdict(dict), defaultdict(list)
+    some = any(store.keys("run"))
+    boards = leaderboard.boards(store, fusions=(fusion,), **where) if some else ()
+    for made, others in gains.of_one_partition(boards):
         sign = 1 if higher_is_better(made.headline) else -1
         for place, rows in gains.by_place(made, fusion).items():
             fair, why = gains.fair(made, rows)
@@ -150,8 +141,8 @@ def _runs(
             for (source, row), error in zip(fair.items(), _errors([*fair.values()]), strict=True):
                 if row.headline is not None and source != made.target:
                     score = sign * row.headline.value
-                    runs[place][source, made.target] = Run(score, error, row.seconds)
-    return {place: part for place, part in runs.items() if part}, left
+                    runs[place][source, made.target] = (score, error, row.seconds)
+    return runs, left
 
 
 def _errors(rows: Sequence[Row]) -> list[float]:
@@ -167,16 +158,16 @@ def _errors(rows: Sequence[Row]) -> list[float]:
 
 
 def _seconds(
-    store: Store, place: Place, sources: Sequence[str], target: str, runs: Mapping
-) -> Array:
-    """What each source would take (S,): a run, and a pretraining where no weights are ready."""
-    took = {s: one for one in store.summaries("pretrain") if one.status == "ok"
-            and (s := one.spec.source) and one.spec.arch == place.arch}  # fmt: skip
-    here = [run.seconds for (_, t), run in runs.items() if t == target]
-    run = np.mean(here or [run.seconds for run in runs.values()] or [math.nan])
-    pretrained = np.mean([one.seconds for one in took.values()] or [0.0])
-    ready = [s in took or s == "none" or not _at_hand(s) for s in sources]
-    return np.asarray(run + np.where(ready, 0.0, pretrained), np.float64)
+    store: Store, arch: str, sources: Iterable[str], took: Pairs, target: str
+) -> dict[str, float]:
+    """What each source would take: a run, and a pretraining where no weights are ready."""
+    made = {one.spec.source: one.seconds for one in store.summaries("pretrain")
+            if one.status == "ok" and one.spec.arch == arch}  # fmt: skip
+    here = [seconds for (_, t), seconds in took.items() if t == target]
+    run = float(np.mean(here or [*took.values()] or [math.nan]))
+    pretrained = float(np.mean([*made.values()] or [0.0]))
+    ready = {s for s in sources if s in made or s == "none" or not _at_hand(s)}
+    return {s: run if s in ready else run + pretrained for s in sources}
 
 
 def of_files(results: Path, distances: Path | None = None) -> Matrix:
@@ -188,27 +179,26 @@ def of_files(results: Path, distances: Path | None = None) -> Matrix:
     if results.is_dir() and distances is None:
         return of_store(Store(results))[1]
     rows = _read(results, "score")
-    scores = _column(rows, "score", results)
+    scores = {_pair(row): _number(row, "score", results) for row in rows}
     if len(scores) < len(rows):
         raise BenchError(f"{results} has a pair twice.", "Average its scores into one row.")
-    sized = _column([row for row in rows if row.get("images")], "images", results)
-    images = {source: count for (source, _), count in sized.items()}
-    near: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
+    images = {r["source"]: _number(r, "images", results) for r in rows if r.get("images")}
+    near = defaultdict(dict)
     for row in _read(distances, "distance") if distances else ():
         sign = 1 if row.get("more_is_near", "").strip().lower() in ("1", "true", "yes") else -1
-        for pair, value in _column([row], "distance", distances).items():
-            near[row.get("method") or "distance"][pair] = sign * value
+        value = sign * _number(row, "distance", distances)
+        near[row.get("method") or "distance"][_pair(row)] = value
     return build(scores, images=images, near=near)
 
 
 def published() -> Matrix:
-    """The MedMNIST study (arXiv:2412.20172): 15 sources, 12 targets and nine published scores."""
+    """The MedMNIST study (arXiv:2412.20172): 15 sources, 12 targets and eight published scores."""
     path = PUBLISHED / "medmnist_scores.csv"
     rows = _read(path, "auc")
     sizes = of_files(PUBLISHED / "medmnist_matrix.csv")
     images = dict(zip(sizes.sources, sizes.images.tolist(), strict=True))
-    near = {name: _column(rows, name, path) for name in list(rows[0])[2:] if name != "auc"}
-    return build(_column(rows, "auc", path), images=images, near=near)
+    scores, *near = ({_pair(r): _number(r, n, path) for r in rows} for n in list(rows[0])[2:])
+    return build(scores, images=images, near=dict(zip(list(rows[0])[3:], near, strict=True)))
 
 
 def _read(path: Path, value: str) -> list[dict[str, str]]:
@@ -218,13 +208,13 @@ def _read(path: Path, value: str) -> list[dict[str, str]]:
     return rows
 
 
-def _column(rows: Sequence[Mapping[str, str]], name: str, path: Path | None) -> dict:
-    found = {}
-    for row in rows:
-        pair, text = (row["source"], row["target"]), row[name].strip()
-        try:
-            found[pair] = math.nan if text.lower() in MISSING else float(text)
-        except ValueError as error:
-            said = f"{path}: the {name} of {' on '.join(pair)} is '{text}'."
-            raise BenchError(said, "Write a number.") from error
-    return found
+def _pair(row: Mapping[str, str]) -> tuple[str, str]:
+    return row["source"], row["target"]
+
+
+def _number(row: Mapping[str, str], name: str, path: Path | None) -> float:
+    try:
+        return math.nan if is_missing(row[name]) else float(row[name])
+    except ValueError as error:
+        said = f"{path}: the {name} of {' on '.join(_pair(row))} is '{row[name]}'."
+        raise BenchError(said, "Write a number.") from error
