@@ -11,15 +11,20 @@ import torch
 from safetensors.torch import save as serialise
 from stores import ok
 
+from benchmark import added
 from benchmark.errors import BenchError, Damaged, DataMissing
 from benchmark.files import read_json, write_json
 from benchmark.plan import parts, plan
 from benchmark.plan import run as running
 from benchmark.plan.request import DistanceRequest
 from benchmark.spec import Cell, DistanceSpec, Outcome, PretrainSpec, Recipe, RunSpec, Runtime
+from benchmark.stats import Estimate
 from benchmark.store import Store
 from benchmark.train import job as cells
 from benchmark.train import network, weights
+from reports.leaderboard.gains import Pair
+from reports.recommend import matrix
+from reports.transfer import correlations
 from tests.conftest import TINY
 
 COPIES = TINY.with_name("copies.py")
@@ -313,3 +318,37 @@ def test_a_run_on_imported_weights_asks_for_no_image_of_their_source(
     assert run.status == "ok", run.failure
     assert run.data["overlap"] == 0
     assert [path.name[:4] for path in (here.store / "prepared").iterdir()] == ["tiny"]
+
+
+def test_baselines_know_how_many_images_added_weights_saw(runtime: Runtime, file: Any):
+    store = Store(runtime.store)
+    add(runtime, file(1), images=70)
+    assert added.images(store) == {"weights:mine": 70}
+    add(runtime, file(2), images=900, kind="medical")
+    add(runtime, file(3))
+    weights.add(store, "weights:bare", "test_resnet", file(1))
+    add(runtime, file(2), images=900, kind="medical")  # for which the name stands again
+    assert added.images(store) == {"weights:mine": 900}
+    _, known, *_ = matrix.of_store(store, "tiny", sources=("weights:mine", "weights:bare"))
+    found = dict(zip(known.sources, known.images, strict=True))
+    assert found["weights:mine"] == 900
+    assert np.isnan(found["weights:bare"])
+    pair = Pair("weights:mine", "tiny", Estimate(1, 0, 2, 9))
+    assert correlations.plain([pair], added.images(store))["log size"] == -np.log(900)
+    asked = DistanceRequest(
+        sources=("weights:mine", "weights:bare"), targets=("tiny",), methods=("rivals:size",)
+    )
+
+    def planned_by_source() -> dict[str, Cell]:
+        return {p.cell.spec.source: p.cell for p in plan.make(asked, runtime).cells}
+
+    made = planned_by_source()
+    sizes, bare = made["weights:mine"], made["weights:bare"]
+    outcome = cells.run(sizes, runtime)
+    assert outcome.failure is None
+    assert outcome.metrics["distance"].value == -np.log(900)
+    assert "number of images" in str(cells.run(bare, runtime).failure)
+    add(runtime, file(2), images=901)
+    later = planned_by_source()
+    assert later["weights:mine"].key != sizes.key
+    assert later["weights:bare"].key == bare.key

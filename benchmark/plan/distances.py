@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import product
 
-from benchmark import protocols, registry
+from benchmark import added, protocols, registry
 from benchmark.api import Distance, Ready, SourceCard
 from benchmark.data.download import find_root
 from benchmark.errors import BenchError
@@ -20,6 +20,7 @@ from benchmark.plan.parts import (
 )
 from benchmark.plan.request import DistanceRequest
 from benchmark.spec import CORE_VERSION, Cell, DistanceSpec, Runtime
+from benchmark.store import Store
 from benchmark.train import archs
 
 
@@ -71,6 +72,7 @@ def cells(
         if "all" in names:
             sides[kind] = every(kind, needs, request.arch, runtime)
             notes.append(f"All {kind}s: {', '.join(sides[kind])}.")
+    behind = added.images(Store(runtime.store))
     for name, source, target, seed, pretrain_seed in product(
         request.methods,
         sides["source"],
@@ -88,6 +90,8 @@ def cells(
         # nothing but the cards.
         own, cards_only = method.card.needs == "weights", method.card.needs == "card"
         named, weights, made = source, None if own or cards_only else request.key or None, 0
+        if cards_only and source in behind:
+            versions["source"] += f":{behind[source]:.0f}"
         if own:
             arch = load("source", source, runtime).network(request.arch)
             named, versions["source"] = known(source, arch, runtime)

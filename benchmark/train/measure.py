@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from benchmark import registry
+from benchmark import added, registry
 from benchmark.api import Distance, Measured, SourceCard
 from benchmark.data import prepare, split
 from benchmark.errors import BenchError
@@ -64,7 +65,9 @@ class _Side:
         self.work = work
         self.spec = spec
         self.recipe = Recipe(size=spec.size)  # the images as a frozen head sees them
-        self.card: SourceCard = prepare.source_of(name, work.runtime).card
+        card: SourceCard = prepare.source_of(name, work.runtime).card
+        told = added.behind(work.store).get(name, {}) if card.given else {}
+        self.card = replace(card, **told)
 
     @cached_property
     def prepared(self) -> prepare.Prepared:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import registry
+from benchmark import added, registry
 from benchmark.api import Ready
 from benchmark.data.tables import read_table
 from benchmark.errors import BenchError
@@ -122,8 +122,8 @@ def of_store(
     notes += [f"Not used, for it is not comparable: {' '.join(o[:3])}." for o in runs if o != place]
     scores, errors, took = ({pair: run[i] for pair, run in found.items()} for i in range(3))
     known = build(
-        scores, errors=errors, near=near, seconds=_seconds(store, place.arch, kept, took, target),
-        sources=kept, also=(target,) if target else (),
+        scores, images=added.images(store), errors=errors, near=near, sources=kept,
+        seconds=_seconds(store, place.arch, kept, took, target), also=(target,) if target else (),
     )  # fmt: skip
     return place, known, notes
 

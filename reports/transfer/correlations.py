@@ -5,13 +5,13 @@ its sign turned.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from benchmark import stats
+from benchmark import added, stats
 from benchmark.stats import Array, Correlation, Pairs
 from benchmark.store import Store
 from reports.distances import Measure, measured
@@ -92,7 +92,7 @@ def analyse(
         measures, notes = measured(
             store, outcomes, place.arch, group.weights, distances, group.split
         )
-        lines = tuple(_lines(found, measures))
+        lines = tuple(_lines(found, measures, added.images(store)))
         notes = [*_cautions(found, measures), *notes, *group.left]
         analyses.append(
             Analysis(place, fusion, baseline, tuple(found), tuple(measures), lines, tuple(notes))
@@ -100,7 +100,9 @@ def analyse(
     return sorted(analyses, key=lambda analysis: (-len(analysis.pairs), analysis.place))
 
 
-def _lines(pairs: Sequence[Pair], measures: Sequence[Measure]) -> Iterator[Line]:
+def _lines(
+    pairs: Sequence[Pair], measures: Sequence[Measure], images: Mapping[str, float]
+) -> Iterator[Line]:
     near = dict[str, Array]()
     for measure in measures:
         values = [measure.values.get((pair.source, pair.target)) for pair in pairs]
@@ -108,7 +110,7 @@ def _lines(pairs: Sequence[Pair], measures: Sequence[Measure]) -> Iterator[Line]
         near[measure.label] = np.array([np.nan if v is None else sign * v.value for v in values])
     sources, targets = _names(pairs)
     gains = np.array([pair.gain.value for pair in pairs])
-    every = near | plain(pairs)
+    every = near | plain(pairs, images)
     found: dict[tuple[str, Pairs], Correlation] = {
         (name, which): correlated(values, gains, targets, sources, pairs=which)
         for name, values in every.items()
@@ -126,11 +128,15 @@ def _lines(pairs: Sequence[Pair], measures: Sequence[Measure]) -> Iterator[Line]
         yield Line(name, kind, which, one, adjusted, tau, warning)
 
 
-def plain(pairs: Sequence[Pair]) -> dict[str, Array]:
-    """What a distance has to beat, for each pair; less is better, as for a distance."""
+def plain(pairs: Sequence[Pair], images: Mapping[str, float] | None = None) -> dict[str, Array]:
+    """What a distance has to beat, for each pair; less is better, as for a distance.
+
+    `images` says how many weights saw that were added.
+    """
     sources, targets = _names(pairs)
     gains = np.array([pair.gain.value for pair in pairs])
-    sizes = {source: images_of(source) for source in set(sources)}
+    known = images or {}
+    sizes = {source: known.get(source) or images_of(source) for source in set(sources)}
     return {
         "log size": -np.log([sizes[source] for source in sources]),
         "static": -stats.static_baseline(gains, targets, sources),
