@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from benchmark import stats
+from benchmark import metrics, stats
 from benchmark.stats import Array, Comparison, Estimate
 from reports.leaderboard.arms import Arm, Identity, Run
 from reports.leaderboard.noise import Cells, Noise
@@ -101,7 +101,10 @@ def row_of(cells: Cells, runs: Sequence[Run], expected: int, noise: Noise) -> Ro
     draws = noise.draws(cells)
     headline = pooled.get(arm.identity.headline)
     if headline is not None and draws is not None:
-        headline = Estimate(headline.value, *stats.interval(draws), headline.n)
+        low, high = stats.interval(draws)
+        if metrics.NAMES[arm.identity.headline].higher_is_better:
+            high = min(high, 1.0)  # noise knows no bounds, and no metric is above one
+        headline = Estimate(headline.value, low, high, headline.n)
         pooled[arm.identity.headline] = headline
     classes = next((run.outcome.classes for run in fine), ())
     joules = [run.outcome.joules for run in fine]

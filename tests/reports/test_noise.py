@@ -139,6 +139,14 @@ def test_seeds_that_differ_widen_a_row_by_its_share_of_their_noise(store: Store)
     assert np.array_equal(one, noise_in(only(store).rows[0])), "seeded"
 
 
+def test_no_interval_goes_beyond_what_the_metric_can_be(store: Store):
+    rng = np.random.default_rng(1)
+    arm(store, 0.99 - 0.05 * rng.random(size=(8, 3)))
+    arm(store, 0.999 - 0.001 * rng.random(size=(8, 3)), source="imagenet")
+    highs = [row.headline.high for row in only(store).rows if row.headline]
+    assert len(highs) == 2 and max(highs) == 1.0
+
+
 def test_rows_of_one_file_of_weights_share_its_noise_and_others_do_not(store: Store):
     rng = np.random.default_rng(2)
     keys = {}
