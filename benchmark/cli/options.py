@@ -58,6 +58,9 @@ Distances = Annotated[
 Archs = Annotated[list[str] | None, typer.Option(help="Any timm or torchvision name; resnet50.")]
 Modes = Annotated[list[str] | None, typer.Option(help="finetune, frozen or tuned.")]
 Protocols = Annotated[list[str] | None, typer.Option(help="standard, cats, … or a YAML.")]
+TrainSizes = Annotated[
+    list[str] | None, typer.Option(help="Training images; 100%: the whole training part.")
+]
 Seeds = Annotated[list[int] | None, typer.Option(help="Of the training; repeatable, 0.")]
 WeightSeeds = Annotated[
     list[int] | None, typer.Option(help="Of the weights' own training; repeatable, 0.")
@@ -179,5 +182,5 @@ def runtime_of(said: dict[str, Any], named: "Iterable[Named]" = ()) -> "Runtime"
 
 def filters_of(said: dict[str, Any]) -> dict[str, Any]:
     """What of a store a reader is to take, as readers call it; what was not named is not asked."""
-    names = ("target", "source", "fusion", "protocol", "arch", "mode", "seed")
+    names = ("target", "source", "fusion", "protocol", "arch", "mode", "seed", "train_size")
     return {f"{name}s": said[name] for name in names if said.get(name)}

@@ -24,6 +24,7 @@ def leaderboard(
     protocol: options.Protocols = None,
     arch: options.Archs = None,
     mode: options.Modes = None,
+    train_size: options.TrainSizes = None,
     seed: options.Seeds = None,
     baseline: options.Baseline = "scratch",
     format: options.Format = "table",
@@ -78,6 +79,7 @@ def compare(
     source: options.Sources = None,
     fusion: options.Fusions = None,
     protocol: options.Protocols = None,
+    train_size: options.TrainSizes = None,
     margin: Annotated[
         float | None, typer.Option(help="Also: is FIRST not worse by more than this?", min=0.0)
     ] = None,

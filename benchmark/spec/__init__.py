@@ -24,6 +24,7 @@ from benchmark.spec.recipe import TrainSize as TrainSize
 from benchmark.spec.recipe import amount as amount
 from benchmark.spec.recipe import lacking as lacking
 from benchmark.spec.recipe import share_of as share_of
+from benchmark.spec.recipe import spelled as spelled
 from benchmark.spec.recipe import trained_on as trained_on
 from benchmark.stats import Estimate
 

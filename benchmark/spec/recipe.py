@@ -43,7 +43,8 @@ def amount(size: str) -> tuple[float, str]:
     return number, unit
 
 
-def _spelled(size: str) -> str:
+def spelled(size: str) -> str:
+    """One spelling of a size; empty for the whole training part, which is 100% of it."""
     number, unit = amount(size) if size else (100, "%")
     return "" if (number, unit) == (100, "%") else f"{number:.15g}{unit}"
 
@@ -78,7 +79,7 @@ def lacking(missing: str) -> str:
 
 
 #: How much of the training part is used, with one spelling for equal sizes; empty: all of it.
-TrainSize = Annotated[str, AfterValidator(_spelled)]
+TrainSize = Annotated[str, AfterValidator(spelled)]
 
 
 def _rates(asked: Any) -> Any:

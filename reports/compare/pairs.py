@@ -12,7 +12,7 @@ import numpy as np
 from benchmark import stats
 from benchmark.errors import BenchError, units
 from benchmark.index import Asked
-from benchmark.spec import RunSpec, origin
+from benchmark.spec import RunSpec, origin, spelled
 from benchmark.stats import Array, Comparison, Estimate
 from benchmark.stats.delong import normal_p
 from benchmark.store import Store
@@ -38,6 +38,7 @@ def compare(
     sources: Sequence[str] = (),
     fusions: Sequence[str] = (),
     protocols: Sequence[str] = (),
+    train_sizes: Sequence[str] = (),
     margin: float | None = None,
     subgroups: bool = False,
 ) -> Verdict:
@@ -47,7 +48,10 @@ def compare(
     """
     rows = cells(store)
     kind = partners.kind_of(first, second, by, rows)
-    wanted = {"target": targets, "source": sources, "fusion": fusions, "protocol": protocols}
+    wanted: dict[str, Sequence[str]] = {
+        "target": targets, "source": sources, "fusion": fusions, "protocol": protocols,
+        "train_size": [spelled(size) for size in train_sizes],
+    }  # fmt: skip
     wanted.pop(kind, None)
 
     def keeps(spec: RunSpec | Asked, *names: str) -> bool:
@@ -63,7 +67,9 @@ def compare(
     # Boards whole: what is usual on them, and their noise, come of rows that are not compared too.
     places: dict[Place, list[Run]] = defaultdict(list)
     keys = [
-        row.key for row in rows if keeps(row.spec, "target", "protocol") and not row.spec.tested_on
+        row.key
+        for row in rows
+        if keeps(row.spec, "target", "protocol", "train_size") and not row.spec.tested_on
     ]
     for run in read(store, keys):
         places[place_of(run)].append(run)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from benchmark import metrics
 from benchmark.errors import BenchError, did_you_mean
 from benchmark.index import Asked, Summary
-from benchmark.spec import RANDOM, RunSpec
+from benchmark.spec import RANDOM, RunSpec, spelled
 from benchmark.store import Store
 from reports import own, render
 from reports.leaderboard import board, subgroups
@@ -42,6 +42,7 @@ def each(
     archs: Sequence[str] = (),
     modes: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    train_sizes: Sequence[str] = (),
     baseline: Baseline = "scratch",
     brief: bool = True,
 ) -> Iterator[Board]:
@@ -56,6 +57,7 @@ def each(
     wanted = {
         "target": targets, "protocol": protocols, "seed": seeds,
         "source": sources, "fusion": fusions, "arch": archs, "mode": modes,
+        "train_size": [spelled(size) for size in train_sizes],
     }  # fmt: skip
     for name, asked in wanted.items():
         wanted[name] = _known(name, asked, {getattr(row.spec, name) for row in rows})
@@ -65,7 +67,7 @@ def each(
 
     groups: dict[Place, list[str]] = defaultdict(list)
     for row in rows:
-        if keeps(row.spec, "target", "protocol", "seed"):
+        if keeps(row.spec, "target", "protocol", "seed", "train_size"):
             groups[place_of(row)].append(row.key)
     homes: dict[Place, Board] = {}  # of those whose runs were tested on a second set as well
     away = {place._replace(tested_on="") for place in groups if place.tested_on}
@@ -145,7 +147,7 @@ def _known(name: str, asked: Sequence[Any], known: set[Any]) -> list[Any]:
     for value in asked:
         fits = [item for item in known if item == value or own.is_called(str(item), str(value))]
         if not fits:
-            names = sorted(map(str, known))
+            names = sorted(str(item) or "100%" for item in known)
             raise BenchError(
                 f"The store has no results of {name} '{value}'.", did_you_mean(str(value), names)
             )

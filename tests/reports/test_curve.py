@@ -16,7 +16,7 @@ from benchmark.cli import app
 from benchmark.errors import BenchError
 from benchmark.stats import Estimate
 from benchmark.store import Store
-from reports import plots
+from reports import compare, plots
 from reports.leaderboard import curve, table
 from reports.page import write
 
@@ -142,3 +142,14 @@ def test_sizes_stand_on_a_logarithmic_axis():
     assert [scale.text(tick) for tick in scale.ticks] == ["100", "200", "500", "1,000", "2,000"]
     assert scale.at(100) == 0 and scale.at(2000) == 100
     assert scale.at(1000) - scale.at(500) == pytest.approx(scale.at(200) - scale.at(100))
+
+
+def test_readers_take_the_sizes_that_are_asked_for(store: Store):
+    for asked, there in ((["100"], ["100"]), (["100%", "400"], ["", "400"])):
+        made = table.boards(store, targets=["isic"], train_sizes=asked)
+        assert sorted(one.train_size for one in made) == there
+        found = compare.compare(store, "dtd", "imagenet", train_sizes=asked)
+        assert len(found.pairs) == len(there)
+    with pytest.raises(BenchError, match="no results of train_size '7'") as error:
+        table.boards(store, train_sizes=["7"])
+    assert "100%" in error.value.todo
