@@ -41,7 +41,7 @@ def name_in(store: Store, name: str, look: Callable[[], str], *, images_only: bo
     if len(same) > 1:
         raise BenchError(
             f"The store has {len(same)} sets of these images, read in different ways.",
-            "Name table and columns as in their runs: --metadata, --label, --group.",
+            "Name table and columns as in their runs: --metadata, --label, --separator, --group.",
         )
     version = next(iter(same), version)
     return _shown(name, version, known | {version})

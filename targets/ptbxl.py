@@ -135,7 +135,7 @@ class PTBXL(Target):
             self.card = replace(
                 self.card,
                 title=f"PTB-XL, {len(labels)} {what.split(',')[0]}",
-                task=f"{what} of a 12-lead ECG of ten seconds, any number of them",
+                task=f"{what} of a 12-lead ECG of ten seconds, any number of them or none",
                 classes=len(labels),
                 labels=labels,
                 multilabel=True,

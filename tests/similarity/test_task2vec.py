@@ -151,15 +151,16 @@ def test_the_exact_fisher_of_sigmoids_is_the_sum_over_images_and_answers():
     assert np.sqrt(((drawn - expected) ** 2).sum() / (expected**2).sum()) < 0.15
 
 
-def test_the_head_tells_labels_apart_and_leaves_out_those_of_all(monkeypatch: Any):
-    monkeypatch.setattr(task2vec, "EPOCH", 6400)
-    generator = torch.Generator().manual_seed(0)
+def test_the_head_learns_each_label_by_itself_and_leaves_out_those_of_all(monkeypatch: Any):
+    monkeypatch.setattr(task2vec, "EPOCH", 640)
     codes = torch.tensor((np.arange(200)[:, None] % np.array([2, 3, 5]) == 0).astype(float))
-    features = 3 * codes.float() + 0.1 * torch.randn(200, 3, generator=generator)
-    matrix, bias = task2vec._fit(features, codes, 3, generator)
-    logits = features @ matrix.T + bias
-    for k in range(3):  # each label's own logit orders its images
-        assert logits[codes[:, k] == 1, k].min() > logits[codes[:, k] == 0, k].max()
+
+    def weights(labels: torch.Tensor) -> np.ndarray:
+        return task2vec._fit(codes.float(), labels, 3, torch.Generator().manual_seed(0))[0].numpy()
+
+    apart = weights(codes) - weights(1 - codes)  # from one start, taught the opposite
+    assert apart.diagonal().min() > 0.02
+    assert apart.diagonal().min() > 2 * np.abs(apart - np.diag(apart.diagonal())).max()
     net, (images, _) = awkward(), task(6)
     labels = np.column_stack([sets(), np.ones(6, np.uint8)])
     assert embed(net, images, labels, head=random_head(3, net.channels)).meta["classes"] == 3
