@@ -168,10 +168,8 @@ def _hints(known: Matrix, column: int, placed: Array) -> tuple[Array, str]:
     given = {name: values for name, values in given.items() if unit(values).any()}
     if not given:
         return np.zeros(len(known.sources)), "by name"
-    count = np.isfinite([*given.values()]).sum(axis=0)
-    total = np.sum([unit(values) for values in given.values()], axis=0)
-    # What nothing is known of comes last.
-    hints = np.where(count > 0, total / np.maximum(count, 1), -np.inf)
+    units = [np.ma.array(unit(part), mask=np.isnan(part)) for part in given.values()]
+    hints = np.ma.stack(units).mean(axis=0).filled(-np.inf)  # last, what nothing is known of
     return hints, f"the mean of {', '.join(given)}, each counting alike"
 
 

@@ -141,7 +141,7 @@ def mean(values: Array) -> Estimate:
 
 
 def summary(numbers: Array) -> dict[str, Estimate]:
-    """Means over targets with intervals that resample targets."""
+    """The mean of each metric."""
     return {name: mean(column) for name, column in zip(METRICS, numbers.T, strict=True)}
 
 
@@ -172,11 +172,9 @@ def verdict(found: Trials) -> list[str]:
         for place, said in words.items()
         if said
     ]
-    inside = mean(mine[-1])
-    return lines + [
-        f"After 3 runs, its 95 % intervals held {inside.value:.0%} [{inside.low:.0%}, "
-        f"{inside.high:.0%}] of the scores that were not run."
-    ] * bool(inside.n)
+    inside = render.said(mean(mine[-1]), ".0%")
+    held = f"After 3 runs, its 95 % intervals held {inside} of the scores that were not run."
+    return [*lines, held] if inside != "–" else lines
 
 
 def trust(known: Matrix) -> list[str]:
