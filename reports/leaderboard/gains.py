@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmark import stats
-from benchmark.spec import RANDOM, Split, trained_on
+from benchmark.spec import RANDOM, Split, amount, trained_on
 from benchmark.stats import Array, Estimate
 from reports.leaderboard.board import Baseline, Board, higher_is_better
 from reports.leaderboard.rows import Row, paired
@@ -71,22 +71,30 @@ def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Pla
 
 
 def of_one_partition(boards: Sequence[Board]) -> list[tuple[Board, list[str]]]:
-    """The whole training part of the first partition of each target and protocol, as a pair enters
-    once; what stays out."""
+    """The first partition of each target and protocol, as a pair enters once, on the whole training
+    part or the largest; what stays out."""
     cuts: dict[tuple[str, str], list[Board]] = defaultdict(list)
     for made in (one for one in boards if not one.tested_on):
         cuts[made.target, made.protocol].append(made)
     found = []
     for (target, protocol), part in cuts.items():
-        whole = [made for made in part if not made.train_size]
-        for first in sorted(whole, key=lambda made: made.partition)[:1]:
-            cut = [made.partition for made in whole if made is not first]
+        size = max({made.train_size for made in part}, key=_how_much)
+        largest = [made for made in part if made.train_size == size]
+        for first in sorted(largest, key=lambda made: made.partition)[:1]:
+            cut = [made.partition for made in largest if made is not first]
             others = [f"partition{'s' * (len(cut) > 1)} {', '.join(map(str, cut))}"] if cut else []
-            others += sorted({trained_on(made.train_size) for made in part} - {""})
-            stands = f"partition {first.partition}" if cut else "the whole training part"
+            others += sorted({trained_on(made.train_size) for made in part} - {trained_on(size)})
+            used = trained_on(size) or "the whole training part"
+            stands = f"partition {first.partition}" if cut else used
             why = f"Left out: {'; '.join(others)} of {target} under {protocol}: {stands} stands."
             found.append((first, [why] if others else []))
     return found
+
+
+def _how_much(size: str) -> tuple[bool, str, float]:
+    """Sizes of the training part from the smallest, the whole of it last."""
+    number, unit = amount(size) if size else (0.0, "")
+    return not size, unit, number
 
 
 def by_place(made: Board, fusion: str) -> dict[Place, list[Row]]:

@@ -17,7 +17,7 @@ from benchmark.errors import BenchError
 from benchmark.stats import Estimate
 from benchmark.store import Store
 from reports import compare, plots
-from reports.leaderboard import curve, table
+from reports.leaderboard import curve, gains, table
 from reports.page import write
 
 #: Score by train size; dtd is ahead of imagenet from 100·4^(2/3) = 252 images on.
@@ -153,3 +153,14 @@ def test_readers_take_the_sizes_that_are_asked_for(store: Store):
     with pytest.raises(BenchError, match="no results of train_size '7'") as error:
         table.boards(store, train_sizes=["7"])
     assert "100%" in error.value.todo
+
+
+def test_where_no_run_had_the_whole_training_part_the_largest_stands(tmp_path: Path):
+    store = Store(tmp_path)
+    for source, size in (("dtd", "100"), ("none", "100"), ("dtd", "1000"), ("none", "1000")):
+        value = 0.6 + 0.1 * (source == "dtd")
+        run(store, source=source, folds=1, value=value, spec={"train_size": size})
+    ((made, notes),) = gains.of_one_partition(table.boards(store))
+    assert made.train_size == "1000"
+    text = "Left out: 100 training images of isic under standard: 1,000 training images stands."
+    assert notes == [text]

@@ -392,3 +392,14 @@ def test_scores_stay_within_their_bounds(seed, classes, d):
     p = rng.dirichlet(np.ones(3), size=60)
     assert scores.leep(p, y) <= 0
     assert scores.nce(p.argmax(axis=1), y) <= 1e-12
+
+
+def test_logme_of_a_set_with_copies_is_that_of_its_images():
+    from types import SimpleNamespace
+
+    x, y = problem(3, n=60, d=200, classes=2)
+    twice = np.vstack([x, x[:3] * (1 + 1e-8)]), np.append(y, y[:3])
+    assert scores.logme(*twice) == math.inf  # the copies are reproduced whatever the others ask
+    side = SimpleNamespace(features=twice[0], labels=twice[1])
+    score = scores.Score("logme").measure(side, side, seed=0, options={})
+    assert score.value == pytest.approx(scores.logme(x, y), abs=1e-9)
