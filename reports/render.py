@@ -225,7 +225,8 @@ def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
 def javascript(value: Any) -> str:
     """JSON; an undefined number is null, and what would turn a line is written as its number."""
     text = json.dumps(defined(value), ensure_ascii=False)
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text) + "\n"
+    strange = {ord(c): f"\\u{ord(c):04x}" for c in set(text) if not c.isprintable()}
+    return (text.translate(strange) if strange else text) + "\n"
 
 
 def numbers(estimate: Estimate | None, field: str = "*") -> dict[str, float | None]:
