@@ -17,6 +17,8 @@ FOOTER = (
     "are apart, the mean of both sides, at the size at which the sides are compared; excess: the "
     "distance less the floor."
 )
+#: Of two equal sets arithmetic leaves this much.
+ROUNDING = 1e-9
 UNDER = "‡ not told from its floor: halves of one set may be as far apart."
 
 
@@ -116,7 +118,8 @@ def table_of(found: Map) -> Table:
 
 def number(value: Estimate) -> str:
     """`0.8752 [0.8601, 0.8893]`."""
-    return render.said(value, ".4g")
+    near = value._replace(value=0.0) if abs(value.value) < ROUNDING else value
+    return render.said(near, ".4g")
 
 
 def _flat(found: Map) -> Iterator[dict[str, Any]]:

@@ -134,8 +134,9 @@ def _numbers(truth: Array, score: Array, orders: NDArray[np.intp]) -> list[float
 def mean(values: Array) -> Estimate:
     """The mean of what is defined, with an interval that resamples targets."""
     known = values[np.isfinite(values)]
-    if not len(known):
-        return Estimate(math.nan, math.nan, math.nan, 0)
+    if len(known) < 2:  # nothing is known of the next
+        value = float(known[0]) if len(known) else math.nan
+        return Estimate(value, math.nan, math.nan, len(known))
     picks = np.random.default_rng(0).integers(len(known), size=(DRAWS, len(known)))
     return Estimate(float(known.mean()), *stats.interval(known[picks].mean(axis=1)), len(known))
 
@@ -156,7 +157,7 @@ def verdict(found: Trials) -> list[str]:
         others = {rule: one for rule, one in others.items() if np.isfinite(one).any()}
         # On the targets that all rules have, else the one that is judged on the easy ones wins.
         both = np.isfinite([mine[at], *others.values()]).all(axis=0)
-        if not others or not both.any():
+        if not others or both.sum() < 2:  # one target says nothing of the next
             continue
         best = max(others, key=lambda rule: turn * others[rule][both].mean())
         gap = mean(mine[at, both] - others[best][both])

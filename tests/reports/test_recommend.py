@@ -366,6 +366,12 @@ def test_the_verdict_is_on_the_targets_that_all_rules_have():
     assert "+0.150 [+0.100, +0.200] against static." in said
 
 
+def test_one_target_that_all_rules_have_is_no_verdict():
+    ours, near = (np.full((4, 10), np.nan) for _ in range(2))
+    ours[:, 0], near[:1, 0] = [0.1, 0.9, 0.9, 0.9], 0.6
+    assert evaluate.verdict({"recommend": ours, "distance x": near}) == []
+
+
 def test_it_does_not_depend_on_the_order_of_the_sources(study: evaluate.Trials):
     known = matrix.published()
     turned = replace(
