@@ -12,13 +12,14 @@ import numpy as np
 from benchmark import stats
 from benchmark.errors import BenchError, units
 from benchmark.index import Asked
-from benchmark.spec import RunSpec, origin, spelled
+from benchmark.spec import RunSpec, origin
 from benchmark.stats import Array, Comparison, Estimate
 from benchmark.stats.delong import normal_p
 from benchmark.store import Store
 from reports import own
 from reports.compare import partners, verdict
 from reports.compare.verdict import Pair, Verdict
+from reports.leaderboard import asked
 from reports.leaderboard import subgroups as by_value
 from reports.leaderboard.arms import Arm, Place, Run, gather, place_of
 from reports.leaderboard.board import higher_is_better
@@ -50,7 +51,7 @@ def compare(
     kind = partners.kind_of(first, second, by, rows)
     wanted: dict[str, Sequence[str]] = {
         "target": targets, "source": sources, "fusion": fusions, "protocol": protocols,
-        "train_size": [spelled(size) for size in train_sizes],
+        "train_size": asked.sizes(train_sizes, rows),
     }  # fmt: skip
     wanted.pop(kind, None)
 

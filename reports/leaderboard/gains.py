@@ -78,7 +78,7 @@ def of_one_partition(boards: Sequence[Board]) -> list[tuple[Board, list[str]]]:
         cuts[made.target, made.protocol].append(made)
     found = []
     for (target, protocol), part in cuts.items():
-        size = max({made.train_size for made in part}, key=_how_much)
+        size = max(part, key=_how_much).train_size
         largest = [made for made in part if made.train_size == size]
         for first in sorted(largest, key=lambda made: made.partition)[:1]:
             cut = [made.partition for made in largest if made is not first]
@@ -91,10 +91,11 @@ def of_one_partition(boards: Sequence[Board]) -> list[tuple[Board, list[str]]]:
     return found
 
 
-def _how_much(size: str) -> tuple[bool, str, float]:
-    """Sizes of the training part from the smallest, the whole of it last."""
-    number, unit = amount(size) if size else (0.0, "")
-    return not size, unit, number
+def _how_much(made: Board) -> tuple[bool, float, str, float]:
+    """How many images a board's runs were trained on; the whole training part is most."""
+    images = [float(run.outcome.data.get("train", 0)) for row in made.rows for run in row.runs]
+    number, unit = amount(made.train_size) if made.train_size else (0.0, "")
+    return not made.train_size, float(np.median(images or [0])), unit, number
 
 
 def by_place(made: Board, fusion: str) -> dict[Place, list[Row]]:

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from benchmark import metrics
-from benchmark.errors import BenchError, did_you_mean
+from benchmark.errors import BenchError
 from benchmark.index import Asked, Summary
-from benchmark.spec import RANDOM, RunSpec, spelled
+from benchmark.spec import RANDOM, RunSpec
 from benchmark.store import Store
 from reports import own, render
-from reports.leaderboard import board, subgroups
+from reports.leaderboard import asked, board, subgroups
 from reports.leaderboard.arms import Place, Run, place_of
 from reports.leaderboard.board import UNKNOWN, Baseline, Board
 from reports.leaderboard.rows import Row
@@ -57,10 +57,10 @@ def each(
     wanted = {
         "target": targets, "protocol": protocols, "seed": seeds,
         "source": sources, "fusion": fusions, "arch": archs, "mode": modes,
-        "train_size": [spelled(size) for size in train_sizes],
     }  # fmt: skip
-    for name, asked in wanted.items():
-        wanted[name] = _known(name, asked, {getattr(row.spec, name) for row in rows})
+    for name, some in wanted.items():
+        wanted[name] = asked.called(name, some, {getattr(row.spec, name) for row in rows})
+    wanted["train_size"] = asked.sizes(train_sizes, rows)
 
     def keeps(spec: RunSpec | Asked, *names: str) -> bool:
         return all(not wanted[name] or getattr(spec, name) in wanted[name] for name in names)
@@ -139,20 +139,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-def _known(name: str, asked: Sequence[Any], known: set[Any]) -> list[Any]:
-    """What was asked for as results call it."""
-    found = []
-    for value in asked:
-        fits = [item for item in known if item == value or own.is_called(str(item), str(value))]
-        if not fits:
-            names = sorted(str(item) or "100%" for item in known)
-            raise BenchError(
-                f"The store has no results of {name} '{value}'.", did_you_mean(str(value), names)
-            )
-        found += fits
-    return found
 
 
 # --- words ------------------------------------------------------------------------------------

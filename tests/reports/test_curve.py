@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -150,9 +151,25 @@ def test_readers_take_the_sizes_that_are_asked_for(store: Store):
         assert sorted(one.train_size for one in made) == there
         found = compare.compare(store, "dtd", "imagenet", train_sizes=asked)
         assert len(found.pairs) == len(there)
-    with pytest.raises(BenchError, match="no results of train_size '7'") as error:
-        table.boards(store, train_sizes=["7"])
-    assert "100%" in error.value.todo
+
+
+@pytest.mark.parametrize(
+    ("target", "size", "what", "todo"),
+    [
+        ("isic", "7", "no results of train_size '7'", "100%"),
+        ("isic", "foo", "'foo' is no size", "Write 100, 5% or 10/class."),
+        ("cut", "100%", "no results of train_size '100%'", "Known: 400."),
+    ],
+)
+def test_readers_say_which_size_there_is_none_of(store, tmp_path, target, size, what, todo):
+    if target == "cut":
+        store = Store(tmp_path)
+        for source in ("dtd", "imagenet"):
+            run(store, source=source, folds=1, value=0.7, spec={"train_size": "400"})
+    for read in (table.boards, partial(compare.compare, first="dtd", second="imagenet")):
+        with pytest.raises(BenchError, match=what) as error:
+            read(store, train_sizes=[size])
+        assert todo in error.value.todo
 
 
 def test_where_no_run_had_the_whole_training_part_the_largest_stands(tmp_path: Path):
@@ -164,3 +181,19 @@ def test_where_no_run_had_the_whole_training_part_the_largest_stands(tmp_path: P
     assert made.train_size == "1000"
     text = "Left out: 100 training images of isic under standard: 1,000 training images stands."
     assert notes == [text]
+
+
+@pytest.mark.parametrize(
+    ("images", "stands"),
+    [
+        ({"1/class": 7, "5%": 900, "5000": 5000}, "5000"),
+        ({"1/class": 7, "5%": 900, "200": 200}, "5%"),
+        ({"1/class": 7, "5%": 900, "5000": 5000, "": 4000}, ""),
+    ],
+)
+def test_the_largest_size_is_the_one_with_most_images(tmp_path, images, stands):
+    store = Store(tmp_path)
+    for size, train in images.items():
+        run(store, folds=1, value=0.7, spec={"train_size": size}, data={"train": train})
+    ((made, _),) = gains.of_one_partition(table.boards(store))
+    assert made.train_size == stands
