@@ -54,7 +54,7 @@ def build(
 ) -> Matrix:
     """From scores by (source, target); `sources` and `also` name those without any score.
 
-    No target foretells itself.
+    No target foretells itself, neither by its score nor by being nearest to itself.
     """
     sources = tuple(sorted({*(source for source, _ in scores), *sources}))
     targets = tuple(sorted({*(target for _, target in scores), *also}))
@@ -68,13 +68,13 @@ def build(
     # A published matrix may name a thousand sources: only those that could be ours are looked up.
     ours = {n for k in ("source", "target") for n in (*registry.names(k), *registry.plugins(k))}
     look = {s: images_of(s) for s in {*sources} - {*(images or ())} if s.partition(":")[0] in ours}
-    near = {name: part for name, part in (near or {}).items() if np.isfinite(table(part)).any()}
-    parts = np.array([table(part) for part in near.values()])
     itself = {(name, name): math.nan for name in sources}
+    parts = {name: table({**part, **itself}) for name, part in (near or {}).items()}
+    parts = {name: part for name, part in parts.items() if np.isfinite(part).any()}
     return Matrix(
         sources, targets, table({**scores, **itself}), column({**look, **(images or {})}),
-        parts.reshape(-1, len(sources), len(targets)), tuple(near), table(errors or {}),
-        column(seconds or {}),
+        np.array([*parts.values()]).reshape(-1, len(sources), len(targets)), tuple(parts),
+        table(errors or {}), column(seconds or {}),
     )  # fmt: skip
 
 
@@ -85,8 +85,11 @@ def images_of(source: str) -> float:
 
 
 def _at_hand(source: str) -> bool:
-    """Whether it can be run as it is: no file of weights has to be asked for first."""
-    return not isinstance(registry.load("source", source), Ready)
+    """Whether it is known here and can be run as it is, no file of weights asked for first."""
+    try:
+        return not isinstance(registry.load("source", source), Ready)
+    except BenchError:  # of an imported bundle, whose plugin is not here
+        return False
 
 
 def of_store(

@@ -119,6 +119,31 @@ def test_near_targets_count_more():
     assert voices[1::2].min() > 3 * voices[::2].max()  # of its kind, and of the other
 
 
+def test_how_near_a_source_is_to_itself_says_nothing():
+    """It was not run on itself, and is no measure of how near the others are."""
+    rng = np.random.default_rng(0)
+    pairs = [(s, t) for s in SOURCES for t in ("one", "two", "three", "dtd")]
+    near = {pair: float(rng.normal()) for pair in pairs}
+    scores = {pair: near[pair] + 0.1 * float(rng.normal()) for pair in pairs}
+    one, other = (
+        matrix.build(scores, near={"told": near | {("dtd", "dtd"): value}, "self": itself})
+        for value, itself in ((10.0, {("dtd", "dtd"): 1.0}), (-3.0, {}))
+    )
+    assert one.methods == other.methods == ("told",)
+    at = one.targets.index("dtd")
+    np.testing.assert_array_equal(learnt(one, at).mean, learnt(other, at).mean)
+
+
+def test_a_source_that_is_not_known_here_ends_no_recommendation(tmp_path: Path):
+    """As of an imported bundle, whose plugin is elsewhere."""
+    store = Store(tmp_path)
+    store.prepare()
+    for source in ("colleagues", "dtd"):
+        run(store, source=source, target="isic", folds=1, value=0.8)
+    _, known, *_ = matrix.of_store(store, "isic")
+    assert known.sources == ("colleagues", "dtd")
+
+
 def test_too_few_targets_to_learn_from():
     with pytest.raises(BenchError, match="at least two other targets"):
         learnt(invented(targets=2))
