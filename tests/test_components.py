@@ -661,6 +661,7 @@ ONES = ["im0,1,0", "im1,1,1", "im2,0,0", "im3,0,1", "im4,1,0", "im5,0,1"]
         ([*ONES[:-1], "im5,1,maybe"], {}, r"‹im5\.png› has neither 0 nor 1 in the column b"),
         ([*ONES[:-1], "im5,,1"], {}, r"‹im5\.png› has neither 0 nor 1 in the column a"),
         ([line[:-1] + "0" for line in ONES], {}, "No image has a 1 in the column b"),
+        ([ONES[0], *ONES[2:], "im1,0,0"], {}, "2 images have no 1 in the columns a, b, and none"),
         ([f"im{i},1,{i % 2}" for i in range(6)], {}, "Every image of t.csv is labelled 'a'"),
         (ONES, {"separator": ";"}, "--separator parts the labels in the cells of one column"),
         ([f"im{i},;x," for i in range(6)], {"label": "a", "separator": ";"}, "and has 1 labels"),

@@ -1,16 +1,18 @@
 """Sets of labels: read, stored, split and checked as the yes or no to each name."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmark import contract
 from benchmark.api import Sample
 from benchmark.data import label_sets, leaks, prepare
 from benchmark.data.split import Parts, fewer, limited, linked_groups, split
 from benchmark.errors import BenchError
-from benchmark.spec import Runtime, Split
+from benchmark.spec import Input, Runtime, Split
 from tests.test_split import a_set
 
 SEVERAL = Path(__file__).parent / "components" / "several.py"
@@ -97,6 +99,58 @@ def test_a_limit_and_a_training_size_keep_rare_labels_and_whole_patients():
     assert data.labels[each].sum(0).min() >= 4 and (~data.labels[each].any(1)).sum() >= 4
     with pytest.raises(BenchError, match=r"has 6\d\d images, fewer than the 800"):
         fewer(data, train, units[train], "800", 7)
+
+
+def test_images_of_no_label_are_no_class_that_a_size_asks_for():
+    labels = np.repeat(np.array([[1, 0], [0, 1], [0, 0]], np.uint8), (20, 20, 2), axis=0)
+    data = prepare.replace(a_set(np.arange(42), np.arange(42)), labels=labels, classes=("a", "b"))
+    chosen = fewer(data, np.arange(42), np.arange(42), "5/class", 0)
+    assert labels[chosen].sum(0).tolist() == [5, 5]
+    with pytest.raises(BenchError, match="has 20 images of the class 'a', fewer than the 21"):
+        fewer(data, np.arange(42), np.arange(42), "21/class", 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [("3", r": with every class it needs about \d"), ("1/class", r"\.")]
+)
+def test_a_size_that_leaves_a_label_out_is_refused(size: str, told: str):
+    labels = np.zeros((60, 3), np.uint8)  # the last label lies beside rarer ones alone
+    labels[:10, 0] = labels[10:22, 1] = labels[4:10, 2] = labels[14:22, 2] = 1
+    data = prepare.replace(
+        a_set(np.arange(60), np.arange(60)), labels=labels, classes=("a", "b", "c")
+    )
+    refused = 0
+    for seed in range(20):
+        try:
+            chosen = fewer(data, np.arange(60), np.arange(60), size, seed)
+        except BenchError as error:
+            assert re.search(f"would leave a class out{told}", error.what)
+            refused += 1
+        else:
+            assert labels[chosen].any(0).all()
+    assert 0 < refused < 20
+
+
+def test_one_patient_is_not_cut_in_two():
+    data = prepare.replace(many(12), groups=np.arange(12) // 6)
+    with pytest.raises(BenchError, match="has 1 group, fewer than the 2 folds"):
+        split(data, Split(folds=2, validation=0.15), fold=0)
+
+
+def test_the_same_table_of_classes_and_of_labels_is_not_one_set(tmp_path: Path):
+    (tmp_path / "im").mkdir()
+    lines = ["image,kind"]
+    for i in range(4):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / "im" / f"{i}.png")
+        lines.append(f"{i}.png,{'ab'[i % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    own = Input(path=tmp_path / "im", metadata=tmp_path / "t.csv", label="kind")
+    digests = []
+    for separator in (None, ";"):
+        one = own.model_copy(update={"separator": separator})
+        where = Runtime(store=tmp_path / "s", data=tmp_path, inputs={"folder:x": one}, workers=1)
+        digests.append(prepare.prepare("folder:x", 8, where).digest)
+    assert digests[0] != digests[1]
 
 
 def test_official_parts_are_taken_as_they_are(several: prepare.Prepared):

@@ -25,7 +25,7 @@ def read(
     """The label of each row, "" where it has none.
 
     A column names a class or, with a separator, any number of labels; several columns of 0 and 1
-    name a class where every row has one 1, and else the labels that are 1.
+    name a class where every row has one 1, and the labels that are 1 where some have several.
     """
     if separator and len(columns) != 1:
         raise BenchError(
@@ -76,6 +76,13 @@ def _by_columns(
             )
     if empty := [name for name in columns if not any(name in names for names in yes)]:
         raise BenchError(f"No image has a 1 in the column {empty[0]}.", "Leave it out of --label.")
+    if all(len(names) < 2 for names in yes):
+        none = sum(not names for names in yes)
+        raise BenchError(
+            f"{none} images have no 1 in the columns {', '.join(columns)}, and none has several.",
+            "Give them a column of their own or leave them and their rows out, as these are "
+            "classes; labels of which an image may have none go into one column, with --separator.",
+        )
     return [*yes]
 
 

@@ -323,5 +323,7 @@ def _write_table(
             out.writerow(row)
             digest.update(canonical([str(cell) for cell in row]).encode())
     kind = {"multilabel": True} if label_sets.several(labels) else {}
+    if kind:  # the cells of sets of one name each are those of classes
+        digest.update(b"multilabel")
     facts = {"digest": digest.hexdigest()[:16], "images": len(records), **made}
     write(folder / "meta.json", json.dumps({"classes": classes, **kind, **facts}))

@@ -86,6 +86,8 @@ def fewer(data: Prepared, train: np.ndarray, units: np.ndarray, size: str, seed:
     by_class = {k: order[rarest[order] == k] for k in np.argsort(have) if k in rarest}
     if kind == "/class":
         chosen = _of_each(table, by_class, int(number))
+        if data.multilabel and (table[chosen].any(0) < (have > 0)).any():
+            raise _leaves_out(data, size)
     else:
         counts = [images[part] for part in by_class.values()]
         places = [(n.cumsum() - n / 2) / n.sum() for n in counts]
@@ -96,13 +98,18 @@ def fewer(data: Prepared, train: np.ndarray, units: np.ndarray, size: str, seed:
         ]
         total = images[line]
         chosen = line[: int(np.abs(total.cumsum() - wanted).argmin()) + 1]
-        if len(chosen) < len(by_class):
-            raise BenchError(
-                f"{trained_on(size)} of {data.name} would leave a class out: with every class it "
-                f"needs about {total[: len(by_class)].sum():,}.",
-                "Give a larger --train-size.",
-            )
+        least = len(by_class)
+        if data.multilabel:  # a label that lies beside rarer ones alone has no place of its own
+            least = max(least, 1 + int((table[line] > 0).argmax(0).max()))
+        if len(chosen) < least:
+            needs = f": with every class it needs about {total[:least].sum():,}"
+            raise _leaves_out(data, size, needs)
     return train[np.isin(units, chosen)]
+
+
+def _leaves_out(data: Prepared, size: str, needs: str = "") -> BenchError:
+    what = f"{trained_on(size)} of {data.name} would leave a class out{needs}."
+    return BenchError(what, "Give a larger --train-size.")
 
 
 def _of_each(table: np.ndarray, by_class: dict[int, np.ndarray], number: int) -> list[int]:
@@ -118,12 +125,12 @@ def _of_each(table: np.ndarray, by_class: dict[int, np.ndarray], number: int) ->
 
 
 def _check_size(data: Prepared, have: np.ndarray, number: float, kind: str, images: int) -> None:
+    have = have[: len(data.classes)]  # images of no label are no class
     k = int(np.where(have > 0, have, have.max()).argmin())
     most = {"": images, "/class": have[k]}.get(kind, np.inf)
     if number <= most:
         return
-    names = (*data.classes, "none of them")
-    of_class = f" of the class '{names[k]}'" if kind else ""
+    of_class = f" of the class '{data.classes[k]}'" if kind else ""
     raise BenchError(
         f"The training part of {data.name} has {most:,} images{of_class}, fewer than the "
         f"{number:,.0f} asked for.",
@@ -245,6 +252,7 @@ def _share(
     """About `share` of the rows, stratified by label and whole by group."""
     units = len(np.unique(held))
     if labels.ndim == 2:
+        check(labels, held, 2, what)
         part = max(share, 1 / units)
         dealt = label_sets.deal(labels, held, (1 - part, part), seed)
         return np.flatnonzero(dealt == 0), np.flatnonzero(dealt == 1)
