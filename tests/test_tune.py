@@ -54,6 +54,18 @@ def tuned(problem, folder: Path, recipe: Recipe = RECIPE, rows: Rows | None = No
     )  # fmt: skip
 
 
+def test_the_last_training_keeps_the_schedule_of_its_epochs(problem):
+    recipe = RECIPE.model_copy(update={"images": 800, "batch": 50, "select": "last", "tune": ()})
+    seen = np.arange(100)
+    rows, told = Rows(seen, seen[:80], seen[80:]), []
+    how = {"classes": 2, "seed": 0}
+    best = choose.attempt(make, *problem, rows, recipe, **how)
+    said = loop.Callbacks(epoch=told.append)
+    choose.settled(best, make, *problem, rows, report=said, **how)
+    assert [facts["lr"] for facts in told] == [facts["lr"] for facts in best.fit.history]
+    assert {facts["epochs"] for facts in told} == {10}
+
+
 @pytest.mark.parametrize(
     ("asked", "meant"), [("1e-3, 1e-4", (1e-4, 1e-3)), ([1e-3, 1e-4, 1e-3], (1e-4, 1e-3))]
 )

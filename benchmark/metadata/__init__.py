@@ -64,7 +64,8 @@ class Encoder(ABC):
     def __init__(self, schema: Mapping[str, Any] | None = None, *, indicator: bool = False) -> None:
         """Take a schema of types, missing_extra, order, base, clip, unseen; what it lacks is found.
 
-        With `gaps` in it no value is made up for a missing one: all its columns are NaN there.
+        With `gaps` in it no value is made up for a missing one or a number that cannot be read:
+        all its columns are NaN there.
         With `indicator` each column is followed by name__missing: 1 where its value is made up.
         """
         self.schema = dict(schema or {})
@@ -95,11 +96,11 @@ class Encoder(ABC):
             read = read_cells(table[column.name], column)
             self._count(column, read)
             block = self._encode(column, read)
+            made_up = read.missing | (read.failed & (column.kind in MEASURED))
             blocks.append(
-                np.where(read.missing[:, None], np.nan, block) if self._options.gaps else block
+                np.where(made_up[:, None], np.nan, block) if self._options.gaps else block
             )
             if self.indicator:
-                made_up = read.missing | (read.failed & (column.kind in MEASURED))
                 blocks.append(made_up[:, None].astype(float))
         self._tell()
         return pd.DataFrame(np.hstack(blocks), index=frame.index, columns=list(self.columns_out))

@@ -89,7 +89,10 @@ def settled(
     model, fit = best.model, best.fit
     if rows.inner:
         model, none = make(), rows.val[:0]
-        loop.fit(model, inputs, labels, rows.train, none, best.recipe, stop=fit.epoch, **how)
+        # `stop` counts the candidates' epochs: the schedule is theirs, however many rows there are.
+        epochs = best.recipe.over(len(rows.fit)).epochs
+        recipe = best.recipe.model_copy(update={"images": None, "epochs": epochs})
+        loop.fit(model, inputs, labels, rows.train, none, recipe, stop=fit.epoch, **how)
     return model, fit
 
 
