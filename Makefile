@@ -37,7 +37,7 @@ demo: $(DONE)  ## sets up, then runs a small true grid on synthetic data, to a p
 	$(BIN)/bench recommend --store demo/store --target demo:skin --mode frozen
 	$(BIN)/bench explain --store demo/store --target demo:skin --images 4 --figures
 	$(BIN)/bench report --store demo/store --out demo/report
-	@echo "Open demo/report/index.html"
+	@echo "Open demo/report/index.html. Real data, nothing to train: $(BIN)/bench demo"
 
 test: $(DONE)  ## sets up, then runs the tests
 	$(BIN)/pytest

@@ -44,8 +44,8 @@ FILES = {
 MEMBER = re.compile(r"([a-z]+)/[0-9a-f]{16}/([a-z]+\.[a-z]+)")
 MOST = 200_000  # members
 LARGEST = 256 << 20  # bytes of a member
-#: To what `short` rounds draws: a power of two, so that their last bytes are zeros and take no
-#: place. Scores stay as they are: rounded ones tie, which moved AUROCs of rare classes by 0.1.
+#: To what `short` rounds draws: a power of two, so that their last bytes are zeros, which take no
+#: place. Scores are rounded as log-odds: rounded themselves they tie where a class is rare.
 SHORT = 2.0**-14
 NOTE = "from a study that comes with transfer-bench"
 
@@ -56,6 +56,7 @@ class Manifest(Frozen):
     bundle_version: int
     tool: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,40}$")
     files: dict[str, str]  # name -> sha256
+    short: bool = False  # its predictions are rounded
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def export(
     """Write finished runs and distances into one file; the same cells give the same bytes.
 
     `targets` and `keys` (or their first digits) choose; without them every finished cell goes.
-    `short` rounds the draws of the bootstrap, which are most of a small test set's file.
+    `short` rounds draws and scores, which makes the file a third as big.
     """
     done = [o for kind in ("distance", "run") for o in store.outcomes(kind) if o.status == "ok"]
     if lost := [key for key in keys if not any(o.key.startswith(key) for o in done)]:
@@ -105,8 +106,8 @@ def export(
             files[name] = hashlib.sha256(content).hexdigest()
             _add(box, name, content)
         tool = version("transfer-bench")
-        manifest = Manifest(bundle_version=BUNDLE_VERSION, tool=tool, files=files)
-        _add(box, MANIFEST, manifest.model_dump_json(indent=1).encode())
+        manifest = Manifest(bundle_version=BUNDLE_VERSION, tool=tool, files=files, short=short)
+        _add(box, MANIFEST, manifest.model_dump_json(indent=1, exclude_defaults=True).encode())
     return out
 
 
@@ -124,7 +125,7 @@ def import_(store: Store, bundle: Path) -> Imported:
                 cell, outcome, arrays = _content(box, manifest, place)
                 trust.check_versions(cell)
                 if outcome is not None and arrays is not None:
-                    trust.check_predictions(outcome, arrays)
+                    trust.check_predictions(outcome, arrays, rounded=manifest.short)
             except Unusable as error:
                 found.refused[place] = str(error)
     store.prepare()
@@ -153,7 +154,8 @@ def unpack(bundle: Path, root: Path) -> Store:
                 cell = Cell.of(outcome.spec, outcome.versions)
                 store.of(cell).mkdir(parents=True)
                 if kind == "run":
-                    (store.of(cell) / "predictions.npz").write_bytes(read["predictions.npz"])
+                    arrays = trust.predictions(read["predictions.npz"])
+                    np.savez(store.of(cell) / "predictions.npz", allow_pickle=False, **arrays)
                 store.finish(cell, outcome, durable=False)
 
     build_folder(root, build, durable=False)  # it can be unpacked again
@@ -200,6 +202,7 @@ def _packed(store: Store, key: str, short: bool) -> bytes:
         ) from error
     if short:
         arrays["draws"] = np.round(arrays["draws"] / SHORT) * SHORT
+        arrays["scores"] = trust.shortened(arrays["scores"])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()

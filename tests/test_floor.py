@@ -18,6 +18,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpack(tmp_path_factory.mktemp("kept"))
 
 
+def calm(value: Any) -> Any:
+    """The same without what arithmetic leaves of nothing."""
+    if isinstance(value, dict):
+        return {name: calm(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [calm(one) for one in value]
+    return 0.0 if isinstance(value, float) and abs(value) < 1e-12 else value
+
+
 def same(found: dict[str, Any], kept: dict[str, Any]) -> None:
     """Equal to 1e-9 where the kept numbers were made; loosely where the arithmetic is another."""
     made = json.loads((KEPT / "machine.json").read_text())
@@ -30,7 +39,7 @@ def same(found: dict[str, Any], kept: dict[str, Any]) -> None:
         expected = {name: one[0] for name, one in was["metrics"].items()}
         assert values == pytest.approx(expected, nan_ok=True, **near), now["cell"]
         if exact:
-            assert now == was
+            assert calm(now) == calm(was)
 
 
 @pytest.mark.parametrize(

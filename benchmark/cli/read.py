@@ -224,6 +224,27 @@ def report(
 
 
 @app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to make.")] = Path("study"),
+    show: Annotated[bool, typer.Option("--open/--no-open", help="In the browser.")] = True,
+) -> None:
+    """Unpack the study of real data that comes with this package and open its page."""
+    from reports import studies
+    from reports.page import write
+
+    store = studies.unpack("small", out)
+    page = write.write(store, out / "report")
+    sys.stdout.write(
+        f"{page}\nMore of it: bench recommend --store {store.root} --target isic, or leaderboard, "
+        "compare, curve, transfer.\n"
+    )
+    if show and sys.stdout.isatty():
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
+
+
+@app.command()
 def replay(
     name: Annotated[str, typer.Argument(help="cats, metanet, thomas, yang or medmnist.")],
     format: options.Format = "table",

@@ -175,7 +175,7 @@ def results_export(
     out: Path,
     target: Annotated[list[str] | None, typer.Option(help="Repeatable; all by default.")] = None,
     key: Annotated[list[str] | None, typer.Option(help="Of a cell, or its beginning.")] = None,
-    short: Annotated[bool, typer.Option(help="Bootstrap draws rounded.")] = False,
+    short: Annotated[bool, typer.Option(help="Predictions rounded: a third as big.")] = False,
     store: options.Store = "store",
 ) -> None:
     """Write finished runs and distances into one file that names nobody."""
