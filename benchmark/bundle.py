@@ -154,8 +154,8 @@ def unpack(bundle: Path, root: Path) -> Store:
                 cell = Cell.of(outcome.spec, outcome.versions)
                 store.of(cell).mkdir(parents=True)
                 if kind == "run":
-                    arrays = trust.predictions(read["predictions.npz"])
-                    np.savez(store.of(cell) / "predictions.npz", allow_pickle=False, **arrays)
+                    arrays: dict[str, Any] = trust.predictions(read["predictions.npz"])
+                    np.savez(store.of(cell) / "predictions.npz", **arrays)
                 store.finish(cell, outcome, durable=False)
 
     build_folder(root, build, durable=False)  # it can be unpacked again

@@ -1,11 +1,8 @@
 """The best run of a target whose network can be asked again."""
 
 from benchmark.errors import BenchError
-from benchmark.store import Store
+from benchmark.store import FILE, Store
 from reports.leaderboard.table import boards
-
-#: The network of a run, where it was kept.
-KEPT = "weights.safetensors"
 
 
 def best_run(store: Store, target: str) -> str:
@@ -21,7 +18,7 @@ def best_run(store: Store, target: str) -> str:
         for made in found
         for row in made.rows
         for key in (run.outcome.key for run in row.runs)
-        if row.identity.arch != "none" and (store.folder("run", key) / KEPT).is_file()
+        if row.identity.arch != "none" and (store.folder("run", key) / FILE).is_file()
     ]
     if not kept:
         raise BenchError(f"No network of {target} was kept.", "Run one without --no-keep.")
