@@ -19,7 +19,7 @@ from benchmark.errors import BenchError, plain
 from benchmark.files import write
 from benchmark.spec import Failure, Recipe, RunSpec, Split
 from benchmark.stats import Estimate
-from benchmark.store import Store
+from benchmark.store import FILE, Store
 from reports.leaderboard import best
 from reports.leaderboard import table as leaderboard
 from reports.leaderboard.board import Board, ranked
@@ -72,7 +72,7 @@ def test_the_best_run_to_explain_is_not_one_that_leaks(store: Store):
         """Only networks that were kept can be explained."""
         for key, spec in runs.items():
             if (spec.protocol, spec.source) == (protocol, source):
-                (store.folder("run", key) / best.KEPT).write_bytes(b"")
+                (store.folder("run", key) / FILE).write_bytes(b"")
         spec = runs[best.best_run(store, "isic")]
         return spec.protocol, spec.source
 
