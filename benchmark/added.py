@@ -1,4 +1,4 @@
-"""What the cards of weights that were added say of the images behind them: no one else knows."""
+"""What a store knows of the images behind weights: by the cards of added files, and by trainings."""
 
 from typing import Any
 
@@ -29,3 +29,16 @@ def behind(store: Store) -> dict[str, dict[str, Any]]:
 def images(store: Store) -> dict[str, float]:
     """How many images were behind each source that was added, where its card says it."""
     return {name: float(told["images"]) for name, told in behind(store).items() if "images" in told}
+
+
+def seen(store: Store) -> dict[str, float]:
+    """How many images each source's weights were made with, be they added or trained here.
+
+    A card tells how many a whole set has, and one may have had a part of it.
+    """
+    found: dict[str, float] = {}
+    for row in store.summaries("pretrain"):
+        outcome = store.outcome("pretrain", row.key, brief=True) if row.status == "ok" else None
+        if outcome and (train := outcome.data.get("train")):
+            found[row.spec.source] = max(float(train), found.get(row.spec.source, 0.0))
+    return {**found, **images(store)}

@@ -24,6 +24,7 @@ from benchmark.train import job as cells
 from benchmark.train import network, weights
 from reports.leaderboard.gains import Pair
 from reports.recommend import matrix
+from reports.recommend.matrix import images_of
 from reports.transfer import correlations
 from tests.conftest import TINY
 
@@ -320,6 +321,17 @@ def test_a_run_on_imported_weights_asks_for_no_image_of_their_source(
     assert [path.name[:4] for path in (here.store / "prepared").iterdir()] == ["tiny"]
 
 
+def test_baselines_know_how_many_images_a_training_saw(pretrained):
+    there, outcome = pretrained
+    store, source = Store(there.store), outcome.spec.source
+    assert added.seen(store) == {source: outcome.data["train"]} != {source: images_of(source)}
+    assert correlations.plain([Pair(source, "tiny", Estimate(1, 0, 2, 9))], added.seen(store))[
+        "log size"
+    ] == -np.log(outcome.data["train"])
+    _, known, *_ = matrix.of_store(store, "tiny", sources=(source, "none"))
+    assert dict(zip(known.sources, known.images, strict=True))[source] == outcome.data["train"]
+
+
 def test_baselines_know_how_many_images_added_weights_saw(runtime: Runtime, file: Any):
     store = Store(runtime.store)
     add(runtime, file(1), images=70)
@@ -334,7 +346,7 @@ def test_baselines_know_how_many_images_added_weights_saw(runtime: Runtime, file
     assert found["weights:mine"] == 900
     assert np.isnan(found["weights:bare"])
     pair = Pair("weights:mine", "tiny", Estimate(1, 0, 2, 9))
-    assert correlations.plain([pair], added.images(store))["log size"] == -np.log(900)
+    assert correlations.plain([pair], added.seen(store))["log size"] == -np.log(900)
     asked = DistanceRequest(
         sources=("weights:mine", "weights:bare"), targets=("tiny",), methods=("rivals:size",)
     )

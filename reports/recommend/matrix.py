@@ -125,7 +125,7 @@ def of_store(
     notes += [f"Not used, for it is not comparable: {' '.join(o[:3])}." for o in runs if o != place]
     scores, errors, took = ({pair: run[i] for pair, run in found.items()} for i in range(3))
     known = build(
-        scores, images=added.images(store), errors=errors, near=near, sources=kept,
+        scores, images=added.seen(store), errors=errors, near=near, sources=kept,
         seconds=_seconds(store, place.arch, kept, took, target), also=(target,) if target else (),
     )  # fmt: skip
     return place, known, notes

@@ -92,7 +92,7 @@ def analyse(
         measures, notes = measured(
             store, outcomes, place.arch, group.weights, distances, group.split
         )
-        lines = tuple(_lines(found, measures, added.images(store)))
+        lines = tuple(_lines(found, measures, added.seen(store)))
         notes = [*_cautions(found, measures), *notes, *group.left]
         analyses.append(
             Analysis(place, fusion, baseline, tuple(found), tuple(measures), lines, tuple(notes))
