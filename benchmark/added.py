@@ -1,4 +1,4 @@
-"""What a store knows of the images behind weights: by the cards of added files, and by trainings."""
+"""What a store knows of the images behind weights, by cards of added files and by trainings."""
 
 from typing import Any
 
