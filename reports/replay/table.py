@@ -7,7 +7,7 @@ store, and where it is missing the command that makes it is told.
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -22,7 +22,7 @@ from reports.leaderboard import table as leaderboard
 from reports.leaderboard.by_class import recalls_apart
 from reports.leaderboard.rows import Row as BoardRow
 from reports.render import Column, told
-from reports.replay import papers
+from reports.replay import matrix, papers
 from reports.replay.papers import Row, Section
 
 Wanted = dict[str, str]  # a line of published/*.csv that says what has to be trained
@@ -43,7 +43,7 @@ def replay(name: str, store: Store | None = None) -> Replay:
         known = list(papers.STUDIES)
         raise BenchError(f"No replay named '{name}'.", did_you_mean(name, known))
     title, determined = papers.STUDIES[name]
-    return Replay(name, title, (*determined(), *_trained(name, store)))
+    return Replay(name, title, (*determined(), *_trained(name, store), *_pairs(name, store)))
 
 
 def show(name: str, format: str = "table", *, store: Store | None = None) -> str:
@@ -83,10 +83,20 @@ def _trained(name: str, store: Store | None) -> Iterator[Section]:
                     _row(line, *_found(line, boards.get((line["target"], line["protocol"]))))
                 )
         digits = 2 if lines[0]["unit"] else 4
-        notes = [*_arms(lines), *(f"To run: {command}" for command in _commands(rows))]
+        notes = [*_arms(lines), *_to_run(rows)]
         if any(row.wanted and row.wanted["mode"] == "pretrain" for row in rows):
             notes.append("Sources are pretrained before the first cell that starts from them.")
         yield Section(title, tuple(rows), tuple(notes), digits)
+
+
+def _pairs(name: str, store: Store | None) -> Iterator[Section]:
+    """A published matrix of sources and targets beside own runs, with what is to run."""
+    for section in matrix.sections(store) if name == matrix.STUDIED else ():
+        yield replace(section, notes=(*section.notes, *_to_run(section.rows)))
+
+
+def _to_run(rows: Sequence[Row]) -> Iterator[str]:
+    yield from (f"To run: {command}" for command in _commands(rows))
 
 
 def _arms(lines: Sequence[Wanted]) -> Iterator[str]:
@@ -219,7 +229,7 @@ def _options(fusion: str) -> dict[str, Any]:
     return dict(registry.load("fusion", fusion).card.options)
 
 
-COMMON = ("protocol", "target", "mode", "layers", "recipe")
+COMMON = ("protocol", "target", "mode", "layers", "recipe", "train_size")
 MANY = ("fusion", "arch", "source")
 
 
@@ -228,7 +238,7 @@ def _commands(rows: Sequence[Row]) -> Iterator[str]:
     lines = [row.wanted for row in rows if row.wanted]
     jobs: list[dict[str, Any]] = []
     for line in (line for line in lines if line["target"]):  # neither private nor a source
-        job: dict[str, Any] = {name: line[name] for name in COMMON}
+        job: dict[str, Any] = {name: line.get(name, "") for name in COMMON}
         job |= {"columns": line["columns"].strip("*"), **{name: (line[name],) for name in MANY}}
         if line["metric"] == "gain":
             job["fusion"] = ("none", line["fusion"])
@@ -250,6 +260,7 @@ def _command(job: dict[str, Any]) -> str:
     words.append(f"--mode {job['mode']}")
     words += [f"--column {name}" for name in job["columns"].split()]
     words += [f"--set fusion.layers={job['layers']}"] if job["layers"] else []
+    words += [f"--train-size {job['train_size']}"] if job["train_size"] else []
     return " ".join(words + [f"--set recipe.{change}" for change in job["recipe"].split()])
 
 

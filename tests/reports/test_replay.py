@@ -231,12 +231,112 @@ def test_every_command_can_be_planned(name: str, tmp_path: Path):
         for note in section.notes
         if note.startswith("To run: bench ")
     }
-    assert bool(commands) == (name != "medmnist")
-    for command in sorted(commands)[::3]:
+    assert commands
+    for command in sorted(commands)[::4]:
         words = [*command.split(), "--dry-run", "--store", str(tmp_path)]
         found = CliRunner().invoke(app, words)
         assert found.exit_code == 0, (command, found.output, found.exception)
         assert "to run" in found.output
+
+
+# --- a published matrix beside own runs ---------------------------------------------------------
+
+SETS = ("blood", "breast", "derma", "organa", "path", "pneumonia", "retina")
+
+
+def published() -> dict[tuple[str, str], float]:
+    lines = papers.read("medmnist_scores")
+    return {(line["source"], line["target"]): float(line["auc"] or "nan") for line in lines}
+
+
+def own_pairs(
+    store: Store, sources: tuple[str, ...], targets: tuple[str, ...], sign: int = 1, **spec: Any
+) -> None:
+    """Runs whose AUCs are in the published order, or (-1) in its reverse."""
+    known = published()
+    for source, target in product(sources, targets):
+        named = source if source == "imagenet" else f"{source}mnist"
+        given = {
+            "protocol": "official", "arch": "resnet18", "headline": "auroc", "mode": "frozen",
+            "split": protocols.load("official").split, "recipe": Recipe(size=28),
+        }  # fmt: skip
+        value = 0.5 + sign * 0.4 * (known[named, f"{target}mnist"] - 0.5)
+        if source != target:
+            boards.run(store, source="imagenet" if named == source else f"medmnist:{source}",
+                       target=f"medmnist:{target}", value=value, spec=given | spec)  # fmt: skip
+
+
+def sections_of(store: Store) -> tuple[dict[str, Row], str, Row | None, str]:
+    """The pairs with what is said of them; the agreement with what is said of it."""
+    found = {section.title: section for section in replay("medmnist", store).sections}
+    pairs, same = (
+        found["AUC of each pair"],
+        found.get("Sources in the same order, target by target"),
+    )
+    rows = {row.item: row for row in pairs.rows}
+    told = "\n".join(pairs.notes), "\n".join(same.notes if same else ())
+    return rows, told[0], same and same.rows[0], told[1]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_own_runs_stand_beside_the_published_auc_of_their_pair(tmp_path: Path, sign: int):
+    store = Store(tmp_path)
+    own_pairs(store, ("imagenet", *SETS), SETS[:4], sign)
+    own_pairs(store, SETS[:3], SETS[:3], mode="finetune")
+    own_pairs(store, ("tissue",), SETS[:4], protocol="standard")
+    rows, told, rho, of_rho = sections_of(store)
+    ours = {item for item, row in rows.items() if row.ours}
+    assert len(rows) == 168
+    assert len(ours) == 4 + 4 * 6
+    assert not any("tissue →" in item or item.startswith("medmnist ") for item in ours)
+    row = rows["dermamnist → bloodmnist"]
+    assert row.ours is not None
+    assert row.paper == published()["dermamnist", "bloodmnist"]
+    assert value(row) == pytest.approx(0.5 + sign * 0.4 * (row.paper - 0.5))
+    assert row.ours.low < value(row) < row.ours.high
+    assert (row.cells, row.wanted) == ("1/1", None)
+    assert "resnet18 frozen, 28 × 28, files of 28 px, all training images" in told
+    assert "mode frozen, not finetune; size 28, not 224; file 28, not 224" in told
+    assert "images all, not 100 × classes" in told
+    assert "Not shown: 6 pairs of resnet18 finetune" in told
+    assert rho is not None
+    assert rho.ours is not None
+    assert value(rho) == pytest.approx(sign)
+    assert rho.ours.low <= value(rho) <= rho.ours.high
+    assert "Over 28 pairs of 8 sources and 4 targets; 128 that could be trained" in of_rho
+    commands = [line for line in told.splitlines() if line.startswith("To run")]
+    assert len(commands) == 12
+    assert all("--mode frozen --set recipe.size=28" in line for line in commands)
+    assert "medmnist:derma " not in next(
+        line for line in commands if "target medmnist:blood" in line
+    )
+
+
+def test_runs_as_the_study_made_them_are_told_as_such(tmp_path: Path):
+    store = Store(tmp_path)
+    rows, told, rho, _ = sections_of(store)
+    assert rho is None
+    assert not any(row.ours for row in rows.values())
+    derma = next(line for line in told.splitlines() if "--target medmnist:derma-224" in line)
+    assert "--arch resnet18" in derma
+    assert "--mode finetune --train-size 700" in derma
+    known = published()
+    for target, size in (("derma", "700"), ("breast", "200")):
+        for source in ("blood", "path"):
+            spec = {"protocol": "official", "arch": "resnet18", "train_size": size,
+                    "split": protocols.load("official").split}  # fmt: skip
+            value = known[f"{source}mnist", f"{target}mnist"]
+            boards.run(store, source=f"medmnist:{source}-224", target=f"medmnist:{target}-224",
+                       value=value, spec=spec)  # fmt: skip
+    rows, told, rho, of_rho = sections_of(store)
+    assert rows["bloodmnist → dermamnist"].difference == pytest.approx(0, abs=1e-9)
+    assert "Not as in the study" not in told
+    assert rho is not None
+    assert rho.ours is not None
+    assert math.isnan(rho.ours.low)
+    assert "Too few sources: 4 pairs" in of_rho
+    assert "4 pairs of 2 sources and 2 targets; 152 that" in of_rho
+    assert " nan" not in show("medmnist", store=store)
 
 
 # --- formats and data ---------------------------------------------------------------------------
