@@ -195,7 +195,7 @@ def test_the_records_weights_stand_beside_each_network(
     store, how = Store(runtime.store), {"fusions": ("concat",), "folds": (0,)}
     frozen = finished(runtime, request_tiny, **how)["concat", 0]
     with pytest.raises(BenchError, match="one network only"):
-        last_layer.across(store, frozen)
+        last_layer.across(store, frozen, record_gain.shown_of(store, frozen))
     tuned = finished(runtime, request_tiny, modes=("finetune",), **how)["concat", 0]
     finished(runtime, request_tiny, **how, columns=("age",))  # another arm
     found = explain.explain(store, tuned.key, runtime, images=2, figures=True)
@@ -210,6 +210,19 @@ def test_the_records_weights_stand_beside_each_network(
         layer = last_layer.read(store, outcome)
         assert row == pytest.approx(dict(zip(layer.columns, layer.record[0], strict=True)))
     assert told["random features · frozen"] != told["scratch · finetune"]
+
+
+def test_of_many_classes_the_likeliest_and_the_most_frequent_are_shown():
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0, 0.2, (50, 71))
+    labels = np.zeros((50, 71), np.uint8)
+    scores[:, [3, 70, 8]] += 0.5
+    labels[:, [5, 8]] = 1
+    labels[:20, 41] = 1
+    found = record_gain.foremost(labels, scores, 6)
+    assert len(found) == 6 and found == sorted(found)
+    assert {3, 70, 8, 5, 41} <= {*found}
+    assert record_gain.foremost(np.arange(71), np.eye(71), 71) == list(range(71))
 
 
 def test_stars_follow_the_p_value():

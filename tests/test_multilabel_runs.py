@@ -13,7 +13,7 @@ from stores import run_all
 
 from benchmark import trust
 from benchmark.data import prepare, split
-from benchmark.explain import explain, predict
+from benchmark.explain import explain, predict, record_gain
 from benchmark.plan.request import Request
 from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
@@ -186,6 +186,21 @@ def test_explain_draws_what_it_can(found, runtime, tmp_path, monkeypatch):
     apart = [found[arm, "frozen", ""].metrics["auroc"].value for arm in ("concat", "none")]
     gain = numbers["gains"]["AUROC"]["value"]
     assert gain == pytest.approx(apart[0] - apart[1], abs=0.01)
+
+
+def test_pictures_of_many_labels_show_some_and_say_so(found, runtime, tmp_path, monkeypatch):
+    monkeypatch.setattr(explain, "SHUFFLES", 1)
+    monkeypatch.setattr(record_gain, "MOST", 2)
+    outcome = found["concat", "frozen", ""]
+    how = {"out": tmp_path, "images": 1, "figures": True}
+    explain.explain(Store(runtime.store), outcome.key, runtime, **how)
+    drawn = {name: (tmp_path / f"{name}.svg").read_text() for name in ("weights", "classes")}
+    drawn["image_weights"] = (tmp_path / "image_weights.svg").read_text()
+    for name, text in drawn.items():
+        assert "2 of 4 classes: those that the run gives most probability" in text, name
+        assert sum(f"{label} -->" in text for label in outcome.classes) == 2, name
+    numbers = json.loads((tmp_path / "explain.json").read_text())
+    assert len(numbers["weights"]) == len(numbers["classes"]["delong"]) == 4
 
 
 def test_the_board_and_a_comparison_go_label_by_label(found, runtime):

@@ -86,23 +86,24 @@ def explain(
         figure, numbers[name] = attempt(make) or (None, None)
         files.extend(pictures.save(figure, folder, name) if figure else ())
 
+    some = attempt(lambda: record_gain.shown_of(store, outcome)) or record_gain.ALL
     tested = attempt(lambda: _tested(store, outcome, runtime))
     if tested is not None:
         others = [o for o in plain if fold_of(o) == fold_of(outcome) and o.key != outcome.key]
         beside = attempt(lambda: _tested(store, others[0], runtime)) if others else None
         draw("maps", lambda: maps([beside, tested] if beside else [tested], images))
         if is_linear(tested.trained.spec):
-            draw("weights", lambda: last_layer.weights(last_layer.read(store, outcome)))
+            draw("weights", lambda: last_layer.weights(last_layer.read(store, outcome), some))
             if figures and beside is not None:
                 arms = [last_layer.read(store, one.trained.outcome) for one in (beside, tested)]
-                draw("image_weights", lambda: last_layer.image_weights(*arms))
+                draw("image_weights", lambda: last_layer.image_weights(*arms, some))
             if figures and tested.record is not None:
-                draw("record_weights", lambda: last_layer.across(store, outcome))
+                draw("record_weights", lambda: last_layer.across(store, outcome, some))
         else:
             notes.append(f"{tested.trained.spec.fusion} has no linear layer on the record to show.")
         if tested.record is not None:
             draw("importance", lambda: importance(tested))
-    draw("classes", lambda: record_gain.by_class(store, plain, fused))
+    draw("classes", lambda: record_gain.by_class(store, plain, fused, some))
     if plain and fused:
         draw("gains", lambda: record_gain.by_metric(store, plain, fused))
     else:

@@ -6,6 +6,7 @@ import numpy as np
 
 from benchmark.errors import BenchError
 from benchmark.explain import pictures, predict, record_gain
+from benchmark.explain.record_gain import Shown
 from benchmark.metadata import Encoder
 from benchmark.spec import Outcome, RunSpec, is_linear, origin
 from benchmark.store import Store
@@ -51,15 +52,16 @@ def read(store: Store, outcome: Outcome) -> Layer:
     return Layer(panels, image / state.get("deviation", 1.0), record / deviation, columns)
 
 
-def weights(layer: Layer) -> tuple[Any, dict[str, Any]]:
+def weights(layer: Layer, some: Shown) -> tuple[Any, dict[str, Any]]:
     """The record's weights one by one, and the spread of the image's."""
     shown = _largest(layer.record)
     record, columns = layer.record[:, shown], [layer.columns[i] for i in shown]
     numbers = {panel: _told(columns, row) for panel, row in zip(layer.panels, record, strict=True)}
-    return pictures.weights(record, columns, layer.image, layer.panels), numbers
+    part = record[some.classes], columns, layer.image[some.classes], _panels(layer, some)
+    return pictures.weights(*part, note=some.note), numbers
 
 
-def image_weights(plain: Layer, fused: Layer) -> tuple[Any, dict[str, Any]]:
+def image_weights(plain: Layer, fused: Layer, some: Shown) -> tuple[Any, dict[str, Any]]:
     """How large the image's weights are without and with the record, and the record's own."""
     parts = {
         "image, alone": plain.image,
@@ -70,10 +72,11 @@ def image_weights(plain: Layer, fused: Layer) -> tuple[Any, dict[str, Any]]:
         panel: {name: float(np.median(np.abs(values[i]))) for name, values in parts.items()}
         for i, panel in enumerate(fused.panels)
     }
-    return pictures.image_weights(list(parts.items()), fused.panels), numbers
+    drawn = [(name, values[some.classes]) for name, values in parts.items()]
+    return pictures.image_weights(drawn, _panels(fused, some), note=some.note), numbers
 
 
-def across(store: Store, outcome: Outcome) -> tuple[Any, dict[str, Any]]:
+def across(store: Store, outcome: Outcome, some: Shown) -> tuple[Any, dict[str, Any]]:
     """The record's weights by class, beside each network of the store that has this arm."""
     found = {name: read(store, one) for name, one in _networks(store, outcome).items()}
     if len(found) < 2:
@@ -89,7 +92,8 @@ def across(store: Store, outcome: Outcome) -> tuple[Any, dict[str, Any]]:
         panel: {name: _told(columns, row) for name, row in zip(found, rows, strict=True)}
         for panel, rows in zip(first.panels, values, strict=True)
     }
-    return pictures.record_weights(values, columns, first.panels, list(found)), numbers
+    part = values[some.classes], columns, _panels(first, some), list(found)
+    return pictures.record_weights(*part, note=some.note), numbers
 
 
 def _networks(store: Store, outcome: Outcome) -> dict[str, Outcome]:
@@ -112,6 +116,10 @@ def _networks(store: Store, outcome: Outcome) -> dict[str, Outcome]:
     differ = [len(set(part)) > 1 for part in zip(*found, strict=True)]
     names = {who: [w for w, apart in zip(who, differ, strict=True) if apart] for who in found}
     return {" · ".join(names[who]): found[who] for who in sorted(found)}
+
+
+def _panels(layer: Layer, some: Shown) -> list[str]:
+    return np.array(layer.panels)[some.classes].tolist()
 
 
 def _largest(record: np.ndarray) -> np.ndarray:

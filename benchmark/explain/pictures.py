@@ -112,7 +112,12 @@ def maps(looks: Sequence[Look], arms: Sequence[str], *, note: str) -> Figure:
 
 @_styled
 def weights(
-    record: np.ndarray, columns: Sequence[str], image: np.ndarray, panels: Sequence[str]
+    record: np.ndarray,
+    columns: Sequence[str],
+    image: np.ndarray,
+    panels: Sequence[str],
+    *,
+    note: str = "",
 ) -> Figure:
     """Bars of the record's weights (P, M), and the spread of the image's (P, C), by panel."""
     across = min(4, len(panels))
@@ -120,8 +125,8 @@ def weights(
     rows = max(len(columns), 1)
     bars = (0.3 * rows + 1.1) * down * bool(len(columns))
     height = bars + 0.5 * len(panels) + 2.2
-    title = "What the last layer adds to the log-odds"
-    figure = _figure(max(3.0 * across + 2.4, 7.5), height, title, "")
+    title = "\n".join(filter(None, ["What the last layer adds to the log-odds", note]))
+    figure = _figure(max(3.0 * across + 2.4, 7.5), height + 0.2 * title.count("\n"), title, "")
     below: Any
     if len(columns):
         parts: Any = figure.subfigures(2, 1, height_ratios=[bars, 0.5 * len(panels) + 1.2])
@@ -134,15 +139,18 @@ def weights(
 
 
 @_styled
-def image_weights(parts: Sequence[tuple[str, np.ndarray]], panels: Sequence[str]) -> Figure:
+def image_weights(
+    parts: Sequence[tuple[str, np.ndarray]], panels: Sequence[str], *, note: str = ""
+) -> Figure:
     """Box plots of the size of weights (P, C) on a logarithmic axis, part beside part by panel."""
     colours = (GREY, BLUE, ORANGE)
     title = "Size of the weights without and with the patient's record"
-    note = (
+    below = (
         "Box: the middle half of the weights. The record's are of its encoded values, the\n"
         "image's of its pooled features, each in its own unit before any standardisation."
     )
-    figure = _figure(max(1.6 * len(panels) + 3, 7.5), 4.8, title, note)
+    below = "\n".join(filter(None, [below, note]))
+    figure = _figure(max(1.6 * len(panels) + 3, 7.5), 4.8, title, below)
     axis = figure.subplots()
     for k, (_, values) in enumerate(parts):
         sizes = [np.abs(row[row != 0]) for row in values]
@@ -158,13 +166,19 @@ def image_weights(parts: Sequence[tuple[str, np.ndarray]], panels: Sequence[str]
 
 @_styled
 def record_weights(
-    values: np.ndarray, columns: Sequence[str], panels: Sequence[str], networks: Sequence[str]
+    values: np.ndarray,
+    columns: Sequence[str],
+    panels: Sequence[str],
+    networks: Sequence[str],
+    *,
+    note: str = "",
 ) -> Figure:
     """Bars of the record's weights (P, N, M): a row of axes for each class, a column a network."""
     down, across, rows = values.shape
     height = (0.22 * rows + 0.5) * down + 1.8
     title = "Weights of the patient's record beside each network"
-    figure = _figure(max(1.7 * across + 3, 7.5), height, title, f"{RECORD}\n{UNITS}")
+    below = "\n".join(filter(None, [RECORD, UNITS, note]))
+    figure = _figure(max(1.7 * across + 3, 7.5), height, title, below)
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for line, panel, axes in zip(values, panels, grid, strict=True):
         for axis, row in zip(axes, line, strict=True):

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from benchmark.store import Store
 from benchmark.train.context import bootstrap_seed
 
 DRAWS = 400  # of the bootstrap behind an interval
+MOST = 12  # classes that a picture has room for
 #: What the papers tell gains of.
 GAINS = (
     "auroc", "accuracy_ovr", "sensitivity", "specificity", "precision", "f1", "informedness",
@@ -48,8 +49,38 @@ def arms_of(store: Store, outcome: Outcome) -> tuple[list[Outcome], list[Outcome
     return [plain[number] for number in both], [fused[number] for number in both]
 
 
+class Shown(NamedTuple):
+    """The classes that pictures show, and what a caption says of the others."""
+
+    classes: Any  # an index of arrays by class
+    note: str
+
+
+ALL = Shown(slice(None), "")
+
+
+def shown_of(store: Store, outcome: Outcome) -> Shown:
+    """All classes, or of many those that matter most to the test images and to the run."""
+    many = len(outcome.classes)
+    if many <= MOST:
+        return ALL
+    found = store.predictions(outcome.key)
+    note = (
+        f"{MOST} of {many} classes: those that the run gives most probability\n"
+        "and those that most of its test images have."
+    )
+    return Shown(foremost(found["labels"], found["scores"], MOST), note)
+
+
+def foremost(labels: np.ndarray, scores: np.ndarray, most: int) -> list[int]:
+    """The classes of most probability and the most frequent, turn by turn, in their own order."""
+    truth = truth_of(labels, scores.shape[1])
+    ranked = [np.argsort(-table.mean(0), kind="stable") for table in (scores, truth)]
+    return sorted(list(dict.fromkeys(np.column_stack(ranked).ravel().tolist()))[:most])
+
+
 def by_class(
-    store: Store, plain: Sequence[Outcome], fused: Sequence[Outcome]
+    store: Store, plain: Sequence[Outcome], fused: Sequence[Outcome], some: Shown
 ) -> tuple[Any, dict[str, Any]]:
     """Box plots of each class's AUROC over folds, and tests of the two arms where there are two."""
     arms = [arm for arm in (plain, fused) if arm]
@@ -77,8 +108,13 @@ def by_class(
         numbers = {"wilcoxon": whole, "delong": dict(zip(names[first:], p, strict=True))}
         stars = [star or "n. s." for star in stars]
     labels = [arm_title(o.spec) for o in (arm[0] for arm in arms) if isinstance(o.spec, RunSpec)]
+    drawn = [values[:, some.classes] for values in shown]
     return pictures.classes(
-        names[first:], list(zip(labels, shown, strict=True)), stars, title=title, note=note
+        np.array(names[first:])[some.classes].tolist(),
+        list(zip(labels, drawn, strict=True)),
+        np.array(stars)[some.classes].tolist(),
+        title=title,
+        note="\n".join(filter(None, [note, some.note])),
     ), numbers
 
 
