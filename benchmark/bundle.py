@@ -18,8 +18,8 @@ from pydantic import Field
 
 from benchmark import trust
 from benchmark.data.unpack import RATIO, SMALL
-from benchmark.errors import BenchError, Damaged
-from benchmark.files import build_folder, remove, replacing
+from benchmark.errors import FULL, BenchError, Damaged
+from benchmark.files import build_folder, read_json, remove, replacing, write_json
 from benchmark.spec import (
     Cell,
     Failure,
@@ -35,6 +35,8 @@ from benchmark.trust import Unusable
 #: Of the file itself; an outcome has a schema version of its own.
 BUNDLE_VERSION = 1
 MANIFEST = "manifest.json"
+#: Which bundle a store of its own was laid out from.
+ORIGIN = "bundle.json"
 #: What a cell of each kind consists of. A pretraining is only named: its weights travel apart.
 FILES = {
     "distance": ("outcome.json",),
@@ -138,10 +140,18 @@ def import_(store: Store, bundle: Path) -> Imported:
 
 def unpack(bundle: Path, root: Path) -> Store:
     """A store of its own for a bundle that came with this package: whole, but not verified anew."""
+    with _reading(bundle) as box:
+        own = {"manifest": hashlib.sha256(box.read(MANIFEST)).hexdigest()}
+    if root.exists() and not ((root / ORIGIN).is_file() and read_json(root / ORIGIN) == own):
+        raise BenchError(
+            f"{root} is another store, or of an earlier version of this study.",
+            "Name another folder (--out), or move it away.",
+        )
 
     def build(folder: Path) -> None:
         store = Store(folder)
         store.prepare()
+        write_json(folder / ORIGIN, own, durable=False)
         with _reading(bundle) as box:
             manifest = _manifest(box, bundle.stat().st_size)
             for place in sorted({name.rpartition("/")[0] for name in manifest.files}):
@@ -202,7 +212,7 @@ def _packed(store: Store, key: str, short: bool) -> bytes:
         ) from error
     if short:
         arrays["draws"] = np.round(arrays["draws"] / SHORT) * SHORT
-        arrays["scores"] = trust.shortened(arrays["scores"])
+        arrays["scores"] = trust.shortened(arrays["scores"], several=arrays["labels"].ndim == 2)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
@@ -217,6 +227,8 @@ def _reading(bundle: Path) -> Iterator[zipfile.ZipFile]:
     except FileNotFoundError as error:
         raise BenchError(f"There is no file {bundle}.", "Check the path.") from error
     except trust.DAMAGE as error:
+        if getattr(error, "errno", None) in FULL:  # it is the disk that refuses
+            raise
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BenchError(
             f"The bundle {bundle} is refused: {why.rstrip('.')}.", "Get it again from its maker."

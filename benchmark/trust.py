@@ -15,6 +15,7 @@ import numpy as np
 from benchmark import metrics, protocols, registry
 from benchmark.data.unpack import RATIO, SMALL
 from benchmark.errors import BenchError
+from benchmark.metrics.rates import YES
 from benchmark.spec import (
     CORE_VERSION,
     SCHEMA_VERSION,
@@ -53,6 +54,8 @@ MACHINE = {"device", "python", "torch", "numpy", "system"}
 WORD = re.compile(r"\w{0,40}", re.ASCII)
 #: Text without a path: a slash stands only inside a word, as some devices have it in their names.
 PLAIN = re.compile(r"([^/\\~\n]|(?<=\w)/(?=\w)){0,200}")
+#: A repository of the hub, which is no place on a machine.
+REPOSITORY = re.compile(r"hub:\w[\w.-]*/\w[\w.-]*(@\w[\w.-]*)?")
 
 
 class Unusable(Exception):
@@ -148,14 +151,22 @@ def place_in(spec: PretrainSpec | RunSpec | DistanceSpec) -> str:
     """A name in a spec that is a path: of a protocol's file, or of a folder."""
     parts = ("source", "target", "fusion", "method", "protocol", "tested_on")
     names = (str(getattr(spec, part, "")) for part in parts)
-    return next((name for name in names if re.search(r"[/\\~\0]", name)), "")
+    places = (name for name in names if re.search(r"[/\\~\0]", name))
+    return next((name for name in places if not REPOSITORY.fullmatch(name)), "")
 
 
-def shortened(scores: np.ndarray) -> np.ndarray:
-    """Probabilities as whole numbers of 1/ODDS of their log-odds."""
+def shortened(scores: np.ndarray, *, several: bool) -> np.ndarray:
+    """Probabilities as whole numbers of 1/ODDS of their log-odds; what they predict stays so."""
     exact = scores.astype(np.float64)
     odds = np.log(np.clip(exact, 1e-38, None)) - np.log(np.clip(1 - exact, 1e-8, None))
-    return np.rint(ODDS * odds).astype("<i2")
+    odds = np.rint(ODDS * odds)
+    if several:
+        odds = np.where(exact < YES, np.minimum(odds, -1), odds)
+    else:  # of equal ones the first would be predicted
+        best = exact.argmax(axis=-1)[:, None]
+        before = np.arange(exact.shape[-1]) < best
+        odds = np.minimum(odds, np.take_along_axis(odds, best, axis=-1) - before)
+    return odds.astype("<i2")
 
 
 def lengthened(odds: np.ndarray, *, several: bool) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Results that are handed on come back equal and name nobody; what was tampered with is refused."""
 
+import errno
 import hashlib
 import io
 import json
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from stores import ok
 
 from benchmark import bundle, metrics, trust
-from benchmark.errors import BenchError
+from benchmark.errors import BenchError, DiskFull
+from benchmark.metrics.rates import guess_of
 from benchmark.spec import (
     Cell,
     DistanceSpec,
@@ -218,6 +220,29 @@ def test_a_bundle_of_our_own_is_laid_out_as_a_store(theirs: Store, made: Path, t
     assert bundle.unpack(made, tmp_path / "study").root == found.root  # once
 
 
+def test_another_store_is_not_taken_for_that_of_a_bundle(ours: Store, made: Path, tmp_path: Path):
+    before = tree(ours.root)
+    with pytest.raises(BenchError, match="is another store, or of an earlier version"):
+        bundle.unpack(made, ours.root)
+    assert tree(ours.root) == before
+    bundle.unpack(made, tmp_path / "study")
+    later = rewrite(made, lambda files: files.pop(f"run/{a_run(1).key}/outcome.json"))
+    with pytest.raises(BenchError, match="earlier version"):
+        bundle.unpack(later, tmp_path / "study")
+
+
+def test_a_full_disk_is_no_fault_of_the_bundle(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(DiskFull, match="No space left"):
+        bundle.unpack(made, tmp_path / "study")
+    assert not list(tmp_path.glob("study*"))
+
+
 def test_a_recipe_travels_without_weights_and_a_run_still_makes_them(theirs: Store, made: Path):
     bundle.import_(theirs, made)
     there = theirs.outcome("pretrain", MADE.key)
@@ -299,6 +324,14 @@ def test_a_cell_that_names_a_place_is_not_exported(name: str, ours: Store, tmp_p
         bundle.export(ours, tmp_path / "b.zip")
     assert not (tmp_path / "b.zip").exists()
     assert bundle.export(ours, tmp_path / "b.zip", targets=["isic"]).is_file()
+
+
+def test_a_repository_of_the_hub_is_no_place_on_a_machine(theirs: Store, tmp_path: Path):
+    store, name = Store(tmp_path / "store"), "hub:lab/uni-2.h@v1"
+    spec = RunSpec(source=name, target="isic", arch=name)
+    finish(store, Cell.of(spec, VERSIONS))
+    taken = bundle.import_(theirs, bundle.export(store, tmp_path / "b.zip"))
+    assert len(taken.added) == 1 and not taken.refused
 
 
 def test_a_run_without_predictions_is_not_exported(ours: Store, tmp_path: Path):
@@ -679,6 +712,34 @@ def test_every_headline_of_a_protocol_is_found_again(
 def test_rounded_scores_keep_the_order_of_rare_and_of_certain_ones():
     odds = np.array([-40.0, -12.5, -12.4, -0.1, 0.0, 0.1, 9.3, 9.4])
     scores = 1 / (1 + np.exp(-np.stack([odds, -odds], axis=1)))
-    again = trust.lengthened(trust.shortened(scores.astype("<f4")), several=False)
+    short = trust.shortened(scores.astype("<f4"), several=False)
+    again = trust.lengthened(short, several=False)
     assert (np.diff(again[:, 0]) > 0).all()
     assert np.allclose(again, scores, rtol=0.01, atol=1e-7)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_rounded_score_predicts_what_it_did(several: bool):
+    near = np.array([[0.3334, 0.3333, 0.3333], [0.3333, 0.3334, 0.3333], [0.3333, 0.3333, 0.3334]])
+    near = np.array([[0.4999, 0.5, 0.4981], [0.5001, 0.2, 0.9]]) if several else near
+    again = trust.lengthened(trust.shortened(near.astype("<f4"), several=several), several=several)
+    labels = np.zeros((2, 3), int) if several else np.zeros(3, int)
+    assert np.array_equal(guess_of(labels, again), guess_of(labels, near))
+    assert np.allclose(again, near, atol=0.01)
+
+
+def test_a_short_bundle_of_a_rare_label_is_taken(theirs: Store, tmp_path: Path):
+    store, cell = Store(tmp_path / "store"), a_run()
+    labels = np.zeros((40, 2), int)
+    labels[:20, 0], labels[:3, 1] = 1, 1
+    scores = np.where(labels == 1, 0.4995, 0.2)  # no image is told to have a label
+    groups = np.arange(40)
+    found = metrics.evaluate(labels, scores, groups, draws=50, seed=1)
+    facts = {"data": {"test": 40, "multilabel": True}, "per_class": found.per_class}
+    store.begin(cell)
+    store.save_predictions(
+        cell, labels=labels, scores=scores, groups=groups, draws=found.draws["auroc"]
+    )
+    store.finish(cell, ok(cell, **facts, metrics=found.overall, classes=("a", "b")))
+    taken = bundle.import_(theirs, bundle.export(store, tmp_path / "b.zip", short=True))
+    assert len(taken.added) == 1 and not taken.refused
