@@ -13,7 +13,7 @@ from stores import run_all
 
 from benchmark.data import prepare
 from benchmark.errors import BenchError
-from benchmark.explain import explain, last_layer, record_gain
+from benchmark.explain import explain, last_layer, pictures, record_gain
 from benchmark.metadata import OneHotEncoder, OrdinalEncoder
 from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
@@ -223,6 +223,9 @@ def test_of_many_classes_the_likeliest_and_the_most_frequent_are_shown():
     assert len(found) == 6 and found == sorted(found)
     assert {3, 70, 8, 5, 41} <= {*found}
     assert record_gain.foremost(np.arange(71), np.eye(71), 71) == list(range(71))
+    assert [pictures.few("abcde"[:n]) for n in (0, 1, 3, 5)] == [
+        "none", "a", "a, b, c", "a, b, c and 2 more",
+    ]  # fmt: skip
 
 
 def test_stars_follow_the_p_value():

@@ -1,5 +1,6 @@
 """Sets of labels: read, stored, split and checked as the yes or no to each name."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from benchmark.api import Sample
 from benchmark.data import label_sets, leaks, prepare
 from benchmark.data.split import Parts, fewer, limited, linked_groups, split
 from benchmark.errors import BenchError
+from benchmark.files import SUMS, read_json, sum_of, write, write_json
 from benchmark.spec import Input, Runtime, Split
 from tests.test_split import a_set
 
@@ -151,6 +153,20 @@ def test_the_same_table_of_classes_and_of_labels_is_not_one_set(tmp_path: Path):
         where = Runtime(store=tmp_path / "s", data=tmp_path, inputs={"folder:x": one}, workers=1)
         digests.append(prepare.prepare("folder:x", 8, where).digest)
     assert digests[0] != digests[1]
+
+
+def test_a_set_of_labels_kept_under_the_digest_of_classes_has_its_own(tmp_path: Path):
+    where = Runtime(store=tmp_path, workers=1, paths={"several": SEVERAL})
+    kept = prepare.prepare("several", 32, where)
+    (meta,) = (tmp_path / "prepared").glob("*/meta.json")
+    facts = json.loads(meta.read_text())
+    write(meta, json.dumps({**facts, "digest": "0" * 16}))
+    sums = read_json(meta.parent / SUMS)["files"]
+    write_json(meta.parent / SUMS, {"files": {**sums, meta.name: sum_of(meta)}})
+    first = meta.stat().st_mtime_ns
+    found = prepare.prepare("several", 32, where)
+    assert found.digest == kept.digest == facts["digest"]
+    assert meta.stat().st_mtime_ns == first, "nothing is decoded anew"
 
 
 def test_official_parts_are_taken_as_they_are(several: prepare.Prepared):

@@ -128,19 +128,19 @@ def load(folder: Path, name: str) -> Prepared:
         rows = list(csv.reader(file))
     header, *body = rows
     columns = dict(zip(header, (np.array(c) for c in zip(*body, strict=True)), strict=True))
+    multilabel = "multilabel" in meta
     return Prepared(
         name=name,
         images=np.load(folder / "images.npy", mmap_mode="r"),
         names=columns["name"],
-        labels=label_sets.from_cells(
-            columns["label"], len(meta["classes"]), multilabel="multilabel" in meta
-        ),
+        labels=label_sets.from_cells(columns["label"], len(meta["classes"]), multilabel=multilabel),
         classes=tuple(meta["classes"]),
         groups=columns["group"].astype(np.int64),
         parts=columns["part"],
         hashes=columns["hash"],
         metadata={k.removeprefix(META): v for k, v in columns.items() if k.startswith(META)},
-        digest=meta["digest"],
+        # Of sets of labels the first ones were kept under the digest of classes in the same cells.
+        digest=_digest(body, multilabel=True) if multilabel else meta["digest"],
         white=meta.get("white", WHITE),
         unit=meta.get("unit", "group"),
         made=tuple(str(meta[name]) for name in MADE if name in meta),
@@ -310,7 +310,7 @@ def _write_table(
     index = {label: i for i, label in enumerate(classes)}
     groups: dict[str, int] = {}
     columns = sorted({column for record in records for column in record.metadata})
-    digest = hashlib.sha256()
+    rows = []
     with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
         out = csv.writer(file)
         out.writerow(["name", "label", "group", "part", "hash", *(META + c for c in columns)])
@@ -319,11 +319,19 @@ def _write_table(
             group = groups.setdefault(record.group or f"\x00{i}", len(groups))
             values = [str(record.metadata.get(column, "")) for column in columns]
             cell = label_sets.to_cell(record.label, index)
-            row = [record.name, cell, group, record.part, hashes[i], *values]
-            out.writerow(row)
-            digest.update(canonical([str(cell) for cell in row]).encode())
+            rows.append([record.name, cell, group, record.part, hashes[i], *values])
+        out.writerows(rows)
     kind = {"multilabel": True} if label_sets.several(labels) else {}
-    if kind:  # the cells of sets of one name each are those of classes
-        digest.update(b"multilabel")
-    facts = {"digest": digest.hexdigest()[:16], "images": len(records), **made}
+    digest = _digest(rows, multilabel=bool(kind))
+    facts = {"digest": digest, "images": len(records), **made}
     write(folder / "meta.json", json.dumps({"classes": classes, **kind, **facts}))
+
+
+def _digest(rows: Sequence[Sequence[Any]], *, multilabel: bool) -> str:
+    """What a prepared set is known by: every cell of its table, and what its labels are."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(canonical([str(cell) for cell in row]).encode())
+    if multilabel:  # the cells of sets of one name each are those of classes
+        found.update(b"multilabel")
+    return found.hexdigest()[:16]

@@ -136,7 +136,7 @@ def maps(tested: Sequence[Tested], count: int) -> tuple[Any, dict[str, Any]]:
     truth = truth_of(main.labels, len(names))
     looks = [
         pictures.Look(
-            title=f"test image {row}, true {', '.join(np.array(names)[truth[row]]) or 'none'}",
+            title=f"test image {row}, true {pictures.few(np.array(names)[truth[row]])}",
             image=seen[i],
             maps=tuple(heat[i] for heat, _ in found),
             said=tuple(f"{names[int(p[i].argmax())]} {float(p[i].max()):.2f}" for _, p in found),

@@ -329,5 +329,11 @@ def _enlarged(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip(fine / max(float(heat.max()), 1e-12), 0, 1) if heat.max() > 0 else 0 * fine
 
 
+def few(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more if len(names) else "none"
+
+
 def _short(name: str, most: int = 16) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
