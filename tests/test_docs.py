@@ -8,7 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmark import cli, contract, registry, synthetic
-from benchmark.spec import Input
+from benchmark.plan import plan
+from benchmark.plan.request import requests
+from benchmark.spec import Input, Runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,6 +63,24 @@ def test_commands_and_options_of_a_page_exist(page: str):
             known[name] = CliRunner().invoke(cli.app, [*name.split(), "--help"]).output
         for option in re.findall(r"--[a-z-]+", line):
             assert re.search(rf"{option}\b", known[name]), (name, option)
+
+
+def test_lines_of_the_weights_page_can_be_planned(tmp_path: Path):
+    """Of the sources that need no file and no account, as they stand there."""
+    text = (ROOT / "docs/weights.md").read_text()
+    lines = re.findall(r"\| `bench run (--source (?:imagenet|none|timm:)[^`]+)`", text)
+    assert len(lines) >= 7
+    for line in lines:
+        words = shlex.split(line)
+        given = {
+            name.removeprefix("--"): value
+            for name, value in zip(words[::2], words[1::2], strict=True)
+        }
+        if "size" in given:
+            given["size"] = int(given["size"])
+        (asked,) = requests(given)
+        cells = plan.make(asked, Runtime(store=tmp_path)).cells
+        assert cells and not [cell.why for cell in cells if cell.why], line
 
 
 #: What a reader's commands are given to be quick; how they are spelled is what is tested.

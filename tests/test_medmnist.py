@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from benchmark import protocols, registry
+from benchmark import contract, protocols, registry
 from benchmark.data import prepare, split
 from benchmark.errors import BenchError, DataMissing
 from benchmark.plan import run as run_plan
@@ -33,6 +33,19 @@ def test_the_official_parts_are_the_files_own(place, runtime):
         names = [data.classes[label] for label in data.labels[parts.val]]
         card = registry.card("target", "medmnist:derma")
         assert names == [card.labels[label] for label in file["val_labels"].ravel()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        one if one == "chest" else pytest.param(one, marks=pytest.mark.slow)
+        for one in registry.load("target", "medmnist").variants[:-1]
+    ],
+)
+def test_every_set_keeps_the_contract(name):
+    said = list(contract.check(f"medmnist:{name}"))
+    assert said[-1] == f"target 'medmnist:{name}' keeps the contract"
+    assert any("one training step" in line for line in said)
 
 
 def test_a_size_is_a_file_of_its_own(place):
