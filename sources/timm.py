@@ -9,9 +9,9 @@ from benchmark.api import BenchError, Input, Ready, SourceCard, did_you_mean
 if TYPE_CHECKING:
     import torch
 
-#: Images behind a part of a tag, where the makers say how many; of several the first counts.
+IMAGENET = 1_281_167
+#: Images behind a part of a tag, where the makers say how many.
 IMAGES = {
-    "in1k": 1_281_167,
     "in12k": 12_000_000,
     "in21k": 14_197_122,
     "in22k": 14_197_122,
@@ -70,9 +70,21 @@ def _facts(variant: str) -> dict[str, Any]:
     size = "x".join(map(str, cfg.input_size[1:]))
     return {
         "title": f"{variant}, made for {size} pixels",
-        "images": next((IMAGES[part] for part in tag.split("_") if part in IMAGES), 0),
+        "images": _images(f"{variant.partition('.')[0]}.{tag}"),
         "license": cfg.license or "not said",
         "reference": cfg.origin_url or cfg.hf_hub_id or Timm.card.reference,
         "mean": tuple(cfg.mean),
         "std": tuple(cfg.std),
     }
+
+
+def _images(tagged: str) -> int:
+    """How many images weights saw, the largest set counts; 0 where one is of unknown size."""
+    from benchmark.train.archs import OTHERS, of_imagenet
+
+    if of_imagenet(tagged):
+        return IMAGENET
+    parts = tagged.partition(".")[2].split("_")
+    known = [IMAGES[part] for part in parts if part in IMAGES]
+    unknown = [p for p in parts if OTHERS.search(p) and p not in (*IMAGES, "clip", "mim")]
+    return 0 if unknown else max(known, default=0)

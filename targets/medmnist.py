@@ -1,10 +1,12 @@
 """MedMNIST v2, its twelve 2-D sets, 28 to 224 px: medmnist:derma, path-224; chest: multi-label."""
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -230,5 +232,5 @@ def _array(path: Path, name: str) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as file:
             return file[name]
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise BenchError(f"{path} is damaged ({error}).", "Fetch it again.") from error

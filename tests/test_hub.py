@@ -78,6 +78,23 @@ def test_timms_weights_name_their_network_and_what_they_saw():
 
 
 @pytest.mark.parametrize(
+    ("name", "images"),
+    [
+        ("vit_base_patch16_224.mae", 1_281_167),
+        ("resnet50.a1_in1k", 1_281_167),
+        ("vit_base_patch16_224.augreg_in21k_ft_in1k", 14_197_122),
+        ("vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", 2_000_000_000),
+        ("resnet50.fb_swsl_ig1b_ft_in1k", 0),  # a thousand million of another set came first
+        ("tf_efficientnet_b0.ns_jft_in1k", 0),
+        ("regnety_160.swag_ft_in1k", 0),
+        ("eva02_large_patch14_448.mim_m38m_ft_in22k_in1k", 0),
+    ],
+)
+def test_the_images_that_weights_saw_are_not_those_of_their_last_training(name, images):
+    assert registry.load("source", f"timm:{name}").card.images == images
+
+
+@pytest.mark.parametrize(
     ("name", "said"),
     [
         ("timm:vit_small_patch14_dinov3.lvd142m", "timm has no weights"),

@@ -233,13 +233,23 @@ def test_normalisation_goes_with_the_weights(own, tmp_path):
     file, store = tmp_path / "mine.pt", Store(tmp_path / "store")
     torch.save(own[RESNET], file)
     plain = weights.add(store, "weights:plain", RESNET, file)
-    cell = weights.add(store, "weights:mine", RESNET, file, mean=(0.1, 0.2, 0.3), std=(1, 1, 2))
+    cell = weights.add(store, "weights:mine", RESNET, file, mean=(0.1, 0.2, 0.3), std=(1, 1, 0.5))
     assert cell.versions != plain.versions
     whole = Classifier(network.build(RESNET), torch.nn.Identity())
     network.load_backbone(whole.backbone, weights.load(store, cell.key))
-    assert whole.backbone.std == (1, 1, 2)
+    assert whole.backbone.std == (1, 1, 0.5)
     again = Classifier(network.build(RESNET), torch.nn.Identity())
     again.load_state_dict(whole.state_dict())  # as a run keeps and reads it
     assert again.backbone.mean == pytest.approx((0.1, 0.2, 0.3))
     with pytest.raises(BenchError, match="three numbers each"):
         weights.add(store, "weights:half", RESNET, file, mean=(0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)), ((0, 0, 0), (255, 255, 255)),
+     ((float("nan"), 0, 0), (1, 1, 1)), ((0, 0, 0), (0, 1, 1))],
+)  # fmt: skip
+def test_numbers_for_pixels_up_to_255_are_refused(mean, std):
+    with pytest.raises(BenchError, match="no pixels from 0 to 1"):
+        layouts.inputs(mean, std)

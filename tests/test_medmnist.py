@@ -97,3 +97,11 @@ def test_grades_are_judged_by_quadratic_kappa(place, runtime, request_tiny):
     want = cohen_kappa_score(kept["labels"], kept["scores"].argmax(1), weights="quadratic")
     assert outcome.metrics["quadratic_kappa"].value == pytest.approx(want)
     assert "Quadratic weighted kappa" in table.show(store)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_a_file_that_is_not_whole_is_a_sentence(share, place):
+    path = place / "dermamnist.npz"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)] or b"<html>")
+    with pytest.raises(BenchError, match="is damaged"):
+        list(registry.load("target", "medmnist:derma").records(place))

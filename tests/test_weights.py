@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save as serialise
 from stores import ok
+from typer.testing import CliRunner
 
-from benchmark import added
+from benchmark import added, cli
 from benchmark.errors import BenchError, Damaged, DataMissing
 from benchmark.files import read_json, write_json
 from benchmark.plan import parts, plan
@@ -364,3 +365,12 @@ def test_baselines_know_how_many_images_added_weights_saw(runtime: Runtime, file
     later = planned_by_source()
     assert later["weights:mine"].key != sizes.key
     assert later["weights:bare"].key == bare.key
+
+
+@pytest.mark.parametrize("name", ["mine@2", "lab/mine", "", "weights:mine"])
+def test_a_name_that_no_run_could_ask_for_is_refused(name: str, runtime: Runtime, file: Any):
+    words = ["weights", "add", str(file(1)), "--name", name, "--arch", "test_resnet"]
+    found = CliRunner().invoke(cli.app, [*words, "--store", str(runtime.store)])
+    assert isinstance(found.exception, BenchError)
+    assert "is no name" in str(found.exception)
+    assert not runtime.store.exists()

@@ -128,6 +128,8 @@ def weights_add(
     from benchmark.store import CARD
     from benchmark.train import weights
 
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise BenchError(f"--name '{name}' is no name.", "Use letters, digits and . _ -")
     if origin not in ("", "natural", "medical", "synthetic"):
         raise BenchError(f"No origin named '{origin}'.", "Say natural, medical or synthetic.")
     source = name if name in ("imagenet", "radimagenet") else f"weights:{name}"

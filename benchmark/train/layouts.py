@@ -145,8 +145,11 @@ def inputs(mean: Sequence[float], std: Sequence[float]) -> "dict[str, torch.Tens
             "--mean and --std are three numbers each, given together.",
             "Write, for instance, --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5.",
         )
-    if any(value <= 0 for value in std):
-        raise BenchError("--std holds a number that is not above 0.", "Pixels go from 0 to 1.")
+    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+        raise BenchError(
+            "--mean or --std holds a number that no pixels from 0 to 1 are normalised by.",
+            "Where your numbers are for pixels from 0 to 255, divide each by 255.",
+        )
     named = {MEAN: mean, STD: std}
     return {name: torch.tensor(part) for name, part in named.items() if part}
 
