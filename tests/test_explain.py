@@ -19,6 +19,7 @@ from benchmark.spec import Outcome, RunSpec, Runtime
 from benchmark.store import Store
 from benchmark.train import network
 from benchmark.train.classifier import Classifier, Head
+from tests.conftest import ROOT
 
 
 def finished(runtime: Runtime, request_tiny: Any, **changes: Any) -> dict[tuple[str, int], Outcome]:
@@ -162,6 +163,18 @@ def test_a_record_without_weight_has_no_importance(runtime: Runtime, request_tin
     assert found["age"][:3] == pytest.approx(found["the whole record"][:3], abs=0.2)
 
 
+def test_what_shuffling_costs_grades_is_told_in_their_own_metric(
+    runtime: Runtime, request_tiny: Any, tmp_path: Path
+):
+    graded = tmp_path / "graded.yaml"
+    text = (ROOT / "benchmark" / "protocols" / "demo.yaml").read_text()
+    graded.write_text(text.replace("headline: auroc", "headline: quadratic_kappa"))
+    how = {"fusions": ("concat",), "folds": (0,), "protocols": (str(graded),)}
+    outcome = finished(runtime, request_tiny, **how)["concat", 0]
+    _, found = explain.importance(explain._tested(Store(runtime.store), outcome, runtime))
+    assert np.isfinite(found["the image"].value)
+
+
 @pytest.mark.parametrize(
     ("head", "options"),
     [("chosen", {}), ("trained", {}), ("chosen", {"modality_dropout": 0.2})],
@@ -198,6 +211,13 @@ def test_the_records_weights_stand_beside_each_network(
         last_layer.across(store, frozen, record_gain.shown_of(store, frozen))
     tuned = finished(runtime, request_tiny, modes=("finetune",), **how)["concat", 0]
     finished(runtime, request_tiny, **how, columns=("age",))  # another arm
+    part = {**how, "modes": ("tuned",), "train_sizes": ("50%",)}
+    finished(runtime, request_tiny, **part, missing=("0.5",))  # another training part
+    finished(runtime, request_tiny, **how, missing=("0.5",))
+    less = {str(o.spec.base): o for o in store.outcomes() if getattr(o.spec, "missing", "")}
+    again = less[frozen.key]
+    with pytest.raises(BenchError, match=f"Name that one: {frozen.key}"):
+        last_layer.read(store, again)
     found = explain.explain(store, tuned.key, runtime, images=2, figures=True)
     assert {path.suffix for path in found.files if path.stem == "record_weights"} == {
         ".png",

@@ -248,11 +248,12 @@ def importance(tested: Tested) -> tuple[Any, dict[str, Any]]:
     answer = _answers(tested)
     groups = trained.work.store.predictions(trained.outcome.key)["groups"]
     seed = bootstrap_seed(spec.target, spec.split, spec.partition, spec.fold)
+    how: Any = {"draws": DRAWS, "seed": seed, "ordinal": spec.headline == metrics.KAPPA}
     assert tested.record is not None
 
     def judge(scores: np.ndarray) -> tuple[float, np.ndarray]:
         with warnings.catch_warnings(action="ignore", category=UserWarning):
-            found = metrics.evaluate(tested.labels, scores, groups, draws=DRAWS, seed=seed)
+            found = metrics.evaluate(tested.labels, scores, groups, **how)
         return found.overall[spec.headline].value, found.draws[spec.headline]
 
     same = np.arange(n)

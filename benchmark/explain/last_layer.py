@@ -103,8 +103,9 @@ def _networks(store: Store, outcome: Outcome) -> dict[str, Outcome]:
         spec = one.spec
         assert isinstance(spec, RunSpec)
         arm = spec.fusion, spec.options, spec.columns, spec.types, spec.allowed, spec.record
-        place = spec.target, spec.split, spec.partition, spec.fold
-        return *arm, *place, spec.seed, record_gain.digest_of(one)
+        place = spec.target, spec.split, spec.partition, spec.fold, spec.train_size
+        once_more = spec.missing, spec.tested_on  # those tests have no network of their own
+        return *arm, *place, *once_more, spec.seed, record_gain.digest_of(one)
 
     found: dict[tuple[str, ...], Outcome] = {}
     for one in (outcome, *store.outcomes("run")):

@@ -68,6 +68,10 @@ def load(store: Store, key: str, *, kind: str = "pretrain") -> "dict[str, torch.
     path = store.folder(kind, key) / FILE
     outcome = store.outcome(kind, key)
     if kind == "run" and not path.is_file() and (outcome is None or FILE not in outcome.files):
+        spec: Any = outcome and outcome.spec
+        if spec and (spec.missing or spec.tested_on):
+            what = f"The run {key} is one more test of the network of another."
+            raise BenchError(what, f"Name that one: {spec.base}.")
         raise BenchError(
             f"The run {key} did not keep its network.",
             f"Delete {path.parent} and run it again, without --no-keep.",
