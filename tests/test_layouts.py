@@ -4,7 +4,9 @@ import re
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from benchmark.cli import app
 from benchmark.errors import BenchError
 from benchmark.files import read_json
 from benchmark.store import CARD, Store
@@ -227,6 +229,27 @@ def test_positions_of_another_size_are_interpolated(own):
 def test_less_than_all_of_a_network_is_refused(own, change, said):
     with pytest.raises(BenchError, match=re.escape(said)):
         layouts.recognise(RESNET, own[RESNET], below(change(own[RESNET]), "module."))
+
+
+def test_what_is_said_of_weights_is_listed(own, tmp_path):
+    file, store = tmp_path / "mine.pt", ["--store", str(tmp_path / "store")]
+    torch.save(own[RESNET], file)
+    said = [
+        "--size",
+        "64",
+        "--images",
+        "1000",
+        "--origin",
+        "medical",
+        "--license",
+        "MIT",
+        "--note",
+        "ours",
+    ]
+    add = ["weights", "add", str(file), "--name", "mine", "--arch", RESNET, *said, *store]
+    assert CliRunner().invoke(app, add).exit_code == 0
+    listed = CliRunner().invoke(app, ["weights", "list", *store]).output
+    assert "MIT; medical; 1,000 images; 64 pixels; ours" in listed
 
 
 def test_normalisation_goes_with_the_weights(own, tmp_path):

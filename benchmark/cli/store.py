@@ -98,13 +98,20 @@ def data_slices(
 
 @weights_app.command("list")
 def weights_list(store: options.Store = "store") -> None:
-    """The weights in the store."""
+    """The weights in the store, with what their cards say."""
     from benchmark.train import weights
 
     for card in weights.cards(store):
+        images, size = card.get("images"), card.get("size")
+        facts = [
+            *(card.get(name) for name in ("license", "kind")),
+            f"{images:,} images" if images else "",
+            f"{size} pixels" if size else "",
+            card.get("note"),
+        ]
         sys.stdout.write(
             f"{card['key']}  {card['sha256'][:8]}  {card['source']:20} {card['arch']:14} "
-            f"{card.get('license', '')}\n"
+            f"{'; '.join(filter(None, facts))}\n"
         )
 
 
