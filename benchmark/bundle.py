@@ -184,7 +184,7 @@ def _contents(store: Store, chosen: Sequence[Outcome], short: bool) -> Iterator[
             )
         yield f"{place}/outcome.json", trust.public(outcome).model_dump_json(indent=1).encode()
         if isinstance(outcome.spec, RunSpec):
-            yield f"{place}/predictions.npz", _packed(store, outcome.key, short)
+            yield f"{place}/predictions.npz", _packed(store, outcome, short)
         if not isinstance(outcome.spec, PretrainSpec) and outcome.spec.weights:
             pretrained.add(outcome.spec.weights)
     for key in sorted(pretrained):
@@ -201,21 +201,34 @@ def _add(box: zipfile.ZipFile, name: str, content: bytes) -> None:
     box.writestr(info, content, zipfile.ZIP_DEFLATED, 6)
 
 
-def _packed(store: Store, key: str, short: bool) -> bytes:
+def _packed(store: Store, outcome: Outcome, short: bool) -> bytes:
     """The predictions again: the four arrays and nothing else that may lie in the file."""
     try:
-        found = store.predictions(key)
+        found = store.predictions(outcome.key)
         arrays: dict[str, Any] = {n: found[n].astype(kind) for n, (kind, _) in trust.ARRAYS.items()}
     except (*trust.DAMAGE, KeyError, Damaged) as error:
         raise BenchError(
-            f"The run {key} has lost its predictions.", "Delete its folder and run it again."
+            f"The run {outcome.key} has lost its predictions.",
+            "Delete its folder and run it again.",
         ) from error
     if short:
         arrays["draws"] = np.round(arrays["draws"] / SHORT) * SHORT
-        arrays["scores"] = trust.shortened(arrays["scores"], several=arrays["labels"].ndim == 2)
+        arrays["scores"] = _rounded(outcome, arrays)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
+
+
+def _rounded(outcome: Outcome, arrays: dict[str, Any]) -> np.ndarray:
+    """The scores in short; as they are where they lie so close together that it would show."""
+    several = arrays["labels"].ndim == 2
+    short = trust.shortened(arrays["scores"], several=several)
+    again = {**arrays, "scores": trust.lengthened(short, several=several)}
+    try:
+        trust.check_predictions(outcome, again, rounded=True)
+    except Unusable:
+        return arrays["scores"]
+    return short
 
 
 @contextmanager

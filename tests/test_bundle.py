@@ -743,3 +743,20 @@ def test_a_short_bundle_of_a_rare_label_is_taken(theirs: Store, tmp_path: Path):
     store.finish(cell, ok(cell, **facts, metrics=found.overall, classes=("a", "b")))
     taken = bundle.import_(theirs, bundle.export(store, tmp_path / "b.zip", short=True))
     assert len(taken.added) == 1 and not taken.refused
+
+
+def test_scores_that_are_close_together_are_not_rounded(theirs: Store, tmp_path: Path):
+    store, cell = Store(tmp_path / "store"), a_run()
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 2, 80), np.arange(80)
+    odds = 0.01 * (rng.normal(size=80) + labels)  # of a network that has hardly learnt
+    scores = 1 / (1 + np.exp(-np.stack([-odds, odds], axis=1)))
+    found = metrics.evaluate(labels, scores, groups, draws=50, seed=1)
+    store.begin(cell)
+    store.save_predictions(
+        cell, labels=labels, scores=scores, groups=groups, draws=found.draws["auroc"]
+    )
+    store.finish(cell, ok(cell, metrics=found.overall, classes=("a", "b"), data={"test": 80}))
+    taken = bundle.import_(theirs, bundle.export(store, tmp_path / "b.zip", short=True))
+    assert len(taken.added) == 1 and not taken.refused
+    assert np.allclose(theirs.predictions(cell.key)["scores"], scores, atol=1e-7)
