@@ -17,12 +17,10 @@ import numpy as np
 from benchmark.api import BenchError, Distance, DistanceCard, Input, Measured, Side
 from benchmark.spec import Scalar
 from similarity._labelled import array, class_means, in_order, once, one_hot, prepare, yes_no
+from similarity._probes import SEED, knn, linear_probe
 
 VARIANCE_FLOOR = 1e-4  # GBC: keeps one-sample and constant classes finite
 DISTORTION = 1e-4  # TransRate's ε
-SEED = 0
-
-Metric = Literal["auroc", "accuracy"]
 
 
 def leep(source_probabilities: Any, labels: Any) -> float:
@@ -245,69 +243,6 @@ def _fisher(x: np.ndarray, codes: np.ndarray, shrinkage: float | None) -> tuple[
     logits = x @ weights.T - (weights * means).sum(axis=1) / 2 + prior
     logits -= logits.max(axis=1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)), shrinkage
-
-
-def knn(
-    features: Any, labels: Any, *, groups: Any = None, metric: Metric = "auroc", neighbours: int = 5
-) -> float:
-    """Cross-validated nearest neighbours (cosine): macro one-vs-rest AUROC, or accuracy."""
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import Normalizer
-
-    nearest = min(neighbours, max(len(array(labels)) // 2, 1))  # no more than a fold trains on
-    model = make_pipeline(Normalizer(), KNeighborsClassifier(nearest, weights="distance"))
-    return _cross_validated(model, features, labels, groups, metric)
-
-
-def linear_probe(
-    features: Any, labels: Any, *, groups: Any = None, metric: Metric = "auroc"
-) -> float:
-    """Cross-validated logistic regression: macro one-vs-rest AUROC, or accuracy."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000))
-    return _cross_validated(model, features, labels, groups, metric)
-
-
-def _cross_validated(model: Any, features: Any, labels: Any, groups: Any, metric: str) -> float:
-    """Mean over up to five stratified folds, groups kept whole, and (AUROC) over the classes.
-
-    Folds are not pooled: their intercepts differ, which puts noise below 0.5.
-    """
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    if metric not in ("auroc", "accuracy"):
-        raise BenchError(f"No metric named '{metric}'.", "Use auroc or accuracy.")
-    if array(labels).ndim == 2:
-        x, columns = yes_no(features, labels)
-        asked = [column for column in columns.T if _fewest(column, groups) > 1] or [columns[:, 0]]
-        return float(np.mean([_cross_validated(model, x, y, groups, metric) for y in asked]))
-    x, codes, order = in_order(features, labels)
-    units = None if groups is None else array(groups)[order]
-    fewest = _fewest(codes, units)
-    if fewest < 2:
-        todo = "Merge or leave out the classes with a single one."
-        raise BenchError("Cross-validation needs two samples (or groups) of every class.", todo)
-    splitter = StratifiedKFold if units is None else StratifiedGroupKFold
-    folds = splitter(min(5, fewest), shuffle=True, random_state=SEED)
-    correct, aurocs = [], np.full((folds.get_n_splits(), codes.max() + 1), np.nan)
-    for fold, (train, test) in enumerate(folds.split(x, codes, units)):
-        model.fit(x[train], codes[train])
-        correct.append(model.score(x[test], codes[test]))
-        for c, of_class in zip(model.classes_, model.predict_proba(x[test]).T, strict=True):
-            if 0 < (codes[test] == c).sum() < len(test):
-                aurocs[fold, c] = roc_auc_score(codes[test] == c, of_class)
-    return float(np.mean(correct) if metric == "accuracy" else np.nanmean(np.nanmean(aurocs, 0)))
-
-
-def _fewest(codes: np.ndarray, groups: Any) -> int:
-    """Samples (or groups) of the rarest class."""
-    each = np.arange(len(codes)) if groups is None else array(groups)
-    return min(len(np.unique(each[codes == code])) for code in np.unique(codes))
 
 
 class Score(Distance):

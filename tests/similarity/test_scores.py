@@ -301,6 +301,33 @@ def test_probes_keep_a_group_on_one_side(score):
         score(x, y, groups=y)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("score", [scores.knn, scores.linear_probe])
+def test_probes_of_label_sets_equal_the_librarys_own(score, grouped: bool):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import Normalizer, StandardScaler
+
+    models = {
+        scores.knn: (Normalizer(), KNeighborsClassifier(5, weights="distance")),
+        scores.linear_probe: (StandardScaler(), LogisticRegression(max_iter=1_000)),
+    }
+    model, y = make_pipeline(*models[score]), hot(60, 2, seed=5)
+    x = np.random.default_rng(6).normal(size=(60, 4)) + np.pad(y, ((0, 0), (0, 2)))
+    order = sorted(range(60), key=lambda i: x[i].tobytes())
+    x, y, groups = x[order], y[order], np.array(order) // 2 if grouped else None
+    each = []
+    for column in y.T:
+        splitter = StratifiedGroupKFold if grouped else StratifiedKFold
+        for train, test in splitter(5, shuffle=True, random_state=0).split(x, column, groups):
+            told = model.fit(x[train], column[train]).predict_proba(x[test])
+            each.append([roc_auc_score(column[test] == c, told[:, c]) for c in (0, 1)])
+    assert score(x, y, groups=groups) == pytest.approx(np.mean(each), abs=1e-12)
+
+
 # properties
 
 
