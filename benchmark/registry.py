@@ -127,6 +127,7 @@ def _only_component(module, name: str) -> "type[Component]":
     )
 
 
+@cache
 def _first_line(path: Path) -> str:
     try:
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))

@@ -1,6 +1,8 @@
 """Fixtures that several test files share."""
 
 import os
+from collections.abc import Callable
+from functools import cache
 
 # Several test processes share few cores: libraries must not start a thread per core in each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +31,19 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _command_line_built_once():
+    """Typer builds all commands anew for each one that is given, though none changes them."""
+    import typer.main
+    import typer.testing
+
+    built = cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", built)
+        patch.setattr(typer.testing, "_get_command", built)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets, named by BENCH_REAL_DATA or lying beside the checkout."""
@@ -35,6 +51,22 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory):
+    """A folder by its name, which the first of the test processes fills for all to read."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / name).exists():
+                fill(shared / f"{name}.half")
+                (shared / f"{name}.half").rename(shared / name)
+        return shared / name
+
+    return made
 
 
 TINY = ROOT / "tests" / "components" / "tiny.py"

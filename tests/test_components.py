@@ -193,8 +193,10 @@ def test_fake_is_the_same_for_the_same_seed(
 
 
 @pytest.mark.parametrize("name", ["patterns:middle", "demo:skin", "demo:grey"])
-def test_what_is_made_on_the_spot_is_always_the_same(name: str) -> None:
-    first, second = (list(load(name).records(Path("absent"))) for _ in range(2))
+def test_what_is_made_on_the_spot_is_always_the_same(
+    name: str, read: Callable[[str], list[Sample]]
+) -> None:
+    first, second = read(name), list(load(name).records(Path("absent")))
     assert len(first) > 50
     for a, b in zip(first, second, strict=True):
         assert isinstance(a.image, np.ndarray) and np.array_equal(a.image, np.asarray(b.image))

@@ -27,10 +27,11 @@ from benchmark.store import Store
 TINY = Path(__file__).parent / "components" / "tiny.py"
 BROKEN = Path(__file__).parent / "components" / "broken.py"
 
-#: Twelve cells: two arms, two seeds, three folds; each trains long enough to be hit.
+#: Eight cells: two arms, two seeds, two folds; each trains long enough to be hit.
+CELLS = 8
 BASE = ["--target", str(TINY), "--arch", "test_resnet", "--protocol", "demo", "--mode", "frozen",
-        "--epochs", "60", "--threads", "1", "--device", "cpu", "--offline",
-        "--set", "recipe.head=trained"]  # fmt: skip
+        "--epochs", "40", "--threads", "1", "--device", "cpu", "--offline",
+        "--set", "recipe.head=trained", "--fold", "0", "--fold", "1"]  # fmt: skip
 GRID = [*BASE, "--fusion", "none", "--fusion", "concat", "--seed", "0", "--seed", "1"]
 
 
@@ -72,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(whole: Path) -> dict[str, tuple]:
     found = results(whole)
-    assert len(found) == 12
+    assert len(found) == CELLS
     return found
 
 
@@ -89,7 +90,7 @@ def kill_at_random(store: Path, times: int, seed: int) -> int:
     rng = random.Random(seed)
     for done in range(times):
         before = {o.key: o for o in Store(store).outcomes() if o.status == "ok"}
-        if len(before) == 12:
+        if len(before) == CELLS:
             return done
         process = start(store)
         time.sleep(rng.uniform(0.5, 7.0))
@@ -145,14 +146,14 @@ def test_what_is_killed_or_told_to_stop_goes_on_with_the_same_command(
         process = start(store)
         if wish == signal.SIGTERM:
             hit(process, 1, signal.SIGKILL, worker=True)
-        hit(process, 3, wish)
+        hit(process, 2, wish)
         _, rest = process.communicate(timeout=200)
         assert process.returncode == (-9 if wish == signal.SIGKILL else 130), rest
         assert ("go on with the same command" in rest) == (wish != signal.SIGKILL)
         outcomes = Store(store).outcomes()
         assert {o.failure.kind for o in outcomes if o.failure} <= {"interrupted", "killed"}
         now = {o.key: o for o in outcomes if o.status == "ok"}
-        assert len(now) >= len(kept) + 2
+        assert len(now) > len(kept)
         assert kept.items() <= now.items(), "a finished cell was touched"
         kept = now
     complete(store, uninterrupted)
@@ -163,7 +164,7 @@ def test_a_finished_grid_does_nothing_quickly(whole: Path):
     code, errors = finish(whole)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert code == 0
-    assert "Nothing to do: 12 cells are done." in errors
+    assert f"Nothing to do: {CELLS} cells are done." in errors
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.5
 
 

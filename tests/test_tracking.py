@@ -545,8 +545,8 @@ def test_the_cells_of_a_recommendation_are_mirrored(store: Store, monkeypatch):
     place = store.root
     words = [
         *("recommend", "--target", TINY, "--source", "none", "--budget", "1", "--run", "--mlflow"),
-        *("--arch", "resnet18", "--mode", "frozen", "--protocol", "demo", "--device", "cpu"),
-        *("--set", "recipe.epochs=1", "--slots", "0", "--store", place),
+        *("--arch", "test_resnet", "--mode", "frozen", "--protocol", "demo", "--device", "cpu"),
+        *("--set", "recipe.epochs=1", "--set", "recipe.size=32", "--slots", "0", "--store", place),
     ]
     monkeypatch.setattr(sys, "argv", ["bench", *map(str, words)])
     with pytest.raises(SystemExit) as end:

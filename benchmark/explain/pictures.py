@@ -51,6 +51,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     with mpl.rc_context(STYLE):
         figure.savefig(paths[0], dpi=150)
+        figure.set_layout_engine("none")  # what was found for the one holds for the other
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
 

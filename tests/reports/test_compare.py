@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from boards import CLASSES, fill, predictions, run, shared_draws, varied
+from boards import CLASSES, predictions, run, shared_draws
 
 from benchmark import metrics, stats
 from benchmark.errors import BenchError
@@ -75,9 +75,8 @@ def test_of_two_classes_the_second_is_shown(store: Store):
 # --- pairs ------------------------------------------------------------------------------------
 
 
-def test_two_sources_are_paired_where_all_else_is_the_same(tmp_path: Path):
-    store = fill(tmp_path, true=True, folds=2)
-    found = compare.compare(store, "dtd", "imagenet")
+def test_two_sources_are_paired_where_all_else_is_the_same(evaluated: Store):
+    found = compare.compare(evaluated, "dtd", "imagenet")
     assert found.kind == "source"
     assert [(p.target, p.shared) for p in found.pairs] == [
         ("isic", "standard, fusion concat, resnet50 finetune"),
@@ -200,8 +199,8 @@ def test_other_recipes_and_other_data_are_no_pair(store: Store):
     assert len(compare.compare(store, "dtd", "imagenet").pairs) == 1
 
 
-def test_two_fusions_and_an_arm_on_the_record_alone(tmp_path: Path):
-    store = varied(tmp_path)
+def test_two_fusions_and_an_arm_on_the_record_alone(many_kinds: Store):
+    store = many_kinds
     found = compare.compare(store, "concat", "none", targets=["isic"])
     assert found.kind == "fusion" and len(found.pairs) == 4
     assert all("fusion" not in pair.shared for pair in found.pairs)
@@ -267,8 +266,8 @@ def test_what_is_tested_and_resampled_has_its_own_word(store: Store, unit: str, 
     assert "patient" not in text
 
 
-def test_every_format_holds_every_pair(tmp_path: Path):
-    store = fill(tmp_path, true=True, folds=2)
+def test_every_format_holds_every_pair(evaluated: Store):
+    store = evaluated
     data = json.loads(compare.show(store, "dtd", "imagenet", format="json"))
     assert len(data["pairs"]) == 4 and data["conclusion"]
     assert data["pairs"][0]["compared"]["difference"]["low"] < 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from boards import CLASSES, DRAWS, fill, pretrain, run, shared_draws, varied
+from boards import CLASSES, DRAWS, fill, pretrain, run, shared_draws
 
 from benchmark import stats
 from benchmark.errors import BenchError, plain
@@ -404,12 +404,12 @@ def test_two_rows_share_a_rank_unless_they_differ(store: Store, effect: float, a
     rng = np.random.default_rng(20240501)
     arm(store, 0.8)
     template = only(store).rows[0]
+    weights = rng.multinomial(300, np.full(300, 1 / 300), size=500) / 300
     right = 0
     for _ in range(200):
         patients = rng.normal(0, 1, 300)
         scores = patients + rng.normal(0, 0.7, (2, 300))
         scores[0] += effect * 0.7 * np.sqrt(2 / 300)
-        weights = rng.multinomial(300, np.full(300, 1 / 300), size=500) / 300
         rows = [
             _replaced(template, float(one.mean()), weights @ one) for one in scores
         ]  # fmt: skip
@@ -452,8 +452,8 @@ def test_unknown_names_and_empty_stores_say_what_to_do(store: Store):
         leaderboard.show(store, format="jason")
 
 
-def test_every_format_holds_every_row(tmp_path: Path):
-    store = varied(tmp_path)
+def test_every_format_holds_every_row(many_kinds: Store):
+    store = many_kinds
     boards = leaderboard.boards(store)
     rows = [(b, r) for b in boards for r in b.rows]
     data = json.loads(leaderboard.show(store, format="json"))
@@ -489,8 +489,8 @@ def test_names_are_text_in_every_format(store: Store):
     assert "\u202e" not in text
 
 
-def test_the_order_of_the_cells_does_not_matter(tmp_path: Path):
-    store = varied(tmp_path)
+def test_the_order_of_the_cells_does_not_matter(many_kinds: Store):
+    store = many_kinds
     rows = store.summaries()
     first = leaderboard.show(store, format="json")
     store.summaries = lambda kind="run": rows[::-1]  # pyright: ignore[reportAttributeAccessIssue]

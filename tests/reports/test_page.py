@@ -57,10 +57,10 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("report")
-    write.write(varied(root / "store"), root / "out")
-    return root / "out"
+def report(made_once, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "out"
+    write.write(Store(made_once("many-kinds", varied)), out)
+    return out
 
 
 # --- what a page holds ------------------------------------------------------------------------
@@ -78,10 +78,10 @@ def test_there_is_an_index_and_a_page_per_target(report: Path):
 
 
 def test_the_board_the_failures_and_the_making_of_the_numbers_are_told(
-    report: Path, tmp_path: Path
+    report: Path, many_kinds: Store
 ):
     text = Page(report / "target-isic.html").text
-    boards = table.boards(varied(tmp_path), targets=["isic"])
+    boards = table.boards(many_kinds, targets=["isic"])
     rows = [row for board in boards for row in board.rows]
     assert len(rows) > 10
     usual = [made.columns for made in boards if any(row.identity.columns for row in made.rows)]
