@@ -1,6 +1,7 @@
 """A file of weights is taken by whatever layout names all of a network, and by no other."""
 
 import re
+import shlex
 
 import pytest
 import torch
@@ -234,18 +235,7 @@ def test_less_than_all_of_a_network_is_refused(own, change, said):
 def test_what_is_said_of_weights_is_listed(own, tmp_path):
     file, store = tmp_path / "mine.pt", ["--store", str(tmp_path / "store")]
     torch.save(own[RESNET], file)
-    said = [
-        "--size",
-        "64",
-        "--images",
-        "1000",
-        "--origin",
-        "medical",
-        "--license",
-        "MIT",
-        "--note",
-        "ours",
-    ]
+    said = shlex.split("--size 64 --images 1000 --origin medical --license MIT --note ours")
     add = ["weights", "add", str(file), "--name", "mine", "--arch", RESNET, *said, *store]
     assert CliRunner().invoke(app, add).exit_code == 0
     listed = CliRunner().invoke(app, ["weights", "list", *store]).output
