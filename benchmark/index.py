@@ -21,6 +21,8 @@ FILE = "index.json"
 FORMAT = 5  # raise it when a summary is to hold other things
 #: Changes that are not worth writing the file for: reading them again takes a moment.
 FEW = 100
+#: So many outcomes read for their summaries are held for who asks for them next.
+HELD = 2_000
 
 
 class Asked(NamedTuple):
@@ -89,16 +91,22 @@ class Index:
     def __init__(self, folder: Path, read: Callable[[str], Outcome | None]) -> None:
         self.folder, self.read = folder, read
         self.rows: dict[str, Summary] | None = None
+        self.held: dict[str, tuple[str, Outcome]] = {}  # with their stamps
 
     def find(self, key: str) -> Summary | None:
         """The summary of a cell that has an outcome."""
-        stamp = _stamp(f"{self.folder}/{key[:2]}/{key}/outcome.json")
+        stamp = _stamp(self._file(key))
         return self._current(key, stamp) if stamp else None
+
+    def outcome(self, key: str) -> Outcome | None:
+        """The outcome of a cell, which is not read again if `all` has just read it."""
+        stamp, outcome = self.held.pop(key, ("", None))
+        return outcome if outcome and stamp == _stamp(self._file(key)) else self.read(key)
 
     def all(self) -> list[Summary]:
         """The summaries of every cell that has an outcome, by key."""
         before = dict(self._loaded())
-        found = [self._current(key, stamp) for key, stamp in self._stamps()]
+        found = [self._current(key, stamp, hold=True) for key, stamp in self._stamps()]
         rows = {row.key: row for row in found if row is not None}
         new = sum(before.get(key) is not row for key, row in rows.items())
         self.rows = rows
@@ -106,13 +114,18 @@ class Index:
             self._save()
         return list(rows.values())
 
-    def _current(self, key: str, stamp: str) -> Summary | None:
+    def _file(self, key: str) -> str:
+        return f"{self.folder}/{key[:2]}/{key}/outcome.json"
+
+    def _current(self, key: str, stamp: str, *, hold: bool = False) -> Summary | None:
         known = self._loaded().get(key)
         if known is not None and known.stamp == stamp:
             return known
         outcome = self.read(key)
         if outcome is None:
             return None
+        if hold and len(self.held) < HELD:
+            self.held[key] = stamp, outcome
         row = self._loaded()[key] = _summary(outcome, stamp, self.folder / key[:2] / key)
         return row
 
@@ -120,7 +133,7 @@ class Index:
         for part in _names(self.folder):
             if len(part) == 2:
                 for key in _names(self.folder / part):
-                    if stamp := _stamp(f"{self.folder}/{part}/{key}/outcome.json"):
+                    if stamp := _stamp(self._file(key)):
                         yield key, stamp
 
     def _loaded(self) -> dict[str, Summary]:

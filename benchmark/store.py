@@ -139,8 +139,8 @@ class Store:
     ) -> list[Outcome]:
         """Every outcome of a kind, by key, or those of some keys; `brief` as of one."""
         keys = self.keys(kind) if keys is None else keys
-        found = (self.outcome(kind, key, brief=brief) for key in keys)
-        return [outcome for outcome in found if outcome is not None]
+        read = self._index(kind).outcome if brief else partial(self.outcome, kind)
+        return [outcome for outcome in map(read, keys) if outcome is not None]
 
     def summary(self, kind: str, key: str) -> Summary | None:
         """A finished cell without its numbers; read only if it changed since it last was."""

@@ -105,7 +105,8 @@ def show(store: Store, *, format: str = "table", **filters: Any) -> str:
     render.check(format)
     found = each(store, **filters)
     if format == "json":
-        return render.javascript([_board(store, made) for made in found])
+        with _no_collection():
+            return render.javascript([_board(store, made) for made in found])
     found = list(found)
     units = " or ".join(sorted({made.units for made in found}))
     return render.write(format, map(_table, found), FOOTER.format(units=units))

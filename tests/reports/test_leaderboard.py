@@ -17,7 +17,7 @@ from boards import CLASSES, DRAWS, fill, pretrain, run, shared_draws
 from benchmark import stats
 from benchmark.errors import BenchError, plain
 from benchmark.files import write
-from benchmark.spec import Failure, Recipe, RunSpec, Split
+from benchmark.spec import Cell, Failure, Recipe, RunSpec, Split
 from benchmark.stats import Estimate
 from benchmark.store import FILE, Store
 from reports.leaderboard import best
@@ -504,6 +504,30 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-X", "importtime", "-m", "benchmark.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+
+def test_a_first_board_reads_each_outcome_once(store: Store, monkeypatch: pytest.MonkeyPatch):
+    arm(store, 0.8)
+    arm(store, 0.7, source="imagenet")
+    seen, read = list[str](), Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        seen.extend([path.parent.name] * ("runs" in path.parts and path.name == "outcome.json"))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    fresh = Store(store.root)
+    leaderboard.show(fresh)
+    assert sorted(seen) == sorted(store.keys("run"))
+    (key, *_) = store.keys("run")
+    kept = store.outcome("run", key)
+    assert kept is not None
+    changed = kept.model_copy(update={"chosen": "another"})
+    again = Store(store.root)  # what is replaced after its summary was made is read again
+    again.summaries()
+    store.finish(Cell.of(kept.spec, kept.versions), changed)
+    (found,) = again.outcomes("run", [key], brief=True)
+    assert found.chosen == "another"
 
 
 def test_the_command_imports_nothing_heavy(tmp_path: Path):
