@@ -573,7 +573,7 @@ JSON = st.recursive(
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=FIXTURES)
+@settings(max_examples=25, deadline=None, suppress_health_check=FIXTURES)
 def test_whatever_an_outcome_says_is_taken_or_refused(
     data: st.DataObject, made: Path, tmp_path_factory: pytest.TempPathFactory
 ):

@@ -142,7 +142,7 @@ def test_a_trained_head_chooses_its_rate_and_decay(problem, val: bool):
 def test_no_arm_falls_below_the_image_on_few_images(runtime, request_tiny):
     """Brightness alone tells the classes; gates on raw features lose it."""
     arms = ("none", "concat", "metanet", "metablock")
-    recipe = {"epochs": 60, "limit": 60, "head": "chosen"}
+    recipe = {"epochs": 30, "limit": 60, "head": "chosen"}
     outcomes = run_all(request_tiny(fusions=arms, folds=(0,), recipe=recipe), runtime)
     found = {outcome.spec.fusion: outcome for outcome in outcomes}
     alone = found["none"].metrics["auroc"].value

@@ -50,7 +50,7 @@ def test_a_repository_of_the_hub_runs_without_a_connection(hub, runtime, request
     asked = request_tiny(sources=(f"hub:{REPO}",), archs=("resnet50", "resnet18"), folds=(0,))
     cells = [planned.cell for planned in plan.make(asked, offline).cells]
     assert [cell.spec.arch for cell in cells] == [f"hub:{REPO}"] * 2  # once, whatever was asked
-    assert running.run(asked, offline) == 0
+    assert running.run(asked, offline, executor=running.Executor(slots=0)) == 0
     store = Store(runtime.store)
     (card,) = weights.cards(store)
     backbone = network.build(f"hub:{REPO}")

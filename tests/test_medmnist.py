@@ -89,7 +89,7 @@ def test_grades_are_judged_by_quadratic_kappa(place, runtime, request_tiny):
     runtime = runtime.model_copy(update={"data": place.parent})
     asked = request_tiny(targets=("medmnist:retina",), sources=("none",), protocols=("official",),
                          modes=("frozen",), recipe={"size": 28, "threads": 1})  # fmt: skip
-    assert run_plan.run(asked, runtime) == 0
+    assert run_plan.run(asked, runtime, executor=run_plan.Executor(slots=0)) == 0
     store = Store(runtime.store)
     (outcome,) = store.outcomes("run")
     assert outcome.spec.headline == "quadratic_kappa"

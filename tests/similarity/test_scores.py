@@ -99,15 +99,14 @@ def greatest_evidence(x: np.ndarray, target: np.ndarray) -> float:
         return (n * np.log(2 * np.pi) + logdet + target @ np.linalg.solve(covariance, target)) / 2
 
     bounds = [(-12, 25), (-12, 18)]
-    found = []
-    for start in itertools.product((-3, 2, 8), (-1, 3, 8)):
-        result = minimize(negative, np.array(start, float), bounds=bounds, tol=1e-13)
-        for _ in range(2):
-            result = minimize(
-                negative, result.x, method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12}
-            )
-        found.append(result.fun)
-    return -min(found) / n
+    starts = itertools.product((-3, 2, 8), (-1, 3, 8))
+    found = [minimize(negative, np.array(s, float), bounds=bounds, tol=1e-13) for s in starts]
+    result = min(found, key=lambda one: one.fun)
+    for _ in range(2):
+        result = minimize(
+            negative, result.x, method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12}
+        )
+    return -result.fun / n
 
 
 @pytest.mark.parametrize(
