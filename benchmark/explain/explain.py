@@ -96,7 +96,7 @@ def explain(
             draw("weights", lambda: last_layer.weights(last_layer.read(store, outcome), some))
             if figures and beside is not None:
                 arms = [last_layer.read(store, one.trained.outcome) for one in (beside, tested)]
-                draw("image_weights", lambda: last_layer.image_weights(*arms, some))
+                draw("image_weights", lambda: last_layer.image_weights(arms[0], arms[1], some))
             if figures and tested.record is not None:
                 draw("record_weights", lambda: last_layer.across(store, outcome, some))
         else:
@@ -136,7 +136,7 @@ def maps(tested: Sequence[Tested], count: int) -> tuple[Any, dict[str, Any]]:
     truth = truth_of(main.labels, len(names))
     looks = [
         pictures.Look(
-            title=f"test image {row}, true {pictures.few(np.array(names)[truth[row]])}",
+            title=f"test image {row}, true {pictures.few(np.array(names)[truth[row]].tolist())}",
             image=seen[i],
             maps=tuple(heat[i] for heat, _ in found),
             said=tuple(f"{names[int(p[i].argmax())]} {float(p[i].max()):.2f}" for _, p in found),

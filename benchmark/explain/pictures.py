@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib as mpl
@@ -92,7 +93,7 @@ def maps(looks: Sequence[Look], arms: Sequence[str], *, note: str) -> Figure:
             axis.imshow(look.image, extent=whole)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-        axes[0].set_title(look.title, fontsize=10)
+        axes[0].set_title(fill(look.title, 28), fontsize=10)
         each = zip(axes[1:], look.maps, look.said, look.right, strict=True)
         for axis, heat, said, right in each:
             fine = _enlarged(heat, (height, width))

@@ -73,9 +73,14 @@ def shown_of(store: Store, outcome: Outcome) -> Shown:
 
 
 def foremost(labels: np.ndarray, scores: np.ndarray, most: int) -> list[int]:
-    """The classes of most probability and the most frequent, turn by turn, in their own order."""
+    """The classes of most probability and the most frequent, turn by turn, in their own order.
+
+    One that all images have, or none, has no AUROC and comes last.
+    """
     truth = truth_of(labels, scores.shape[1])
-    ranked = [np.argsort(-table.mean(0), kind="stable") for table in (scores, truth)]
+    known = truth.any(0) & ~truth.all(0)
+    worth = (np.where(known, table.mean(0), -1) for table in (scores, truth))
+    ranked = [np.argsort(-one, kind="stable") for one in worth]
     return sorted(list(dict.fromkeys(np.column_stack(ranked).ravel().tolist()))[:most])
 
 
