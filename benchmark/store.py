@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from benchmark.errors import BenchError, Damaged
 from benchmark.files import (
@@ -33,7 +34,7 @@ from benchmark.files import (
     write_json,
 )
 from benchmark.index import Index, Summary
-from benchmark.spec import SCHEMA_VERSION, Cell, Failure, Outcome
+from benchmark.spec import SCHEMA_VERSION, Cell, Failure, Outcome, shortened
 
 #: Folders of what can be made again.
 CACHES = ("features", "prepared", "splits")
@@ -328,22 +329,19 @@ def _need_known(schema: int, what: str) -> None:
         )
 
 
-def _shortened(text: bytes) -> bytes:
-    """An outcome without its two longest fields, each of which ends where its indent does."""
-    for begin, end in ((b'\n "subgroups": {\n', b"\n },"), (b'\n "history": [\n', b"\n ],")):
-        if (at := text.find(begin)) >= 0 and (until := text.find(end, at)) >= 0:
-            text = text[:at] + text[until + len(end) :]
-    return text
-
-
 def _parse(path: Path, text: bytes, *, brief: bool = False) -> Outcome | None:
     try:
-        text = unsealed(text)
-        raw = json.loads(_shortened(text) if brief else text)
-        _need_known(raw["schema_version"], str(path))
-        if raw["key"] != path.parent.name:
-            raise ValueError(f"it is that of the cell {raw['key']}")
-        return Outcome.model_validate(raw)
+        text = shortened(unsealed(text)) if brief else unsealed(text)
+        try:
+            found = Outcome.model_validate_json(text)
+        except ValidationError:  # what a newer version wrote, or damage, which `json` tells of
+            raw = json.loads(text)
+            _need_known(raw["schema_version"], str(path))
+            found = Outcome.model_validate(raw)
+        _need_known(found.schema_version, str(path))
+        if found.key != path.parent.name:
+            raise ValueError(f"it is that of the cell {found.key}")
+        return found
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         warnings.warn(f"{path} is damaged ({reason}): the cell counts as not done.", stacklevel=2)
