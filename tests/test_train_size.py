@@ -51,7 +51,7 @@ def test_the_whole_leaves_the_key_and_a_size_makes_another():
     assert key_of(few, {"core": "1"}) != key_of(whole, {"core": "1"})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_the_smaller_part_lies_in_the_larger_and_nothing_else_moves(seed: int, mixed: bool):
     rng = np.random.default_rng(seed)
