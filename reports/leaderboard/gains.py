@@ -1,7 +1,7 @@
 """What each source gained on each target: over scratch, random features or the target itself."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,12 +39,20 @@ class Place(NamedTuple):
     metric: str
 
 
+class Left(NamedTuple):
+    """What stays out on a target."""
+
+    what: str
+    target: str
+    why: str
+
+
 @dataclass
 class Group:
     """The pairs of one place, what had to stay out, and the weights that the runs began from."""
 
     pairs: list[Pair] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
     weights: set[str] = field(default_factory=set)
     noise: dict[str, dict[str, float]] = field(default_factory=dict)  # of each target, as known
     split: Split | None = None  # of the runs
@@ -70,7 +78,7 @@ def gather(boards: Sequence[Board], fusion: str, baseline: Baseline) -> dict[Pla
     return dict(groups)
 
 
-def of_one_partition(boards: Sequence[Board]) -> list[tuple[Board, list[str]]]:
+def of_one_partition(boards: Sequence[Board]) -> list[tuple[Board, list[Left]]]:
     """The first partition of each target and protocol, as a pair enters once, on the whole training
     part or the largest; what stays out."""
     cuts: dict[tuple[str, str], list[Board]] = defaultdict(list)
@@ -86,8 +94,8 @@ def of_one_partition(boards: Sequence[Board]) -> list[tuple[Board, list[str]]]:
             others += sorted({trained_on(made.train_size) for made in part} - {trained_on(size)})
             used = trained_on(size) or "the whole training part"
             stands = f"partition {first.partition}" if cut else used
-            why = f"Left out: {'; '.join(others)} of {target} under {protocol}: {stands} stands."
-            found.append((first, [why] if others else []))
+            left = Left("; ".join(others), target, f"{stands} stands under {protocol}")
+            found.append((first, [left] if others else []))
     return found
 
 
@@ -108,7 +116,7 @@ def by_place(made: Board, fusion: str) -> dict[Place, list[Row]]:
     return dict(rows)
 
 
-def fair(made: Board, rows: Sequence[Row]) -> tuple[dict[str, Row], list[str]]:
+def fair(made: Board, rows: Sequence[Row]) -> tuple[dict[str, Row], list[Left]]:
     """The row of each source that may enter, and why the others do not."""
     fair: dict[str, Row] = {}
     why = []
@@ -117,26 +125,43 @@ def fair(made: Board, rows: Sequence[Row]) -> tuple[dict[str, Row], list[str]]:
         # A self pair leaks by its nature: it enters, and is counted with and without.
         reasons = [text for text in row.why if not (itself and text.startswith("LEAKY"))]
         reasons += [] if row.headline and row.draws is not None else ["it has no number"]
-        reasons += [f"another setting ({'; '.join(row.setting)})"] if row.setting else []
-        reasons += ["a second row of this source"] if row.identity.source in fair else []
+        if row.setting:
+            reasons.append(f"another setting ({'; '.join(row.setting)})")
+        elif row.identity.source in fair:
+            reasons.append("a second row of this source")
         if reasons:
-            why.append(f"Left out: {made.label(row)} on {made.target}: {'; '.join(reasons)}.")
+            why.append(Left(row.identity.origin, made.target, "; ".join(reasons)))
         else:
             fair[row.identity.source] = row
     return fair, why
 
 
+def told(left: Iterable[Left]) -> list[str]:
+    """Each reason once, with what stays out for it; together what does so on the same targets."""
+    reasons: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for what, target, why in dict.fromkeys(left):
+        reasons[why][what].append(target)
+    texts = []
+    for why, found in reasons.items():
+        alike: dict[str, list[str]] = defaultdict(list)
+        for what, targets in sorted(found.items()):
+            alike[", ".join(sorted(targets))].append(what)
+        parts = [f"{', '.join(what)} on {targets}" for targets, what in alike.items()]
+        texts.append(f"Left out: {'; '.join(parts)}: {why}.")
+    return texts
+
+
 def _gains(
     made: Board, fair: dict[str, Row], base: Row | None, baseline: Baseline
-) -> tuple[list[Pair], list[str]]:
+) -> tuple[list[Pair], list[Left]]:
     if base is None:
-        return [], [f"Left out: {made.target}, for {OVER[baseline]} has no whole row there."]
+        return [], [Left("all", made.target, f"{OVER[baseline]} has no whole row there")]
     pairs, why = [], []
     for source, row in fair.items():
         if source == "none":
             continue
         if paired(row) != paired(base):
-            why.append(f"Left out: {source} on {made.target}: not the cells of its baseline.")
+            why.append(Left(source, made.target, "not the cells of its baseline"))
             continue
         pairs.append(Pair(source, made.target, _gain(row, base, made.headline)))
     return sorted(pairs, key=lambda pair: -pair.gain.value), why

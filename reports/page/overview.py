@@ -12,7 +12,7 @@ from benchmark.spec import Outcome, PretrainSpec
 from benchmark.store import Store
 from reports import plots, render
 from reports.leaderboard.board import Board, higher_is_better
-from reports.leaderboard.gains import of_one_partition
+from reports.leaderboard.gains import Left, of_one_partition, told
 from reports.leaderboard.rows import Row
 
 
@@ -56,7 +56,7 @@ def counts(boards: Sequence[Board]) -> dict[str, int]:
 def heats(boards: Sequence[Board]) -> list[Heat]:
     """A map for each protocol, fusion and network that more than one source was run with."""
     groups: dict[tuple[str, str, str], dict[tuple[str, str], tuple[Board, Row]]] = {}
-    left: dict[str, list[str]] = defaultdict(list)
+    left: dict[str, list[Left]] = defaultdict(list)
     for made, others in of_one_partition(boards):
         left[made.protocol] += others
         for row in made.rows:
@@ -66,7 +66,9 @@ def heats(boards: Sequence[Board]) -> list[Heat]:
             groups.setdefault(place, {}).setdefault((row.identity.source, made.target), (made, row))
     order = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0][1] != "none", item[0]))
     return [
-        _heat(" · ".join(place), cells, left[place[0]]) for place, cells in order if len(cells) > 1
+        _heat(" · ".join(place), cells, told(left[place[0]]))
+        for place, cells in order
+        if len(cells) > 1
     ]
 
 

@@ -25,7 +25,7 @@ from reports.leaderboard.rows import Row, paired
 PUBLISHED = Path(__file__).parent.parent / "published"
 Pairs = Mapping[tuple[str, str], float]  # of (source, target)
 Runs = dict[Place, dict[tuple[str, str], tuple[float, float, float]]]
-Left = dict[Place, list[str]]
+Left = dict[Place, list[gains.Left]]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def of_store(
     kept = kept or {s for s in registry.names("source") if images_of(s) > 0 and _at_hand(s)}
     kept &= set(sources or kept)
     found = {pair: run for pair, run in found.items() if pair[0] in kept}
-    notes += left[place]
+    notes += gains.told(left[place])
     notes += [f"Not used, for it is not comparable: {' '.join(o[:3])}." for o in runs if o != place]
     scores, errors, took = ({pair: run[i] for pair, run in found.items()} for i in range(3))
     known = build(

@@ -17,7 +17,7 @@ from benchmark.store import Store
 from reports.distances import Measure, measured
 from reports.leaderboard import table as leaderboard
 from reports.leaderboard.board import Baseline, Board
-from reports.leaderboard.gains import OVER, Pair, Place, gather
+from reports.leaderboard.gains import OVER, Pair, Place, gather, told
 from reports.recommend.matrix import images_of
 
 SETS: dict[Pairs, str] = {
@@ -93,7 +93,7 @@ def analyse(
             store, outcomes, place.arch, group.weights, distances, group.split
         )
         lines = tuple(_lines(found, measures, added.seen(store)))
-        notes = [*_cautions(found, measures), *notes, *group.left]
+        notes = [*_cautions(found, measures), *notes, *told(group.left)]
         analyses.append(
             Analysis(place, fusion, baseline, tuple(found), tuple(measures), lines, tuple(notes))
         )

@@ -179,8 +179,8 @@ def test_where_no_run_had_the_whole_training_part_the_largest_stands(tmp_path: P
         run(store, source=source, folds=1, value=value, spec={"train_size": size})
     ((made, notes),) = gains.of_one_partition(table.boards(store))
     assert made.train_size == "1000"
-    text = "Left out: 100 training images of isic under standard: 1,000 training images stands."
-    assert notes == [text]
+    text = "Left out: 100 training images on isic: 1,000 training images stands under standard."
+    assert gains.told(notes) == [text]
 
 
 @pytest.mark.parametrize(

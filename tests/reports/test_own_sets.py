@@ -136,7 +136,7 @@ def test_a_partition_has_a_board_of_its_own(store: Store):
     assert [made.under for made in boards] == ["standard", "standard, partition 1"]
     (found,) = transfer.analyse(store, boards)
     assert len(found.pairs) == 1, "a pair of source and target enters once"
-    told = "Left out: partition 1 of isic under standard: partition 0 stands."
+    told = "Left out: partition 1 on isic: partition 0 stands under standard."
     (heat,) = overview.heats(boards)
     known = matrix.of_store(store)
     assert [list(notes).count(told) for notes in (found.notes, heat.notes, known[2])] == [1, 1, 1]

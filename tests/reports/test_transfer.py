@@ -449,3 +449,18 @@ def test_a_page_without_distances_has_no_such_section(tmp_path: Path):
     store = fill(tmp_path / "store", targets=("isic",), folds=1)
     text = write.write(store, tmp_path / "out").read_text()
     assert "Does distance foretell" not in text
+
+
+def test_what_stays_out_for_one_reason_is_said_once(tmp_path: Path):
+    store = Store(tmp_path)
+    usual, other = Recipe(epochs=30), Recipe(epochs=30, lr=0.1)
+    for target, sources in {"isic": ("dtd", "stl10"), "oasis": ("dtd", "kimia", "stl10")}.items():
+        run(store, source="none", target=target, folds=1, value=0.6, spec={"recipe": usual})
+        for source in sources:
+            for recipe in (usual, other):
+                how = {"folds": 1, "value": 0.7, "spec": {"recipe": recipe}}
+                run(store, source=source, target=target, **how)
+    (found,) = analyse(store)
+    assert [note for note in found.notes if "Left out" in note] == [
+        "Left out: dtd, stl10 on isic, oasis; kimia on oasis: another setting (lr 0.1)."
+    ]
