@@ -42,10 +42,8 @@ class Question:
             registry.load("target", target)
         where = {f"{name}s": request.listed(self.asked.get(name, ())) for name in PLACE}
         where["sources"] = [request.resolve("source", name).name for name in self.sources]
-        fusion = self.asked.get("fusion", "none")
-        return advice.advise(
-            store, target, fusion=fusion, **where, per_second=self.per_second, **how
-        )
+        where["fusion"] = self.asked.get("fusion", "none")
+        return advice.advise(store, target, where, per_second=self.per_second, **how)
 
     def pinned(self, found: Recommendation) -> "Question":
         """The same question, held to the protocol, mode and network of an answer."""
@@ -81,7 +79,7 @@ def commands(question: Question, found: Recommendation) -> str:
     now, *later = (f"  {question.pinned(found).command(source)}" for source in found.plan)
     then = (
         "Then, in this order, whatever the results are:"
-        if not found.evidence.targets
+        if not found.targets
         else "Then, if each result is as expected; it may change the rest, so ask again after each:"
     )
     return "\n".join(["Run now:", now, *([then, *later] if later else []), ""])

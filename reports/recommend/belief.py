@@ -5,8 +5,9 @@ and each run on the target corrects it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -17,14 +18,6 @@ REPLAYED = 6  # runs on a peer: what they say of later ones hardly changes
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What a belief was learnt from, for the reader."""
-
-    targets: int = 0
-    weights: dict[str, float] = field(default_factory=dict)  # of each nearness
-
-
-@dataclass(frozen=True)
 class Belief:
     """What to expect of each source on a target."""
 
@@ -32,8 +25,10 @@ class Belief:
     covariance: Array  # (S, S)
     noise: Array  # (S,) variance of a run's score
     least: float = Z  # standard deviations to either end of a 95 % interval; more with few runs
-    evidence: Evidence = field(default_factory=Evidence)
+    targets: int = 0  # that it was learnt from
+    weights: Mapping[str, float] = field(default_factory=dict)  # of each nearness
     peers: Sequence[tuple["Belief", Array]] = ()  # of other targets, each left out; their scores
+    seconds: Array | None = None  # (S,) that a run would take, where they count
     seen: tuple[int, ...] = ()  # the sources that were run
 
     def after(self, source: int, score: float) -> "Belief":
@@ -45,7 +40,7 @@ class Belief:
             covariance=self.covariance - np.outer(gain, along), seen=(*self.seen, source),
         )  # fmt: skip
 
-    @property
+    @cached_property
     def spread(self) -> Array:
         """Standard deviations (S,)."""
         return np.sqrt(np.maximum(np.diagonal(self.covariance), 1e-18))
@@ -64,6 +59,7 @@ class Belief:
         density = np.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
         return self.spread * (ahead * ndtr(ahead) + density)
 
+    @cached_property
     def samples(self) -> Array:
         """(SAMPLES, S) of what the sources may score, their tails as heavy as `reach` finds."""
         rng, mean = np.random.default_rng(0), np.zeros(len(self.mean))
@@ -73,28 +69,22 @@ class Belief:
         wide[:, list(self.seen)] = 1.0  # a run is off by its noise alone
         return self.mean + wide * drawn
 
-    def next_run(self, left: Sequence[int], seconds: Array | None = None) -> int:
-        """The source of the largest expected improvement on the best run; at first, the best mean.
-
-        With the seconds (S,) that each would take, the largest expected improvement per second.
-        """
-        worth = self.improvement() if self.seen or seconds is not None else self.mean
-        worth = worth if seconds is None else worth / seconds
-        return max(left, key=lambda s: (worth[s], self.mean[s]))
-
     def replay(
-        self, left: Sequence[int], runs: int, scores: Array | None = None,
-        seconds: Array | None = None,
-    ) -> Iterator["Belief"]:  # fmt: skip
+        self, left: Sequence[int], runs: int, scores: Array | None = None
+    ) -> Iterator["Belief"]:
         """What it becomes by each of so many runs, each chosen by those before.
 
-        Their scores (S,), where they are known; else each is as expected.
+        That is the largest expected improvement on the best run, per second where these count; at
+        first else the best mean. Scores (S,) are those given, or each is as expected.
         """
         found, left = self, list(left)
         for _ in range(min(runs, len(left))):
-            source = found.next_run(left, seconds)
+            mean, seconds = found.mean, found.seconds
+            worth = mean if seconds is None and not found.seen else found.improvement()
+            worth = worth if seconds is None else worth / seconds
+            source = max(left, key=lambda s: (worth[s], mean[s]))
             left.remove(source)
-            found = found.after(source, float((found.mean if scores is None else scores)[source]))
+            found = found.after(source, float((mean if scores is None else scores)[source]))
             yield found
 
     def reach(self) -> tuple[float, float]:

@@ -13,24 +13,22 @@ from benchmark.errors import BenchError
 from benchmark.stats import Array, Estimate
 from reports import render
 from reports.recommend.belief import Belief
-from reports.recommend.matrix import Matrix, of_files, published
+from reports.recommend.matrix import MEDMNIST, Matrix, of_files
 from reports.recommend.prior import TooFew, learn, usable
 from reports.render import Column, Table
 
 STUDY = "MedMNIST study (arXiv:2412.20172)"
 EVALUATION = (
-    "One target left out at a time, nothing of it used but the runs chosen. hit@k: the best source "
-    "is among the first k. Regret k: best minus best tried after k runs, in units of best minus "
-    "median, 2 at most. inside: of the scores not run after 3, in their 95 % intervals. Intervals "
-    "resample targets. known: what of the other targets was to learn from; short lists are the "
-    "best quarter of a target's sources, as people publish."
+    "One target left out at a time, nothing of it used but the runs chosen. Regret k: best minus "
+    "best tried after k runs, in units of best minus median, 2 at most. inside: of the scores not "
+    "run after 3, in their 95 % intervals. Intervals resample targets. known: what of the other "
+    "targets was to learn from; short lists are the best quarter of a target's sources, as people "
+    "publish."
 )
 RUNS = 6  # that an order is judged by
 DRAWS = 2000  # of targets; of orders, where some are equal
-METRICS = {
-    "tau": "weighted τ", "hit1": "hit@1", "hit3": "hit@3",
-    **{f"regret{k}": f"regret {k}" for k in range(1, RUNS + 1)}, "inside": "inside",
-}  # fmt: skip
+REGRETS = {f"regret{k}": f"regret {k}" for k in range(1, RUNS + 1)}  # less is better
+METRICS = {"tau": "weighted τ", **REGRETS, "inside": "inside"}
 OURS, BARE, STATIC = "recommend", "recommend without distances", "static"
 BLOCKS = 20  # of targets that are left out together, where there are more
 #: How little may be known: a share of the pairs, a few targets, or short lists, as people publish,
@@ -88,14 +86,14 @@ def thinned(scores: Array, share: float, hidden: list[int], rng: np.random.Gener
 
 def _plain(matrix: Matrix, target: int) -> dict[str, Array]:
     """What the plain rules go by (S,), more being better."""
+    near = zip(matrix.methods, matrix.near[:, :, target], strict=True)
     return {
         STATIC: stats.places_elsewhere(matrix.scores)[:, target],
         "imagenet first": np.array([float(source == "imagenet") for source in matrix.sources]),
         "log size": np.log(matrix.images),
         "random": np.zeros(len(matrix.sources)),
-        **{f"distance {name}": near[:, target]
-           for name, near in zip(matrix.methods, matrix.near, strict=True)},
-    }  # fmt: skip
+        **{f"distance {name}": values for name, values in near},
+    }
 
 
 def _learnt(truth: Array, belief: Belief) -> list[float]:
@@ -122,60 +120,49 @@ def _fixed(truth: Array, score: Array) -> list[float]:
 def _numbers(truth: Array, score: Array, orders: NDArray[np.intp]) -> list[float]:
     """What METRICS names, of a ranking and the orders in which sources would be run, on average."""
     best, span = np.nanmax(truth), np.nanmax(truth) - np.nanmedian(truth)
-    tried = np.fmax.accumulate(truth[orders[:, :RUNS]], axis=1)
-    tried = np.pad(tried, ((0, 0), (0, RUNS - tried.shape[1])), mode="edge")
-    hits = (tried == best).mean(axis=0)
-    regrets = np.clip((best - tried.mean(axis=0)) / (span or math.nan), 0.0, 2.0)
+    tried = np.fmax.accumulate(truth[orders[:, :RUNS]], axis=1).mean(axis=0)
+    regrets = np.clip((best - tried) / (span or math.nan), 0.0, 2.0)
+    regrets = np.pad(regrets, (0, RUNS - len(regrets)), mode="edge")
     # A random order agrees as often as not: its weighted tau is 0 on average.
     tau = stats.weighted_tau_by_target(score, truth, ["" for _ in truth])[""]
-    return [float(np.nan_to_num(tau)), hits[0], hits[2], *regrets.tolist(), math.nan]
+    return [float(np.nan_to_num(tau)), *regrets.tolist(), math.nan]
 
 
 def mean(values: Array) -> Estimate:
-    """The mean of what is defined, with an interval that resamples targets."""
+    """The mean of what is defined, with an interval that resamples targets; one tells of none."""
     known = values[np.isfinite(values)]
-    if len(known) < 2:  # nothing is known of the next
-        value = float(known[0]) if len(known) else math.nan
-        return Estimate(value, math.nan, math.nan, len(known))
-    picks = np.random.default_rng(0).integers(len(known), size=(DRAWS, len(known)))
-    return Estimate(float(known.mean()), *stats.interval(known[picks].mean(axis=1)), len(known))
+    count = len(known)
+    picks = np.random.default_rng(0).integers(max(count, 1), size=(DRAWS, count))
+    low, high = stats.interval(known[picks].mean(axis=1)) if count > 1 else (math.nan, math.nan)
+    return Estimate(float(known.mean()) if count else math.nan, low, high, count)
 
 
 def summary(numbers: Array) -> dict[str, Estimate]:
     """The mean of each metric."""
-    return {name: mean(column) for name, column in zip(METRICS, numbers.T, strict=True)}
+    return dict(zip(METRICS, map(mean, numbers.T), strict=True))
 
 
 def verdict(found: Trials) -> list[str]:
-    """Where the recommendation beats the best other rule and where it does not, said by itself;
-    and how often its intervals were right."""
-    mine = found[OURS].T
-    words: dict[str, list[str]] = {"worse than": [], "better than": [], "as good as": []}
-    for at, (name, title) in enumerate(METRICS.items()):
-        turn = -1 if name.startswith("regret") else 1
-        others = {rule: numbers[:, at] for rule, numbers in found.items() if rule != OURS}
-        others = {rule: one for rule, one in others.items() if np.isfinite(one).any()}
-        # On the targets that all rules have, else the one that is judged on the easy ones wins.
-        both = np.isfinite([mine[at], *others.values()]).all(axis=0)
-        if not others or both.sum() < 2:  # one target says nothing of the next
+    """The recommendation against the best other rule of each number, on the targets that all rules
+    have, else the one that is judged on the easy ones wins; and how often its intervals were right.
+    """
+    words = []
+    for name, *columns in zip(METRICS, *(part.T for part in found.values()), strict=True):
+        turn = -1 if name in REGRETS else 1
+        numbers = {r: turn * n for r, n in zip(found, columns, strict=True) if np.isfinite(n).any()}
+        both = np.isfinite([*numbers.values()]).all(axis=0)
+        if len(numbers) < 2 or both.sum() < 2:  # one target says nothing of the next
             continue
-        best = max(others, key=lambda rule: turn * others[rule][both].mean())
-        gap = mean(mine[at, both] - others[best][both])
-        if abs(gap.value) < 1e-12:
-            words["as good as"].append(title)
-            continue
-        clear = "" if gap.low > 0 or gap.high < 0 else ", not told from 0"
-        words["better than" if turn * gap.value > 0 else "worse than"].append(
-            f"{title} {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]{clear} against {best}"
-        )
-    lines = [
-        f"The recommendation is {place} the best other rule in: {'; '.join(said)}."
-        for place, said in words.items()
-        if said
-    ]
-    inside = render.said(mean(mine[-1]), ".0%")
+        mine = numbers.pop(OURS)
+        best = max(numbers, key=lambda rule: numbers[rule][both].mean())
+        gap = mean(turn * (mine - numbers[best])[both])
+        ahead = "better" if min(turn * gap.low, turn * gap.high) > 0 else "worse"
+        told = f"{ahead} than" if gap.low > 0 or gap.high < 0 else "not told from"
+        words.append(f"{METRICS[name]} {render.interval(gap, sign=True)} ({told} {best})")
+    inside = render.said(mean(found[OURS][:, -1]), ".0%")
     held = f"After 3 runs, its 95 % intervals held {inside} of the scores that were not run."
-    return [*lines, held] if inside != "–" else lines
+    against = f"The recommendation against the best other rule: {'; '.join(words)}."
+    return [against] * bool(words) + [held] * (inside != "–")
 
 
 def trust(known: Matrix) -> list[str]:
@@ -196,32 +183,31 @@ def show(
     render.check(format)
     if results is None and distances is not None:
         raise BenchError("--distances needs the scores that go with them.", "Add --results FILE.")
-    known = published() if results is None else of_files(results, distances)
-    name = STUDY if results is None else results.name
+    known = of_files(results or MEDMNIST, distances)
+    name = results.name if results else STUDY
     found = trials(known)
     lines = verdict(found)
     if known.methods:
         bare = trials(replace(known, near=known.near[:0], methods=()))[OURS]
         found = {OURS: found.pop(OURS), BARE: bare, **found}
-    rows = [("all", rule, summary(numbers)) for rule, numbers in found.items()]
+    settings = {"all": found}
     for setting, share in SETTINGS.items():
         little = trials(known, share, repeats=REPEATS)
-        rows += [(setting, rule, summary(little[rule])) for rule in (OURS, STATIC) if little]
-    fields = [
-        {"known": setting, "rule": rule, "metric": metric, **render.numbers(value),
-         "targets": value.n}
-        for setting, rule, numbers in rows
-        for metric, value in numbers.items()
-    ]  # fmt: skip
-    columns = [
-        Column("known", lambda row: row[0], words=True),
-        Column("rule", lambda row: row[1], words=True),
-        Column("targets", lambda row: row[2]["tau"].n),
-        *(Column(t, lambda row, k=k: row[2][k], ".2f") for k, t in METRICS.items()),
+        settings[setting] = {rule: little[rule] for rule in (OURS, STATIC) if little}
+    rows = [
+        {"known": setting, "rule": rule, **summary(numbers)}
+        for setting, rules in settings.items()
+        for rule, numbers in rules.items()
     ]
-    table = Table(
-        f"Leave one target out · {name} · {len(known.sources)} sources", columns, rows,
-        lambda row: "bold" if row[1].startswith(OURS) else "", lines,
+    columns = [
+        Column("known", "known", field="known", words=True),
+        Column("rule", "rule", field="rule", words=True),
+        Column("targets", "tau.n", field="targets"),
+        *(Column(title, metric, ".2f", f"{metric}_*") for metric, title in METRICS.items()),
+    ]
+    title = f"Leave one target out · {name} · {len(known.sources)} sources"
+    table = Table(title, columns, rows, lambda row: "bold" * row["rule"].startswith(OURS), lines)
+    return render.write(
+        format, [table], EVALUATION,
+        json=lambda rows: {"results": name, "rules": rows, "verdict": lines},
     )  # fmt: skip
-    said = {"results": name, "rules": fields, "verdict": lines}
-    return render.write(format, [table], EVALUATION, fields=fields, json=lambda _: said)

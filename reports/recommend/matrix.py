@@ -22,10 +22,11 @@ from reports.leaderboard.board import higher_is_better
 from reports.leaderboard.gains import Place
 from reports.leaderboard.rows import Row, paired
 
-PUBLISHED = Path(__file__).parent.parent / "published"
+#: The MedMNIST study (arXiv:2412.20172): 15 sources, 12 targets and eight published scores.
+MEDMNIST = Path(__file__).parent.parent / "published" / "medmnist_scores.csv"
+NEAR = "near:"  # begins the names of columns that tell nearness
 Pairs = Mapping[tuple[str, str], float]  # of (source, target)
-Runs = dict[Place, dict[tuple[str, str], tuple[float, float, float]]]
-Left = dict[Place, list[gains.Left]]
+Run = tuple[float, float, float]  # score, its standard error, seconds
 
 
 @dataclass(frozen=True)
@@ -50,30 +51,29 @@ def build(
     errors: Pairs | None = None,
     seconds: Mapping[str, float] | None = None,
     sources: Iterable[str] = (),
-    also: Iterable[str] = (),
+    targets: Iterable[str] = (),
 ) -> Matrix:
-    """From scores by (source, target); `sources` and `also` name those without any score.
+    """From scores by (source, target); `sources` and `targets` name those without any score.
 
     No target foretells itself, neither by its score nor by being nearest to itself.
     """
-    sources = tuple(sorted({*(source for source, _ in scores), *sources}))
-    targets = tuple(sorted({*(target for _, target in scores), *also}))
+    rows = tuple(sorted({*(source for source, _ in scores), *sources}))
+    columns = tuple(sorted({*(target for _, target in scores), *targets}))
 
     def table(values: Pairs) -> Array:
-        return np.array([[values.get((s, t), np.nan) for t in targets] for s in sources])
+        found = [
+            math.nan if s == t else values.get((s, t), math.nan) for s in rows for t in columns
+        ]
+        return np.reshape(found, (len(rows), len(columns)))
 
     def column(values: Mapping[str, float]) -> Array:
-        return np.array([values.get(source) or np.nan for source in sources])
+        return np.array([values.get(source) or math.nan for source in rows])
 
-    # A published matrix may name a thousand sources: only those that could be ours are looked up.
-    ours = {n for k in ("source", "target") for n in (*registry.names(k), *registry.plugins(k))}
-    look = {s: images_of(s) for s in {*sources} - {*(images or ())} if s.partition(":")[0] in ours}
-    itself = {(name, name): math.nan for name in sources}
-    parts = {name: table({**part, **itself}) for name, part in (near or {}).items()}
+    parts = {name: table(part) for name, part in (near or {}).items()}
     parts = {name: part for name, part in parts.items() if np.isfinite(part).any()}
     return Matrix(
-        sources, targets, table({**scores, **itself}), column({**look, **(images or {})}),
-        np.array([*parts.values()]).reshape(-1, len(sources), len(targets)), tuple(parts),
+        rows, columns, table(scores), column(images or {}),
+        np.reshape([*parts.values()], (-1, len(rows), len(columns))), tuple(parts),
         table(errors or {}), column(seconds or {}),
     )  # fmt: skip
 
@@ -117,22 +117,24 @@ def of_store(
     }
     found = runs.get(place, {})
     reached = {s for pairs in near.values() for s, t in pairs if t == target and s != target}
-    kept = {*(source for source, _ in found), *reached, *sources}
+    kept = set(sources) or {source for source, _ in found} | reached
     kept = kept or {s for s in registry.names("source") if images_of(s) > 0 and _at_hand(s)}
-    kept &= set(sources or kept)
     found = {pair: run for pair, run in found.items() if pair[0] in kept}
+    scores, errors, took = ({pair: run[i] for pair, run in found.items()} for i in range(3))
+    images = {source: images_of(source) for source in kept} | added.seen(store)
+    known = build(
+        scores, images=images, errors=errors, near=near, sources=kept,
+        seconds=_seconds(store, place.arch, kept, took, target), targets=[target] if target else (),
+    )  # fmt: skip
     notes += gains.told(left[place])
     notes += [f"Not used, for it is not comparable: {' '.join(o[:3])}." for o in runs if o != place]
-    scores, errors, took = ({pair: run[i] for pair, run in found.items()} for i in range(3))
-    known = build(
-        scores, images=added.seen(store), errors=errors, near=near, sources=kept,
-        seconds=_seconds(store, place.arch, kept, took, target), also=(target,) if target else (),
-    )  # fmt: skip
     return place, known, notes
 
 
-def _runs(store: Store, fusion: str, where: Mapping[str, Sequence[str]]) -> tuple[Runs, Left]:
-    """Score, error and seconds of the whole rows by place; and what was left out of each."""
+def _runs(
+    store: Store, fusion: str, where: Mapping[str, Sequence[str]]
+) -> tuple[dict[Place, dict[tuple[str, str], Run]], dict[Place, list[gains.Left]]]:
+    """The whole rows by place; and what was left out of each."""
     runs, left = defaultdict(dict), defaultdict(list)
     some = any(store.keys("run"))
     boards = leaderboard.boards(store, fusions=(fusion,), **where) if some else ()
@@ -168,47 +170,34 @@ def _seconds(
             if one.status == "ok" and one.spec.arch == arch}  # fmt: skip
     here = [seconds for (_, t), seconds in took.items() if t == target]
     run = float(np.mean(here or [*took.values()] or [math.nan]))
-    pretrained = float(np.mean([*made.values()] or [0.0]))
+    more = float(np.mean([*made.values()] or [0.0]))
     ready = {s for s in sources if s in made or s == "none" or not _at_hand(s)}
-    return {s: run if s in ready else run + pretrained for s in sources}
+    return {s: run if s in ready else run + more for s in sources}
 
 
 def of_files(results: Path, distances: Path | None = None) -> Matrix:
     """From a CSV of source, target, score (optional: images, of the source), higher is better.
 
-    `distances`: source, target, distance, and optionally method and more_is_near (1 or 0). A pair
-    that was not run has no row, or an empty score. A folder is taken for a store.
+    Its columns `near:NAME` say how near the two are, more being nearer. `distances`: source,
+    target, distance, and optionally method and more_is_near (1 or 0). A pair that was not run has
+    no row, or an empty score. A folder is taken for a store.
     """
     if results.is_dir() and distances is None:
         return of_store(Store(results))[1]
-    rows = _read(results, "score")
+    rows = read_table(results, need=("source", "target", "score"))
     scores = {_pair(row): _number(row, "score", results) for row in rows}
     if len(scores) < len(rows):
         raise BenchError(f"{results} has a pair twice.", "Average its scores into one row.")
     images = {r["source"]: _number(r, "images", results) for r in rows if r.get("images")}
-    near = defaultdict(dict)
-    for row in _read(distances, "distance") if distances else ():
+    near = defaultdict[str, dict[tuple[str, str], float]](dict)
+    for name in (name for row in rows[:1] for name in row if name.startswith(NEAR)):
+        near[name.removeprefix(NEAR)] = {_pair(r): _number(r, name, results) for r in rows}
+    need = ("source", "target", "distance")
+    for row in read_table(distances, need=need) if distances else ():
         sign = 1 if row.get("more_is_near", "").strip().lower() in ("1", "true", "yes") else -1
         value = sign * _number(row, "distance", distances)
         near[row.get("method") or "distance"][_pair(row)] = value
     return build(scores, images=images, near=near)
-
-
-def published() -> Matrix:
-    """The MedMNIST study (arXiv:2412.20172): 15 sources, 12 targets and eight published scores."""
-    path = PUBLISHED / "medmnist_scores.csv"
-    rows = _read(path, "auc")
-    sizes = of_files(PUBLISHED / "medmnist_matrix.csv")
-    images = dict(zip(sizes.sources, sizes.images.tolist(), strict=True))
-    scores, *near = ({_pair(r): _number(r, n, path) for r in rows} for n in list(rows[0])[2:])
-    return build(scores, images=images, near=dict(zip(list(rows[0])[3:], near, strict=True)))
-
-
-def _read(path: Path, value: str) -> list[dict[str, str]]:
-    rows = read_table(path, need=("source", "target", value))
-    if not rows:
-        raise BenchError(f"{path} has no rows.", f"Give rows of source, target, {value}.")
-    return rows
 
 
 def _pair(row: Mapping[str, str]) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmark.errors import BenchError
 from benchmark.stats import Array, places
-from reports.recommend.belief import Belief, Evidence
+from reports.recommend.belief import Belief
 from reports.recommend.matrix import Matrix
 
 Mask = NDArray[np.bool_]
@@ -66,7 +66,7 @@ def learn(matrix: Matrix, hidden: Sequence[int]) -> list[Belief]:
     heights = np.ma.array(scores - scales * fitted[:, :count], mask=~known).mean(axis=0).data
     # As Student's t of the runs that a source has elsewhere, one taken for its level.
     least = float(student.ppf(0.975, max(known.sum() / len(known) - 1, 2)))
-    evidence = Evidence(count, dict(zip(matrix.methods, slopes.tolist(), strict=True)))
+    weights = dict(zip(matrix.methods, slopes.tolist(), strict=True))
 
     def belief(k: int, peers: Sequence[tuple[Belief, Array]] = ()) -> Belief:
         rest = np.arange(count) != k
@@ -74,7 +74,7 @@ def learn(matrix: Matrix, hidden: Sequence[int]) -> list[Belief]:
         return Belief(
             heights[rest].mean() + scale * fitted[:, k],
             scale**2 * covariances[k] + heights.var(ddof=1),
-            np.nan_to_num(matrix.errors[:, everyone[k]]) ** 2, least, evidence, peers,
+            np.nan_to_num(matrix.errors[:, everyone[k]]) ** 2, least, count, weights, peers,
         )  # fmt: skip
 
     peers = [(belief(k), scores[:, k]) for k in range(0, count, -(-count // PEERS))]

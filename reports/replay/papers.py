@@ -115,11 +115,11 @@ def _medmnist() -> list[Section]:
     pairs, published = read("medmnist_scores"), read("medmnist_tau")
     source, target = ([pair[side] for pair in pairs] for side in ("source", "target"))
     column = {
-        name: np.array([float(pair[name] or "nan") for pair in pairs])
+        name.removeprefix("near:"): np.array([float(pair[name] or "nan") for pair in pairs])
         for name in pairs[0] if name not in ("source", "target")
     }  # fmt: skip
     column["lpfu"] = _scaled(column["lp"], target) * _scaled(column["fu"], target)
-    gain = np.where(np.array(source) == np.array(target), np.nan, column["auc"])
+    gain = np.where(np.array(source) == np.array(target), np.nan, column["score"])
     rows, means = [], []
     for name in (name for name in published[0] if name != "target"):
         taus = stats.weighted_tau_by_target(column[name], gain, target)
