@@ -121,8 +121,8 @@ def recommend(
         plan = [then.seen[-1] for then in found.replay(left, budget)]
         shown = ", ".join(f"{name} {weight:+.2f}" for name, weight in found.weights.items())
         moved = f", moved by nearness (normal scores for a standard deviation): {shown}"
-        note = f"Learnt from {found.targets} other targets: each source's level on them"
-        note += f"{moved * bool(shown)}."
+        moved = f"each source's level on them{moved if shown else ''}"
+        note = f"Learnt from {found.targets} other targets: {moved}."
         more = {"targets": found.targets, "weights": found.weights}
         if seen:
             top = max(seen, key=lambda s: found.mean[s])

@@ -155,7 +155,7 @@ def verdict(found: Trials) -> list[str]:
             continue
         mine = numbers.pop(OURS)
         best = max(numbers, key=lambda rule: numbers[rule][both].mean())
-        gap = mean(turn * (mine - numbers[best])[both])
+        gap = mean(np.round(turn * (mine - numbers[best])[both], 9) + 0.0)  # no −0
         ahead = "better" if min(turn * gap.low, turn * gap.high) > 0 else "worse"
         told = f"{ahead} than" if gap.low > 0 or gap.high < 0 else "not told from"
         words.append(f"{METRICS[name]} {render.interval(gap, sign=True)} ({told} {best})")

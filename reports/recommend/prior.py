@@ -4,8 +4,8 @@
   target are fitted together, for in a short list of good sources even the worst is good.
 - A source's level is a random effect over targets, shrunk by the variance between sources and that
   within them towards what its size has one expect; what remains unknown of it stays in the belief.
-- Nearness moves it through a ridge, each target left out in turn; its penalty is averaged over a
-  Bayesian bootstrap of the targets instead of picked. Targets that are near speak louder.
+- Nearness moves it through a ridge, whose penalty is the best with each target left out in turn.
+  Targets that are near speak louder.
 - How sources go together over targets is a covariance shrunk by Ledoit and Wolf's formula.
 
 No constant was set to suit some results; nothing of the target's own scores is used.
@@ -23,7 +23,7 @@ from reports.recommend.matrix import Matrix
 
 Mask = NDArray[np.bool_]
 PENALTIES: Array = np.append(np.logspace(-1, 4, 16), 1e12)  # from next to none to no slope at all
-DRAWS, PEERS = 200, 15  # bounds on the work: of the bootstrap, of peers
+PEERS = 15  # a bound on the work
 TINY = 1e-9
 
 
@@ -59,10 +59,7 @@ def learn(matrix: Matrix, hidden: Sequence[int]) -> list[Belief]:
     # Pairs that were not run are 0 in it.
     together = ledoit_wolf(rest.T, assume_centered=True)[0] / known.mean()
     covariances = together + doubts + TINY * np.eye(len(known))
-    scales = np.array([
-        _scale(scores[run, j], fitted[run, j], covariances[j][np.ix_(run, run)])
-        for j, run in enumerate(known.T)
-    ])  # fmt: skip
+    scales = _scales(scores, fitted[:, :count], covariances[:count], known)
     heights = np.ma.array(scores - scales * fitted[:, :count], mask=~known).mean(axis=0).data
     # As Student's t of the runs that a source has elsewhere, one taken for its level.
     least = float(student.ppf(0.975, max(known.sum() / len(known) - 1, 2)))
@@ -100,14 +97,15 @@ def _centred(values: Array, known: Mask) -> Array:
     return (some - some.mean(axis=0)).filled(0.0)
 
 
-def _scale(scores: Array, fitted: Array, covariance: Array) -> float:
+def _scales(scores: Array, fitted: Array, covariances: Array, known: Mask) -> Array:
     """The score of one unit: what was run is spread as far as is expected of just these sources.
 
     A short list of the best is not as far apart as all would be.
     """
-    centre = np.eye(len(scores)) - 1 / len(scores)
-    expected = fitted @ centre @ fitted + np.trace(centre @ covariance)
-    return float(np.sqrt(scores @ centre @ scores / expected))
+    shares = (known / known.sum(axis=0)).T
+    apart = np.diagonal(covariances, axis1=1, axis2=2) - (covariances @ shares[..., None])[..., 0]
+    found, expected = ((_centred(part, known) ** 2).sum(axis=0) for part in (scores, fitted))
+    return np.sqrt(found / (expected + (apart * known.T).sum(axis=1)))
 
 
 def _levels(normal: Array, known: Mask, size: Array, voices: Array) -> tuple[Array, Array]:
@@ -149,7 +147,7 @@ def _voices(near: Array) -> Array:
 
 def _slopes(near: Array, left: Array, known: Mask) -> Array:
     """What a unit of each nearness is worth (M,)."""
-    count, each = known.shape[1], np.eye(near.shape[2])
+    each = np.eye(near.shape[2])
     near = np.where(known[..., None], near, 0.0)
     grams = np.einsum("sjm,sjn->jmn", near, near)
     sums = np.einsum("sjm,sj->jm", near, left)
@@ -160,7 +158,5 @@ def _slopes(near: Array, left: Array, known: Mask) -> Array:
 
     held = solved(grams.sum(0) - grams, sums.sum(0) - sums, PENALTIES[:, None])
     errors = np.einsum("pjm,jmn,pjn->pj", held, grams, held) - 2 * (held * sums).sum(axis=-1)
-    shares = np.random.default_rng(0).dirichlet(np.ones(count), DRAWS)
-    best = PENALTIES[(errors / known.sum(axis=0) @ shares.T).argmin(axis=0)]
-    drawn = solved(np.tensordot(count * shares, grams, 1), count * shares @ sums, best)
-    return drawn.mean(axis=0)
+    best = (errors / known.sum(axis=0)).sum(axis=1).argmin()
+    return solved(grams.sum(0), sums.sum(0), PENALTIES[best])

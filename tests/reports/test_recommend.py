@@ -218,11 +218,19 @@ def test_intervals_hold_what_they_promise(short: bool):
 
 
 def test_a_scale_learnt_from_the_best_alone_is_that_of_all():
-    rng = np.random.default_rng(0)
-    scores = np.linspace(1, 0, 40) + 0.01 * rng.normal(size=40)
-    fitted = np.linspace(1.7, -1.7, 40)
-    whole, short = (prior._scale(scores[:n], fitted[:n], 1e-4 * np.eye(n)) for n in (40, 10))
+    rng, known = np.random.default_rng(0), np.ones((40, 2), bool)
+    known[10:, 1] = False
+    scores = np.where(
+        known, np.linspace(1, 0, 40)[:, None] + 0.01 * rng.normal(size=(40, 1)), np.nan
+    )
+    fitted = np.linspace([1.7, 1.7], [-1.7, -1.7], 40)
+    whole, short = prior._scales(scores, fitted, np.stack([1e-4 * np.eye(40)] * 2), known)
     assert short == pytest.approx(whole, rel=0.1)
+    # By hand: squares sum to 0.5, and 2 - 3 / 2 is expected of two that share a half.
+    together = np.array([[[1.0, 0.5], [0.5, 1.0]]])
+    pair = np.array([[1.0], [0.0]])
+    found = prior._scales(pair, np.zeros((2, 1)), together, np.ones((2, 1), bool))
+    assert found == pytest.approx([1.0])
 
 
 # --- evaluation ---------------------------------------------------------------------------------

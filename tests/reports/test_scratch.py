@@ -103,7 +103,7 @@ def test_a_page_of_frozen_rows_does_not_speak_of_scratch(frozen: Store, tmp_path
         assert not re.search("scratch", text, re.IGNORECASE)
     shown = (
         leaderboard.show(frozen),
-        recommendations.text(recommendations.advise(frozen, "isic")),
+        recommendations.text(recommendations.advise(frozen, "isic", {})),
         compare.show(frozen, "dtd", "none"),
     )
     assert [("random features" in text, "scratch" in text) for text in shown] == [(True, False)] * 3
