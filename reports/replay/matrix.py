@@ -57,9 +57,9 @@ STUDY = Setting("resnet18", "finetune", 224, "224", EACH)
 def sections(store: Store | None) -> Iterator[Section]:
     """Each published AUC with ours, and whether both put the sources in the same order."""
     known = {
-        (line["source"], line["target"]): float(line["auc"])
+        (line["source"], line["target"]): float(line["score"])
         for line in read("medmnist_scores")
-        if line["auc"]
+        if line["score"]
     }
     found, left = _own(store, known) if store else ({}, [])
     setting = max(

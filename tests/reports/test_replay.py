@@ -246,7 +246,7 @@ SETS = ("blood", "breast", "derma", "organa", "path", "pneumonia", "retina")
 
 def published() -> dict[tuple[str, str], float]:
     lines = papers.read("medmnist_scores")
-    return {(line["source"], line["target"]): float(line["auc"] or "nan") for line in lines}
+    return {(line["source"], line["target"]): float(line["score"] or "nan") for line in lines}
 
 
 def own_pairs(
