@@ -173,34 +173,25 @@ def test_predict_names_every_label_that_is_likelier_than_not(found, runtime, tmp
     assert len({len(names) for names in likely}) > 1, "some have none or several"
 
 
-def test_explain_draws_what_it_can(found, runtime, tmp_path, monkeypatch):
-    monkeypatch.setattr(explain, "SHUFFLES", 1)
-    store = Store(runtime.store)
-    made = explain.explain(
-        store, found["concat", "frozen", ""].key, runtime, out=tmp_path, images=2
-    )
-    names = {path.stem for path in made.files}
-    assert names == {"maps", "weights", "importance", "classes", "gains"}
-    numbers = json.loads((tmp_path / "explain.json").read_text())
-    assert set(numbers["weights"]) == {f"for {name}" for name in ("north", "east", "south", "rare")}
-    apart = [found[arm, "frozen", ""].metrics["auroc"].value for arm in ("concat", "none")]
-    gain = numbers["gains"]["AUROC"]["value"]
-    assert gain == pytest.approx(apart[0] - apart[1], abs=0.01)
-
-
-def test_pictures_of_many_labels_show_some_and_say_so(found, runtime, tmp_path, monkeypatch):
+def test_explain_draws_what_it_can_and_some_of_many_labels(found, runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(explain, "SHUFFLES", 1)
     monkeypatch.setattr(record_gain, "MOST", 2)
-    outcome = found["concat", "frozen", ""]
+    store, outcome = Store(runtime.store), found["concat", "frozen", ""]
     how = {"out": tmp_path, "images": 1, "figures": True}
-    explain.explain(Store(runtime.store), outcome.key, runtime, **how)
-    drawn = {name: (tmp_path / f"{name}.svg").read_text() for name in ("weights", "classes")}
-    drawn["image_weights"] = (tmp_path / "image_weights.svg").read_text()
-    for name, text in drawn.items():
+    made = explain.explain(store, outcome.key, runtime, **how)
+    names = {path.stem for path in made.files}
+    by_label = {"weights", "image_weights", "record_weights", "classes"}
+    assert names == {"maps", "importance", "gains", *by_label}
+    for name in by_label:
+        text = (tmp_path / f"{name}.svg").read_text()
         assert "2 of 4 classes: those that the run gives most probability" in text, name
         assert sum(f"{label} -->" in text for label in outcome.classes) == 2, name
     numbers = json.loads((tmp_path / "explain.json").read_text())
-    assert len(numbers["weights"]) == len(numbers["classes"]["delong"]) == 4
+    assert set(numbers["weights"]) == {f"for {name}" for name in ("north", "east", "south", "rare")}
+    assert len(numbers["classes"]["delong"]) == 4
+    apart = [found[arm, "frozen", ""].metrics["auroc"].value for arm in ("concat", "none")]
+    gain = numbers["gains"]["AUROC"]["value"]
+    assert gain == pytest.approx(apart[0] - apart[1], abs=0.01)
 
 
 def test_the_board_and_a_comparison_go_label_by_label(found, runtime):
