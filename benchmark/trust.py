@@ -49,7 +49,8 @@ NUMBERS = ("key", "spec", "versions", "status", "metrics", "classes", "per_class
            "subgroups", "subgroup_sizes", "joules")  # fmt: skip
 FACTS = {"train", "val", "test", "test_groups", "siblings", "overlap", "folds", "source_images",
          "target_images", "trained", "parameters", "multilabel"}  # fmt: skip
-DIGESTS = {"digest", "source_digest", "target_digest"}
+#: Those that are one word: digests, and what of a target is never parted (patient, lesion, …).
+WORDS = {"digest", "source_digest", "target_digest", "unit"}
 MACHINE = {"device", "python", "torch", "numpy", "system"}
 WORD = re.compile(r"\w{0,40}", re.ASCII)
 #: Text without a path: a slash stands only inside a word, as some devices have it in their names.
@@ -136,7 +137,7 @@ def public(outcome: Outcome) -> Outcome:
         data={
             name: value
             for name, value in outcome.data.items()
-            if (name in DIGESTS and WORD.fullmatch(str(value)))
+            if (name in WORDS and WORD.fullmatch(str(value)))
             or (name in FACTS and (not isinstance(value, str) or not value))
         },
         environment={

@@ -31,6 +31,7 @@ from benchmark.spec import (
 )
 from benchmark.stats import Estimate
 from benchmark.store import Store
+from reports.leaderboard import table as leaderboard
 
 VERSIONS = {"core": "1", "target": "1", "fusion": "1", "source": "1", "protocol": "1"}
 FIXTURES = [HealthCheck.function_scoped_fixture]  # none of them is changed by the examples
@@ -284,7 +285,14 @@ def test_nothing_of_the_person_and_the_machine_goes_along(theirs: Store, tmp_pat
         a_run(),
         warnings=[f"{SECRET} is damaged"],
         chosen=f"added from {SECRET}",
-        data={"digest": SECRET, "test": 80, "overlap": SECRET, "hospital": "jane", "train": 9},
+        data={
+            "digest": SECRET,
+            "test": 80,
+            "overlap": SECRET,
+            "hospital": "jane",
+            "train": 9,
+            "unit": SECRET,
+        },
         environment={"device": f"cpu ({SECRET})", "host": "jane", "torch": "2.6.0+cpu"},
         history=[{"epoch": 1, SECRET: 0.5}],
         seconds={"train": 1.0, SECRET: 1.0},
@@ -301,6 +309,16 @@ def test_nothing_of_the_person_and_the_machine_goes_along(theirs: Store, tmp_pat
     assert there.data == {"test": 80, "train": 9}
     assert there.environment.keys() == {"torch", "imported"}
     assert there.history == [{"epoch": 1}] and there.seconds == {"train": 1.0}
+
+
+@pytest.mark.parametrize("unit", ["", "lesion"])
+def test_a_board_knows_of_a_bundle_what_was_resampled(unit: str, theirs: Store, tmp_path: Path):
+    store = Store(tmp_path / "here")
+    finish(store, a_run(), data={"test": 80, "unit": unit})
+    bundle.import_(theirs, bundle.export(store, tmp_path / "b.zip"))
+    said = [leaderboard.show(one, format="md") for one in (store, theirs)]
+    assert said[0] == said[1]
+    assert ("Patients unknown" in said[0]) == (unit == "")
 
 
 def test_what_a_maker_did_not_strip_is_stripped_here(theirs: Store, made: Path):
