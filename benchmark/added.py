@@ -38,7 +38,7 @@ def seen(store: Store) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for row in store.summaries("pretrain"):
-        outcome = store.outcome("pretrain", row.key, brief=True) if row.status == "ok" else None
+        outcome = store.outcome("pretrain", row.key, brief=True)  # of a bundle, without weights
         if outcome and (train := outcome.data.get("train")):
             found[row.spec.source] = max(float(train), found.get(row.spec.source, 0.0))
     return {**found, **images(store)}

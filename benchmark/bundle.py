@@ -27,6 +27,7 @@ from benchmark.spec import (
     Outcome,
     PretrainSpec,
     RunSpec,
+    Scalar,
     canonical,
 )
 from benchmark.store import Store
@@ -76,6 +77,7 @@ class _Content(NamedTuple):
     cell: Cell
     outcome: Outcome | None = None  # none of a pretraining
     arrays: dict[str, np.ndarray] | None = None  # of a run
+    train: int = 0  # images that a pretraining saw
 
 
 def export(
@@ -124,7 +126,7 @@ def import_(store: Store, bundle: Path) -> Imported:
         mark, found = hashlib.sha256(box.read(MANIFEST)).hexdigest()[:8], Imported()
         for place in places:
             try:
-                cell, outcome, arrays = _content(box, manifest, place)
+                cell, outcome, arrays, _ = _content(box, manifest, place)
                 trust.check_versions(cell)
                 if outcome is not None and arrays is not None:
                     trust.check_predictions(outcome, arrays, rounded=manifest.short)
@@ -158,7 +160,7 @@ def unpack(bundle: Path, root: Path) -> Store:
                 kind, _ = place.split("/")
                 read = {name: _read(box, manifest, f"{place}/{name}") for name in FILES[kind]}
                 if kind == "pretrain":
-                    _only_named(store, trust.pretraining(read["spec.json"]), NOTE)
+                    _only_named(store, *trust.pretraining(read["spec.json"]), NOTE)
                     continue
                 outcome = Outcome.model_validate_json(read["outcome.json"])
                 cell = Cell.of(outcome.spec, outcome.versions)
@@ -190,7 +192,8 @@ def _contents(store: Store, chosen: Sequence[Outcome], short: bool) -> Iterator[
     for key in sorted(pretrained):
         made = store.outcome("pretrain", key)
         if made is not None and not trust.place_in(made.spec):
-            facts = {"versions": made.versions, "spec": made.spec.model_dump(mode="json")}
+            facts = {"versions": made.versions, "spec": made.spec.model_dump(mode="json"),
+                     "train": made.data.get("train", 0)}  # fmt: skip
             yield f"pretrain/{key}/spec.json", canonical(facts).encode()
 
 
@@ -295,7 +298,8 @@ def _content(box: zipfile.ZipFile, manifest: Manifest, place: str) -> _Content:
         raise Unusable(f"it has no {lost[0]}")
     texts = {name: _read(box, manifest, f"{place}/{name}") for name in FILES[kind]}
     if kind == "pretrain":
-        content = _Content(trust.pretraining(texts["spec.json"]))
+        cell, train = trust.pretraining(texts["spec.json"])
+        content = _Content(cell, train=train)
     else:
         outcome = trust.outcome(texts["outcome.json"])
         if outcome.key != key:
@@ -316,7 +320,7 @@ def _merge(store: Store, content: _Content, note: str, found: Imported) -> None:
     ours = store.outcome(cell.spec.kind, cell.key)
     if outcome is None:
         if ours is None:
-            _only_named(store, cell, note)
+            _only_named(store, cell, content.train, note)
         return
     if ours is not None and ours.status == "ok":
         (found.same if _numbers(ours) == _numbers(outcome) else found.differs).append(place)
@@ -333,11 +337,12 @@ def _merge(store: Store, content: _Content, note: str, found: Imported) -> None:
     (found.added if ours is None else found.replaced).append(place)
 
 
-def _only_named(store: Store, cell: Cell, note: str) -> None:
+def _only_named(store: Store, cell: Cell, train: int, note: str) -> None:
     """A pretraining's recipe is known from now on; a plain run still makes the weights."""
     why = "Its weights did not come with the results; a run makes them."
     failure = Failure(kind="data_missing", message=why)
-    store.fail(cell, failure, environment={"imported": note})
+    data: dict[str, Scalar] = {"train": train} if train else {}
+    store.fail(cell, failure, environment={"imported": note}, data=data)
 
 
 def _numbers(outcome: Outcome) -> str:

@@ -30,7 +30,7 @@ from benchmark.stats import interval
 #: What a damaged or hostile file makes zipfile, numpy and the parsers raise.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OSError, MemoryError)
 #: The same of a parser.
-UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
+UNREADABLE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
 #: The predictions as the store keeps them, and how many axes each may have.
 ARRAYS = {
     "labels": ("<i4", (1, 2)), "scores": ("<f4", (2,)), "groups": ("<i4", (1,)),
@@ -92,11 +92,12 @@ def sound(value: Any) -> None:
         raise Unusable("it holds control characters")
 
 
-def pretraining(text: bytes) -> Cell:
-    """The cell of a pretraining from its spec and versions, or Unusable."""
+def pretraining(text: bytes) -> tuple[Cell, int]:
+    """The cell of a pretraining and how many images it saw (0: not told), or Unusable."""
     try:
         raw = json.loads(text)
-        return Cell.of(PretrainSpec.model_validate(raw["spec"]), dict(raw["versions"]))
+        cell = Cell.of(PretrainSpec.model_validate(raw["spec"]), dict(raw["versions"]))
+        return cell, max(int(raw.get("train", 0)), 0)
     except UNREADABLE as error:
         raise Unusable("its spec cannot be read") from error
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stores import ok
 
-from benchmark import bundle, metrics, trust
+from benchmark import added, bundle, metrics, trust
 from benchmark.errors import BenchError, DiskFull
 from benchmark.metrics.rates import guess_of
 from benchmark.spec import (
@@ -83,7 +83,7 @@ def ours(tmp_path: Path) -> Store:
     store.fail(a_run(2), Failure(kind="bug", message=SECRET, log_tail=SECRET))
     number = {"distance": Estimate(3.0, float("nan"), float("nan"), 0)}
     store.finish(APART, ok(APART, metrics=number))
-    store.finish(MADE, ok(MADE, chosen=f"added from {SECRET}"))
+    store.finish(MADE, ok(MADE, chosen=f"added from {SECRET}", data={"train": 90}))
     return store
 
 
@@ -251,6 +251,7 @@ def test_a_recipe_travels_without_weights_and_a_run_still_makes_them(theirs: Sto
     assert there.spec == MADE.spec
     assert there.failure.kind == "data_missing"  # which a plain run tries again
     assert "imported" in there.environment
+    assert added.seen(theirs) == {MADE.spec.source: 90}
 
 
 def test_pretrainings_of_our_own_stay(ours: Store, made: Path):
