@@ -115,14 +115,17 @@ def recommend(
     else:
         for source, score in seen.items():
             found = found.after(source, score)
-        if per_second and np.isfinite(known.seconds).all():
-            found = replace(found, seconds=known.seconds)
+        timed = known.seconds[np.isfinite(known.seconds)]
+        if per_second and len(timed):
+            found = replace(found, seconds=np.nan_to_num(known.seconds, nan=np.median(timed)))
         views = _views(found, sources, sign)
         plan = [then.seen[-1] for then in found.replay(left, budget)]
         shown = ", ".join(f"{name} {weight:+.2f}" for name, weight in found.weights.items())
         moved = f", moved by nearness (normal scores for a standard deviation): {shown}"
         moved = f"each source's level on them{moved if shown else ''}"
         note = f"Learnt from {found.targets} other targets: {moved}."
+        if per_second and not len(timed):
+            note += " Nothing is known of the time of a run, so it does not count."
         more = {"targets": found.targets, "weights": found.weights}
         if seen:
             top = max(seen, key=lambda s: found.mean[s])

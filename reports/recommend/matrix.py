@@ -157,9 +157,9 @@ def _errors(rows: Sequence[Row]) -> list[float]:
     """
     draws = [np.asarray(row.draws) for row in rows]
     if len(rows) < 2 or any(paired(row) != paired(rows[0]) for row in rows):
-        return [float(np.std(one)) for one in draws]
-    off = np.array(draws) - np.mean(draws, axis=0)
-    return (off.std(axis=1) * math.sqrt(len(rows) / (len(rows) - 1))).tolist()
+        return [float(np.nanstd(one)) for one in draws]
+    off = np.array(draws) - np.nanmean(draws, axis=0)
+    return (np.nanstd(off, axis=1) * math.sqrt(len(rows) / (len(rows) - 1))).tolist()
 
 
 def _seconds(

@@ -25,6 +25,7 @@ Mask = NDArray[np.bool_]
 PENALTIES: Array = np.append(np.logspace(-1, 4, 16), 1e12)  # from next to none to no slope at all
 PEERS = 15  # a bound on the work
 TINY = 1e-9
+GRAIN = 0.01  # variance of a normal score that no agreement takes away: it is known by a rank only
 
 
 class TooFew(BenchError):
@@ -58,7 +59,7 @@ def learn(matrix: Matrix, hidden: Sequence[int]) -> list[Belief]:
     rest = _centred(normal - fitted[:, :count], known)
     # Pairs that were not run are 0 in it.
     together = ledoit_wolf(rest.T, assume_centered=True)[0] / known.mean()
-    covariances = together + doubts + TINY * np.eye(len(known))
+    covariances = together + doubts + GRAIN * np.eye(len(known))
     scales = _scales(scores, fitted[:, :count], covariances[:count], known)
     heights = np.ma.array(scores - scales * fitted[:, :count], mask=~known).mean(axis=0).data
     # As Student's t of the runs that a source has elsewhere, one taken for its level.
@@ -71,7 +72,7 @@ def learn(matrix: Matrix, hidden: Sequence[int]) -> list[Belief]:
         return Belief(
             heights[rest].mean() + scale * fitted[:, k],
             scale**2 * covariances[k] + heights.var(ddof=1),
-            np.nan_to_num(matrix.errors[:, everyone[k]]) ** 2, least, count, weights, peers,
+            _noise(matrix.errors[:, everyone[k]]), least, count, weights, peers,
         )  # fmt: skip
 
     peers = [(belief(k), scores[:, k]) for k in range(0, count, -(-count // PEERS))]
@@ -95,6 +96,12 @@ def _centred(values: Array, known: Mask) -> Array:
     """Each target's values less their mean over the sources that were run; 0 for the others."""
     some = np.ma.array(values, mask=~known)
     return (some - some.mean(axis=0)).filled(0.0)
+
+
+def _noise(errors: Array) -> Array:
+    """The variance of each run's score; one that is unknown is as large as is usual, if that is."""
+    known = np.ma.masked_invalid(errors)
+    return np.square(known.filled(np.ma.median(known) if known.count() else 0.0))
 
 
 def _scales(scores: Array, fitted: Array, covariances: Array, known: Mask) -> Array:

@@ -565,6 +565,55 @@ def test_the_runs_enter_with_their_noise_and_a_gain_below_it_says_stop():
     assert said["gain"] == pytest.approx(much.gain)
 
 
+def test_two_targets_that_agree_promise_nothing_impossible_of_a_source_that_was_never_run():
+    widths = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        level = rng.normal(size=5)
+        scores = {(f"s{s}", t): 0.8 + 0.03 * level[s] + 0.01 * rng.normal()
+                  for t in "ab" for s in range(5)}  # fmt: skip
+        known = matrix.build({**scores, ("s1", "x"): 0.8}, sources=["q"])
+        found = advice.recommend(known, "x")
+        widths += [one.expected.high - one.expected.low for one in found.sources]
+    assert max(widths) < 1
+
+
+def test_an_error_that_is_unknown_is_as_large_as_the_others_not_none():
+    known = invented(noise=0.3)
+    scores = known.scores.copy()
+    scores[2:, 0] = np.nan
+    errors = np.full(scores.shape, np.nan)
+    errors[:2, 0] = 1.0, np.nan
+    unknown = advice.recommend(replace(known, scores=scores, errors=errors), "target0")
+    errors[1, 0] = 1.0
+    both = advice.recommend(replace(known, scores=scores, errors=errors), "target0")
+    assert [one.expected for one in unknown.sources] == [one.expected for one in both.sources]
+
+
+def test_a_draw_that_is_undefined_takes_no_error_away(tmp_path: Path):
+    made = Store(tmp_path / "store")
+    made.prepare()
+    for seed, source in enumerate(SOURCES[:3]):
+        draws = 0.8 + 0.01 * np.random.default_rng(seed).normal(size=400)
+        draws[:1] = np.nan if seed == 0 else draws[:1]
+        run(made, source=source, target="isic", folds=1, value=0.8, draws=draws)
+    _, known, *_ = matrix.of_store(made, "isic")
+    np.testing.assert_allclose(known.errors[:, 0], 0.01, rtol=0.15)
+
+
+def test_a_time_that_is_unknown_is_the_usual_one_and_none_at_all_is_said():
+    known = invented(noise=0.4)
+    scores = known.scores.copy()
+    scores[1:, 0] = np.nan
+    held = replace(known, scores=scores)
+    plain = advice.recommend(held, "target0")
+    slow = np.where(np.array(known.sources) == plain.plan[0], 1e6, 1.0)
+    slow[0] = np.nan  # of one that was run
+    assert advice.recommend(replace(held, seconds=slow), "target0", per_second=True).plan != plain.plan  # fmt: skip # noqa: E501
+    never = replace(held, seconds=np.full(len(slow), np.nan))
+    assert "Nothing is known of the time" in advice.recommend(never, "target0", per_second=True).notes[0]  # fmt: skip # noqa: E501
+
+
 def test_what_patients_move_alike_is_no_noise_of_one_run(tmp_path: Path):
     made = Store(tmp_path / "store")
     made.prepare()
