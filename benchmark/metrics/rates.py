@@ -22,16 +22,22 @@ OF_LABEL = ("specificity", "precision", "f1", "auprc")  # beside AUROC and recal
 
 def roc_curve(tested: Sequence[Tested]) -> Array:
     """True positive rates on GRID, the mean over folds and classes (of two: the second)."""
-    from sklearn import metrics
-
     rates = []
     for labels, scores in tested:
         truth = truth_of(labels, scores.shape[1])
         for k in telling(scores.shape[1], multilabel=labels.ndim == 2):
             if truth[:, k].any() and not truth[:, k].all():
-                false, true, _ = metrics.roc_curve(truth[:, k], scores[:, k])
-                rates.append(np.interp(GRID, false, true))
+                rates.append(np.interp(GRID, *_stairs(truth[:, k], scores[:, k])))
     return np.mean(rates, axis=0) if rates else np.full(len(GRID), np.nan)
+
+
+def _stairs(truth: NDArray[np.bool_], scores: Array) -> tuple[Array, Array]:
+    """False and true positive rates as the threshold falls from one score to the next."""
+    order = np.argsort(-scores, kind="stable")
+    steps = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    true = np.cumsum(truth[order])[steps]
+    false = steps + 1 - true
+    return np.append(0.0, false / false[-1]), np.append(0.0, true / true[-1])
 
 
 def truth_of(labels: NDArray[np.integer], classes: int) -> NDArray[np.bool_]:

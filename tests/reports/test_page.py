@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from boards import fill, pretrain, run, varied
+from sklearn import metrics as sk
 
 from benchmark import metrics
 from benchmark.errors import BenchError, plain
@@ -209,6 +210,10 @@ def test_the_curve_is_the_receivers():
     area = np.trapezoid(roc_curve([(labels, scores)]), GRID)
     known = metrics.evaluate(labels, scores, np.arange(4000), draws=0, seed=0).overall["auroc"]
     assert area == pytest.approx(known.value, abs=0.002)
+    rough = scores.round(1)  # many are equal
+    false, true, _ = sk.roc_curve(labels, rough[:, 1])
+    curve = roc_curve([(labels, rough)])
+    np.testing.assert_allclose(curve, np.interp(GRID, false, true), atol=1e-12)
     tied = np.full((4000, 2), 0.5)
     assert np.trapezoid(roc_curve([(labels, tied)]), GRID) == pytest.approx(0.5)
 
