@@ -136,14 +136,12 @@ def test_a_part_is_foreseen_to_take_its_part_of_the_time(runtime, request_tiny, 
 @pytest.fixture(scope="module")
 def sized(tmp_path_factory: pytest.TempPathFactory):
     """Frozen heads on two sizes and the whole of one fold of the tiny target."""
-    from conftest import TINY
-
     from benchmark.spec import Runtime
 
     root = tmp_path_factory.mktemp("sized")
     runtime = Runtime(
         store=root / "store", device="cpu", workers=1, offline=True, draws=100,
-        paths={"tiny": TINY},
+        paths={"tiny": Path(__file__).parent / "components" / "tiny.py"},
     )  # fmt: skip
     asked = request.Request(
         targets=("tiny",), archs=("test_resnet",), modes=("frozen",), protocols=("demo",),
