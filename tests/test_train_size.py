@@ -1,6 +1,7 @@
 """A part of the training images: by group, every class, the smaller inside the larger."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
