@@ -11,6 +11,8 @@ from benchmark.plan.request import Request
 from benchmark.spec import Outcome, Runtime
 from benchmark.store import Store
 from benchmark.train import job as cells
+from reports.leaderboard import subgroups
+from reports.leaderboard import table as leaderboard
 
 PATIENTS = np.arange(200) // 2
 
@@ -86,6 +88,17 @@ def test_a_finished_run_is_judged_by_another_column_without_training(request_tin
     for sizes in found.subgroup_sizes.values():
         assert sum(sizes.values()) >= done.data["test_groups"]
     assert str(found.metrics) == str(done.metrics)
+
+
+def test_draws_that_are_damaged_are_told_and_not_taken_for_few_patients(request_tiny, runtime):
+    done, store = ran(request_tiny(folds=(0,)), runtime), Store(runtime.store)
+    path = store.kept(done, DRAWS)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.warns(UserWarning, match="gone or damaged.*Its subgroups have no numbers"):
+        (board,) = leaderboard.boards(store)
+        (column,) = subgroups.of(store, board.rows[0].runs)
+    assert [part.estimate for part in column.parts] == [None, None]
+    assert {part.why for part in column.parts} == {"the draws of its interval are not here"}
 
 
 def test_a_bad_column_is_refused_before_anything_trains(request_tiny, runtime):

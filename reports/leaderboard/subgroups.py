@@ -1,6 +1,7 @@
 """What an arm is worth in subgroups of the patients: each value, the worst one, and the gap."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,10 +34,13 @@ class Part:
     patients: int  # or lesions, slides: what the set's groups are, over all folds
     estimate: Estimate | None
     draws: Array | None
+    lost: bool = False  # there were numbers, whose draws are not here
 
     @property
     def why(self) -> str:
         """What keeps it from a number."""
+        if self.lost:
+            return "the draws of its interval are not here"
         return "" if self.estimate else f"{self.patients} in all, in some fold fewer than {FEWEST}"
 
 
@@ -78,7 +82,9 @@ def _draws(store: Store, outcome: Outcome) -> dict[tuple[str, str], Array]:
     names = [(c, value) for c in outcome.subgroup_sizes for value in outcome.subgroups.get(c, ())]
     try:
         found = np.load(store.kept(outcome, DRAWS), allow_pickle=False) if names else []
-    except (*UNREADABLE, Damaged):
+    except (*UNREADABLE, Damaged) as error:
+        if DRAWS in outcome.files:  # else it came without, from a bundle
+            warnings.warn(f"{error} Its subgroups have no numbers.", stacklevel=2)
         return {}
     return dict(zip(names, found, strict=True)) if len(found) == len(names) else {}
 
@@ -94,10 +100,10 @@ def _by_column(
         cells = [outcome.subgroups[column].get(value, {}).get(metric) for outcome in outcomes]
         numbers = [cell.value for cell in cells if cell is not None]
         draws = [part[column, value] for part in drawn if (column, value) in part]
-        whole = len(numbers) == len(draws) == len(outcomes) and not np.isnan(numbers).any()
+        known = len(numbers) == len(outcomes) and not np.isnan(numbers).any()
         patients = _per_seed(seeds, [part.get(value, 0) for part in sizes])
-        if not whole:
-            parts.append(Part(value, patients, None, None))
+        if not known or len(draws) < len(outcomes):
+            parts.append(Part(value, patients, None, None, lost=known))
             continue
         found = _over_folds(seeds, draws)
         images = _per_seed(seeds, [cell.n for cell in cells if cell is not None])
