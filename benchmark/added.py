@@ -37,8 +37,7 @@ def seen(store: Store) -> dict[str, float]:
     A card tells how many a whole set has, and one may have had a part of it.
     """
     found: dict[str, float] = {}
-    for row in store.summaries("pretrain"):
-        outcome = store.outcome("pretrain", row.key, brief=True)  # of a bundle, without weights
-        if outcome and (train := outcome.data.get("train")):
-            found[row.spec.source] = max(float(train), found.get(row.spec.source, 0.0))
+    for outcome in store.outcomes("pretrain", brief=True):  # of a bundle, they failed: no weights
+        if train := outcome.data.get("train"):
+            found[outcome.spec.source] = max(float(train), found.get(outcome.spec.source, 0.0))
     return {**found, **images(store)}
